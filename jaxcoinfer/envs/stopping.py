@@ -1,0 +1,440 @@
+"""`stopping`: before each layer, keep computing on the device or stop and upload.
+
+The system of Hu et al., *Adaptive Device-Edge Collaboration on DNN Inference in AIoT: A Digital Twin-Assisted
+Approach* (arXiv 2405.17664), with the server queue shared with others, a radio that serves uploads one by one, and
+links and processors that vary.
+
+Task n waits for the processor, starts at slot `s_n`, and before layer l+1 (l = 0..Le) stops and uploads the output
+of layer l, or continues; continuing at Le runs the exit head and finishes on the device. Axes: K rows, T slots,
+L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxcoinfer import exogenous
+from jaxcoinfer.envs.types import Outcome, TimeStep
+from jaxcoinfer.exogenous import SPEED_ONE, TICKS, Bank, Slot
+from jaxcoinfer.physics.compute import SLOT_TOLERANCE, layer_slots, seconds
+from jaxcoinfer.physics.energy import transmit_energy_j
+from jaxcoinfer.physics.queueing import excess_left_s
+
+CONTINUE, STOP = 0, 1
+
+
+class Params(struct.PyTreeNode):
+    """The numbers of a `stopping` system; build with `make_params`.
+
+    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit head. upload_bits [P]:
+    bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the remaining layers on the server.
+    device_energy_j [P+1]: joules the device computes away when stopping at l, last: finished on it. transmit_w,
+    transmit_j_per_bit: of the radio. rtt_s: seconds there and back that a result needs beside the bits of its upload.
+    accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
+    of the utility `alpha acc - T - beta E`. bank: the exogenous processes. upload_slots [K, T+1, P]: slots an upload
+    takes, by slot of its beginning. last_upload [K]: last slot at which any upload still ends within the row.
+    longest_local_slots: slots of all layers and the head at the slowest speed. mean_bits: bits a slot, mean of the bank.
+    """
+
+    slot_s: jax.Array
+    layer_s: jax.Array
+    upload_bits: jax.Array
+    server_s: jax.Array
+    device_energy_j: jax.Array
+    transmit_w: jax.Array
+    transmit_j_per_bit: jax.Array
+    rtt_s: jax.Array
+    accuracy: jax.Array
+    accuracy_weight: jax.Array
+    energy_weight: jax.Array
+    bank: Bank
+    upload_slots: jax.Array
+    last_upload: jax.Array
+    longest_local_slots: jax.Array
+    mean_bits: jax.Array
+
+
+class State(struct.PyTreeNode):
+    """Where one device stands at a decision; scalars, int32 unless said otherwise.
+
+    row; slot t_l; layer l; task n; arrival a_n; start s_n. radio_free: slot at which the radio has sent all it was
+    given. excess_s (float32, seconds) of own work on the server when it has arrived there, and excess_idle, the
+    server's idle ticks then. last_upload of the row; done (bool). now: the bank's record of slot t_l.
+    The last three are what the device knows without looking ahead: radio_level, the count of `Slot.bits_sum` at which
+    its uploads are through; known_s and known_idle, as excess but with work counted from the moment it is handed
+    to the radio.
+    """
+
+    row: jax.Array
+    slot: jax.Array
+    layer: jax.Array
+    task: jax.Array
+    arrival: jax.Array
+    start: jax.Array
+    radio_free: jax.Array
+    excess_s: jax.Array
+    excess_idle: jax.Array
+    last_upload: jax.Array
+    done: jax.Array
+    now: Slot
+    radio_level: jax.Array
+    known_s: jax.Array
+    known_idle: jax.Array
+
+
+class Upload(struct.PyTreeNode):
+    """What stopping gives; begin, end: slots int32; idle: the server's ticks at `end`; the rest seconds, joules."""
+
+    begin: jax.Array
+    end: jax.Array
+    server_wait_s: jax.Array
+    server_s: jax.Array
+    energy_j: jax.Array
+    excess_s: jax.Array
+    idle: jax.Array
+
+
+class Known(struct.PyTreeNode):
+    """What the device knows at a decision: numbers, float32, in units; `observe` normalises them.
+
+    layer, of Le+1; waiting_tasks, beside the one in hand; wait_s, of the task in hand; server_backlog_s, as the server
+    reports it, with own work on the way; radio_bits, still to be sent; slot_bits, what the link carries in this slot;
+    speed of the device, 1 = nominal.
+    """
+
+    layer: jax.Array
+    waiting_tasks: jax.Array
+    wait_s: jax.Array
+    server_backlog_s: jax.Array
+    radio_bits: jax.Array
+    slot_bits: jax.Array
+    speed: jax.Array
+
+
+# Observation: `x / (x + half)` of each unbounded number, so that all lie in [0, 1] and small values stay apart.
+OBSERVATION = ("layer", "waiting_tasks", "wait", "server_backlog", "radio_backlog", "rate", "speed")
+_HALF_TASKS, _HALF_S = 4.0, 1.0
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The environment; `n_layers` = Le, layers on the device before the exit head."""
+
+    n_layers: int
+
+    @property
+    def n_actions(self) -> int:
+        return 2
+
+    @property
+    def n_choices(self) -> int:
+        """Stopping points of a task: after l = 0..Le layers, or on the device."""
+        return self.n_layers + 2
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        return (len(OBSERVATION),)
+
+    def reset(self, key: jax.Array, params: Params) -> tuple[State, TimeStep]:
+        """Starts at a random slot of a random row, O(1); consumes the key."""
+        key_row, key_slot = jax.random.split(key)
+        row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
+        latest = jnp.maximum(params.last_upload[row] - params.longest_local_slots, 1)
+        return self.begin(row, jax.random.randint(key_slot, (), 0, latest, jnp.int32), params)
+
+    def begin(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
+        """Starts with an idle device at `slot` of `row`, int32; its first task is the first to arrive from then on."""
+        bank = params.bank
+        here = exogenous.look(bank, row, slot)
+        before = exogenous.look(bank, row, jnp.maximum(slot - 1, 0)).arrived
+        zero = jnp.zeros((), jnp.float32)
+        idle_device = State(
+            row=row,
+            slot=slot,
+            layer=jnp.zeros((), jnp.int32),
+            task=jnp.where(slot > 0, before, 0) - 1,
+            arrival=slot,
+            start=slot,
+            radio_free=slot,
+            excess_s=zero,
+            excess_idle=here.idle,
+            last_upload=params.last_upload.at[row].get(mode="promise_in_bounds"),
+            done=jnp.zeros((), bool),
+            now=here,
+            radio_level=here.bits_sum,
+            known_s=zero,
+            known_idle=here.idle,
+        )
+        state = next_task(idle_device, params, slot)
+        state = state.replace(now=exogenous.look(bank, row, jnp.minimum(state.slot, bank.n_slots)))
+        none = Outcome(jnp.zeros((), bool), jnp.zeros((), jnp.int32), zero, zero, zero, zero)
+        return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
+
+    def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
+        """Continues (0) or stops (1); action int32. Rewards of a task sum to `value` of the twin."""
+        stop = action == STOP
+        last = state.layer == self.n_layers
+        ends = stop | last
+        table = _per_choice(params).at[state.layer].get(mode="promise_in_bounds")
+        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = (table[i] for i in range(6))
+
+        upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
+        computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
+        free = jnp.where(stop, state.slot, computed)
+        sent = hand_over(state, upload, upload_bits, params)
+        after = jax.tree.map(lambda a, b: jnp.where(stop, a, b), sent, state)
+        following = next_task(after, params, free)
+        going = state.replace(slot=computed, layer=state.layer + 1)
+        moved = jax.tree.map(lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None))
+        moved = moved.replace(now=exogenous.look(params.bank, moved.row, jnp.minimum(moved.slot, params.bank.n_slots)))
+        new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state, moved)
+
+        # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
+        idled = ends & (moved.slot > computed)
+        waiting = jnp.where(idled, 0, waiting_slots(state.now, moved.now, computed - state.slot, state.task))
+        accuracy = jnp.where(stop, accuracy_here, params.accuracy[-1])
+        on_server_s = upload.server_wait_s + upload.server_s
+        upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
+        compute_s = seconds(computed - state.slot, params.slot_s)
+        reward_stop = -(upload_s + on_server_s) - params.energy_weight * upload.energy_j
+        reward_go = -compute_s - seconds(waiting, params.slot_s) - params.energy_weight * more_energy_j
+        first_energy_j = jnp.where(state.layer == 0, params.device_energy_j[0], 0.0)
+        reward = jnp.where(stop, reward_stop, reward_go) - params.energy_weight * first_energy_j
+        reward = reward + jnp.where(ends, params.accuracy_weight * accuracy, 0.0)
+
+        latency_s = seconds(jnp.where(stop, upload.end, computed) - state.arrival, params.slot_s)
+        latency_s = latency_s + jnp.where(stop, on_server_s + params.rtt_s, 0.0)
+        energy_j = jnp.where(stop, stop_energy_j + upload.energy_j, params.device_energy_j[-1])
+        alive = ~state.done
+        outcome = Outcome(
+            finished=ends & alive,
+            choice=jnp.where(stop, state.layer, self.n_layers + 1),
+            latency_s=latency_s,
+            energy_j=energy_j,
+            accuracy=accuracy,
+            utility=params.accuracy_weight * accuracy - latency_s - params.energy_weight * energy_j,
+        )
+        reward = jnp.where(alive, reward, 0.0)
+        return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)
+
+
+def _per_choice(params: Params) -> jax.Array:
+    """One row a layer of what `step` looks up by layer, [P, 6]: one gather of a row is cheaper than six of numbers."""
+    columns = [
+        params.layer_s,
+        params.server_s,
+        params.device_energy_j[:-1],
+        jnp.diff(params.device_energy_j),
+        params.upload_bits.astype(jnp.float32),
+        params.accuracy[:-1],
+    ]
+    return jnp.stack(columns, axis=-1)
+
+
+def _speed(slot: Slot) -> jax.Array:
+    return slot.speed.astype(jnp.float32) * (1.0 / SPEED_ONE)
+
+
+def _tick_s(params: Params) -> jax.Array:
+    return params.slot_s * (1.0 / TICKS)
+
+
+def advance(state: State, params: Params) -> State:
+    """Returns the state at the decision after the next layer (or at the end of the exit head) was computed."""
+    layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
+    slot = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
+    now = exogenous.look(params.bank, state.row, jnp.minimum(slot, params.bank.n_slots))
+    return state.replace(slot=slot, layer=state.layer + 1, now=now)
+
+
+def waiting_slots(begin: Slot, end: Slot, slots: jax.Array, task: jax.Array) -> jax.Array:
+    """Returns the number of waiting tasks summed over the slots in which task n holds the processor, int32.
+
+    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and slots = t_j - t_i.
+    """
+    return end.arrived_sum - begin.arrived_sum - slots * (task + 1)
+
+
+def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) -> Upload:
+    """Returns the upload of the output of `layer` that is handed to the radio at `slot`.
+
+    It begins at `max(slot, radio_free)`, ends at the first tau with `C[tau] - C[begin] >= bits`, meets the backlog
+    `Q[tau] + max(R - (I[tau] - I[t0]), 0)` and is served for `e_l` seconds. slot, layer int32; upload_bits bits,
+    server_s seconds, of that layer.
+    """
+    bank = params.bank
+    begin = jnp.maximum(slot, state.radio_free)
+    n_points = params.upload_slots.shape[-1]
+    index = (state.row * (bank.n_slots + 1) + begin) * n_points + layer
+    slots = params.upload_slots.reshape(-1).at[index].get(mode="promise_in_bounds")
+    end = begin + slots
+    arrived = exogenous.look(bank, state.row, jnp.minimum(end, bank.n_slots))
+    tick_s = _tick_s(params)
+    own_s = excess_left_s(state.excess_s, seconds(arrived.idle - state.excess_idle, tick_s))
+    return Upload(
+        begin=begin,
+        end=end,
+        server_wait_s=seconds(arrived.backlog, tick_s) + own_s,
+        server_s=server_s,
+        energy_j=transmit_energy_j(
+            seconds(slots, params.slot_s), params.transmit_w, upload_bits, params.transmit_j_per_bit
+        ),
+        excess_s=own_s + server_s,
+        idle=arrived.idle,
+    )
+
+
+def hand_over(state: State, upload: Upload, upload_bits: jax.Array, params: Params) -> State:
+    """Returns the state in which the radio and the server have been given the upload; upload_bits bits."""
+    return state.replace(
+        radio_free=upload.end,
+        excess_s=upload.excess_s,
+        excess_idle=upload.idle,
+        radio_level=state.now.bits_sum + _radio_bits(state) + upload_bits.astype(jnp.int32),
+        known_s=_known_own_s(state, params) + upload.server_s,
+        known_idle=state.now.idle,
+    )
+
+
+def next_task(state: State, params: Params, free: jax.Array) -> State:
+    """Returns the state at the start of the following task, `s = max(a, free)`; `now` is left for the caller to look up.
+
+    Ends the episode where the row could end before every choice for that task is through: its last decision, or the
+    radio if later, must come no later than `last_upload`.
+    """
+    arrival = exogenous.arrival(params.bank, state.row, state.task + 1)
+    start = jnp.maximum(arrival, free)
+    fits = jnp.maximum(start + params.longest_local_slots, state.radio_free) <= state.last_upload
+    return state.replace(
+        slot=start,
+        layer=jnp.zeros_like(state.layer),
+        task=state.task + 1,
+        arrival=arrival,
+        start=start,
+        done=~fits,
+    )
+
+
+def _radio_bits(state: State) -> jax.Array:
+    left = jnp.maximum(state.radio_level - state.now.bits_sum, 0)
+    return jnp.where(state.slot < state.radio_free, left, 0)
+
+
+def _known_own_s(state: State, params: Params) -> jax.Array:
+    return excess_left_s(state.known_s, seconds(state.now.idle - state.known_idle, _tick_s(params)))
+
+
+def known(state: State, params: Params) -> Known:
+    """Returns what the device knows at a decision: nothing that comes after the slot."""
+    return Known(
+        layer=state.layer.astype(jnp.float32),
+        waiting_tasks=jnp.maximum(state.now.arrived - state.task - 1, 0).astype(jnp.float32),
+        wait_s=seconds(jnp.maximum(state.start - state.arrival, 0), params.slot_s),
+        server_backlog_s=seconds(state.now.backlog, _tick_s(params)) + _known_own_s(state, params),
+        radio_bits=_radio_bits(state).astype(jnp.float32),
+        slot_bits=state.now.bits.astype(jnp.float32),
+        speed=_speed(state.now),
+    )
+
+
+def observe(state: State, params: Params) -> jax.Array:
+    """Returns the observation [7] float32, in the order of `OBSERVATION`, each number in [0, 1].
+
+    layer / (Le + 1); waiting tasks `x / (x + 4)`; wait, server backlog and radio backlog (at the rate of this slot)
+    `x / (x + 1 s)`; rate and speed `x / (x + mean)`, with the mean rate of the bank and the nominal speed.
+    """
+    k = known(state, params)
+    radio_s = k.radio_bits * params.slot_s / jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)
+    features = [
+        k.layer / params.layer_s.shape[0],
+        k.waiting_tasks / (k.waiting_tasks + _HALF_TASKS),
+        k.wait_s / (k.wait_s + _HALF_S),
+        k.server_backlog_s / (k.server_backlog_s + _HALF_S),
+        radio_s / (radio_s + _HALF_S),
+        k.slot_bits / (k.slot_bits + params.mean_bits),
+        k.speed / (k.speed + 1.0),
+    ]
+    return jnp.stack(features)
+
+
+def make_params(
+    bank: Bank,
+    slot_bits: jax.Array,
+    *,
+    slot_s: float,
+    layer_s,
+    upload_bits,
+    server_s,
+    device_energy_j,
+    accuracy,
+    transmit_w: float,
+    transmit_j_per_bit: float = 0.0,
+    rtt_s: float = 0.0,
+    accuracy_weight: float = 1.0,
+    energy_weight: float = 1.0,
+) -> Params:
+    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived, refuses what is wrong.
+
+    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError with the name, the
+    value and what is allowed.
+    """
+    given = {
+        "slot_s": slot_s,
+        "layer_s": layer_s,
+        "upload_bits": upload_bits,
+        "server_s": server_s,
+        "device_energy_j": device_energy_j,
+        "accuracy": accuracy,
+        "transmit_w": transmit_w,
+        "transmit_j_per_bit": transmit_j_per_bit,
+        "rtt_s": rtt_s,
+        "accuracy_weight": accuracy_weight,
+        "energy_weight": energy_weight,
+    }
+    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    _check(numbers, np.asarray(bank.slots.shape))
+    sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
+    table = exogenous.upload_table(slot_bits, sizes)
+    slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
+    last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
+    slowest = float(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
+    local = int(np.ceil(numbers["layer_s"] / (slowest * slot_s) - SLOT_TOLERANCE).sum())
+    short = int(jnp.argmin(last_upload))
+    if int(last_upload[short]) < local:
+        raise ValueError(
+            f"row {short} of the bank ({bank.n_slots} slots of {slot_s} s) is too short: its last possible upload "
+            f"begins at slot {int(last_upload[short])}, and a task takes up to {local} slots on the device. "
+            "Use longer rows or a faster link."
+        )
+    return Params(
+        **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
+        upload_bits=sizes,
+        bank=bank,
+        upload_slots=table,
+        last_upload=last_upload.astype(jnp.int32),
+        longest_local_slots=jnp.asarray(local, jnp.int32),
+        mean_bits=slot_bits.astype(jnp.float32).mean(),
+    )
+
+
+def _check(numbers: dict[str, np.ndarray], bank_shape: np.ndarray) -> None:
+    n_points = numbers["layer_s"].shape[0]
+    lengths = {"layer_s": n_points, "upload_bits": n_points, "server_s": n_points}
+    lengths |= {"device_energy_j": n_points + 1, "accuracy": n_points + 1}
+    for name, value in numbers.items():
+        wanted = (lengths[name],) if name in lengths else ()
+        if value.shape != wanted:
+            raise ValueError(f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit.")
+        if not np.all(np.isfinite(value)) or np.any(value < 0):
+            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
+    if np.any(numbers["accuracy"] > 1):
+        raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
+    if numbers["slot_s"] <= 0 or np.any(numbers["layer_s"][:-1] <= 0):
+        raise ValueError("slot_s and the seconds of every layer must be above 0.")
+    if np.any(numbers["upload_bits"] >= 2**31):
+        raise ValueError(f"upload_bits: {numbers['upload_bits']}; allowed: below 2**31.")
+    if len(bank_shape) != 3:
+        raise ValueError(f"bank.slots: {len(bank_shape)} axes; must be [K, T+1, 8].")

@@ -1,0 +1,1 @@
+"""Quantities of the simulated world, one a function, units in the names."""

@@ -1,0 +1,67 @@
+"""Rivals for `stopping`. Each function returns a policy `(key, state, observation, params) -> action`.
+
+The one-time policies decide when a task starts and hold to it. They keep no memory: the device's queue, radio and own
+work do not change while a task runs, so what was known at its start can be looked up again.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcoinfer import exogenous
+from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
+from jaxcoinfer.rollout import Policy
+from jaxcoinfer.twin import workload
+
+Planner = Callable[[State, Params], jax.Array]
+
+
+def fixed(choice: int) -> Policy:
+    """Stops after `choice` layers, whatever happens; Le+1 finishes every task on the device, 0 sends every input."""
+    return one_time(lambda state, params: jnp.asarray(choice, jnp.int32))
+
+
+def random_choice() -> Policy:
+    """Stops with probability one half at each decision."""
+    return lambda key, state, observation, params: jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
+
+
+def one_time(plan: Planner) -> Policy:
+    """Holds to `plan(state at the start of the task, params) -> choice`, int32."""
+
+    def act(key, state, observation, params):
+        now = exogenous.look(params.bank, state.row, state.start)
+        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
+        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def one_time_greedy(env: Stopping) -> Policy:
+    """Best expected utility of the task at its start, on the backlog reported then."""
+    return one_time(lambda state, params: jnp.argmax(workload.forecast(env, state, params).utility))
+
+
+def one_time_waiting(env: Stopping) -> Policy:
+    """As greedy, and charges each choice for the tasks that wait while it occupies the processor."""
+    return one_time(lambda state, params: jnp.argmax(workload.forecast(env, state, params).value))
+
+
+def clairvoyant(env: Stopping) -> Policy:
+    """Best realised value of the task in hand, with the future known; no device can do this."""
+    return one_time(lambda state, params: jnp.argmax(workload.evaluate(env, state, params).choices.value))
+
+
+def neurosurgeon(env: Stopping) -> Policy:
+    """Best partition for the rate at the start of a task, the load of the server ignored.
+
+    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017): cut of least latency; no early exit, so the choice is
+    among the uploads.
+    """
+
+    def plan(state, params):
+        expected = workload.forecast(env, state, params)
+        return jnp.argmin((expected.latency_s - expected.server_wait_s)[:-1])
+
+    return one_time(plan)

@@ -1,0 +1,276 @@
+"""Scenarios: one file says which task runs in which world. TOML, checked like profiles; no jax.
+
+`profiles/scenarios/` holds the shipped ones and `profiles/README.md` the schema.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcoinfer import profiles
+from jaxcoinfer.profile_checks import (
+    Check,
+    Place,
+    ProfileError,
+    check_sources,
+    checked,
+    identifier,
+    integer,
+    many,
+    nearest,
+    number,
+    require_table,
+    sources,
+    structure,
+    text,
+)
+
+MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
+
+
+def one_of(allowed: Mapping[str, Any]) -> Check:
+    """A table whose `process` names which of the records it is."""
+
+    def check(value: Any, place: Place) -> Any:
+        require_table(value, place)
+        process = value.get("process")
+        if process not in allowed:
+            place.at("process").refuse(process, ", ".join(allowed) + nearest(str(process), list(allowed)))
+        return structure(allowed[process], {k: v for k, v in value.items() if k != "process"}, place)
+
+    return check
+
+
+def word(*allowed: str) -> Check:
+    """One of some words."""
+
+    def check(value: Any, place: Place) -> str:
+        if value not in allowed:
+            place.refuse(value, ", ".join(allowed) + nearest(str(value), list(allowed)))
+        return value
+
+    return check
+
+
+def pair(check: Check) -> Check:
+    """Two values that each pass `check`, or nothing."""
+
+    def check_pair(value: Any, place: Place) -> tuple:
+        if not isinstance(value, list) or len(value) != 2:
+            place.refuse(value, "a list of two numbers")
+        return many(check)(value, place)
+
+    return check_pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """At most one task a slot."""
+
+    probability: float = checked(number(0.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisson:
+    """Tasks a slot, Poisson with this mean."""
+
+    mean: float = checked(number(0.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mmpp:
+    """Two-state Markov-modulated Poisson: tasks a slot in each state, probability a slot to leave it."""
+
+    means: tuple[float, ...] = checked(pair(number(0.0, 1.0)))
+    leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedArrivals:
+    """Instants of a recorded trace, its time rescaled to `mean` tasks a slot."""
+
+    trace: str = checked(text)
+    mean: float = checked(number(0.0, 1.0, above=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoissonBatches:
+    """Jobs of other devices, Poisson many a slot, that take the share `load` of the server.
+
+    jobs: "uniform" on (0, job_s), or "exponential" with mean job_s, seconds.
+    """
+
+    load: float = checked(number(0.0, 10.0))
+    job_s: float = checked(number(above=True))
+    jobs: str = checked(word("uniform", "exponential"), default="uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedLoad:
+    """Jobs of job_s seconds at the instants of a recorded trace, its time rescaled to the share `load`."""
+
+    trace: str = checked(text)
+    load: float = checked(number(0.0, 10.0, above=True))
+    job_s: float = checked(number(above=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantRate:
+    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead state, if any."""
+
+    rate_bps: float = checked(number(above=True))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fading:
+    """Gauss-Markov shadowing and Rayleigh block fading through Shannon capacity; outages as in ConstantRate."""
+
+    bandwidth_hz: float = checked(number(above=True))
+    snr_db: float = checked(number(-100.0, 100.0))
+    shadowing_db: float = checked(number(0.0, 50.0))
+    shadowing_memory: float = checked(number(0.0, 1.0))
+    block_slots: int = checked(integer(1))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRate:
+    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate."""
+
+    train: tuple[str, ...] = checked(many(text, 1))
+    evaluation: tuple[str, ...] = checked(many(text, 1))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantSpeed:
+    """The device always runs at its nominal speed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovSpeed:
+    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a slot."""
+
+    speeds: tuple[float, ...] = checked(many(number(above=True), 2))
+    leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A task in plain numbers, as `jaxcoinfer.envs.stopping.Params` names them."""
+
+    layer_s: tuple[float, ...] = checked(many(number(), 2))
+    upload_bits: tuple[float, ...] = checked(many(number(), 2))
+    server_s: tuple[float, ...] = checked(many(number(), 2))
+    device_energy_j: tuple[float, ...] = checked(many(number(), 3))
+    accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 3))
+    transmit_w: float = checked(number())
+    transmit_j_per_bit: float = checked(number(), default=0.0)
+    rtt_s: float = checked(number(), default=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromProfiles:
+    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut before it."""
+
+    dnn: str = checked(text)
+    device: str = checked(text)
+    server: str = checked(text)
+    link: str = checked(text)
+    exit: int = checked(integer(1))
+
+
+_ARRIVALS = {"bernoulli": Bernoulli, "poisson": Poisson, "mmpp": Mmpp, "recorded": RecordedArrivals}
+_LOADS = {"poisson-batches": PoissonBatches, "recorded": RecordedLoad}
+_RATES = {"constant": ConstantRate, "fading": Fading, "recorded": RecordedRate}
+_SPEEDS = {"constant": ConstantSpeed, "markov": MarkovSpeed}
+_TASKS = {"numbers": Numbers, "profiles": FromProfiles}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One task in one world: rows × slots of it are drawn at a time.
+
+    Weights: utility = accuracy_weight * accuracy - latency_s - energy_weight * energy_j.
+    deadline_s is reported against, and changes nothing.
+    """
+
+    name: str = checked(identifier)
+    description: str = checked(text)
+    system: str = checked(word("stopping"))
+    slot_s: float = checked(number(above=True))
+    rows: int = checked(integer(2, 1 << 16))
+    slots: int = checked(integer(16, MAX_SLOTS))
+    accuracy_weight: float = checked(number())
+    energy_weight: float = checked(number())
+    deadline_s: float = checked(number(above=True))
+    task: Any = checked(one_of(_TASKS))
+    arrivals: Any = checked(one_of(_ARRIVALS))
+    edge_load: Any = checked(one_of(_LOADS))
+    rate: Any = checked(one_of(_RATES))
+    speed: Any = checked(one_of(_SPEEDS))
+    source: tuple[tuple[str, str], ...] = checked(sources)
+
+
+def list_scenarios() -> tuple[str, ...]:
+    """Names of the shipped scenarios, in alphabetical order."""
+    return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
+
+
+def load_scenario(name_or_path: str | Path) -> Scenario:
+    """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
+
+    Raises ProfileError in one line that names file, field, value and what is allowed.
+    """
+    name = str(name_or_path)
+    bare = not (name.endswith(".toml") or "/" in name or "\\" in name)
+    path = profiles.profiles_root() / "scenarios" / f"{name}.toml" if bare else Path(name)
+    if not path.is_file():
+        known = list(list_scenarios())
+        what = f"unknown scenario '{name}'" if bare else f"{name}: no such scenario file"
+        raise ProfileError(f"{what}; shipped scenarios: {', '.join(known)}{nearest(path.stem, known)}")
+    place = Place(str(path))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
+    if table.pop("kind", None) != "scenario":
+        place.at("kind").refuse(table.get("kind"), "'scenario'")
+    scenario = structure(Scenario, table, place)
+    check_sources(table, place)
+    return scenario
+
+
+def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
+    """Returns what `make_params` wants to know about a task, by name.
+
+    From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two cuts count as one.
+    """
+    if isinstance(task, Numbers):
+        return dataclasses.asdict(task)
+    dnn, device = profiles.load_dnn(task.dnn), profiles.load_device(task.device)
+    server, link = profiles.load_server(task.server), profiles.load_link(task.link)
+    leave = next((e for e in dnn.exits if e.after_layer == task.exit), None)
+    if leave is None:
+        exits = ", ".join(str(e.after_layer) for e in dnn.exits) or "none"
+        raise ProfileError(f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}")
+    cuts = [0, *(i + 1 for i, layer in enumerate(dnn.layers[: task.exit]) if layer.cut or i + 1 == task.exit)]
+    device_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(device, dnn))])
+    server_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(server, dnn))])
+    head_s = profiles.head_seconds(device, leave)
+    energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
+    return {
+        "layer_s": [*np.diff(device_s[cuts]), head_s],
+        "upload_bits": profiles.upload_bits(dnn)[cuts],
+        "server_s": server_s[-1] - server_s[cuts],
+        "device_energy_j": [*energy_j, energy_j[-1] + device.power_busy_w * head_s],
+        "accuracy": [*[dnn.full_accuracy] * len(cuts), leave.accuracy],
+        "transmit_w": link.transmit_w,
+        "transmit_j_per_bit": link.transmit_j_per_bit,
+        "rtt_s": link.rtt_s,
+    }
