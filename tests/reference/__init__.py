@@ -1,0 +1,1 @@
+"""Reference simulators in plain Python and NumPy, written from shared/design.md alone."""
