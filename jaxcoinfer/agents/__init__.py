@@ -1,0 +1,1 @@
+"""Learners: Flax networks, pure losses, training in one jitted scan."""
