@@ -19,10 +19,10 @@ from jaxcoinfer.physics.energy import transmit_energy_j
 class Choices(struct.PyTreeNode):
     """What each choice of one task gives, [P+1]; the last choice finishes on the device.
 
-    latency_s = wait_s + compute_s + upload_s (with waiting for the radio and round trip) + server_wait_s + server_s, seconds; energy_j,
-    joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds other tasks wait for this one's
-    processor time; value, the utility with the task's own wait replaced by waiting_cost_s, which is what the rewards
-    of the task sum to.
+    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s counts waiting for the
+    radio and the round trip; energy_j, joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds other
+    tasks wait because this one holds the processor; value, the utility with the task's own wait replaced by
+    waiting_cost_s, which is what the rewards of the task sum to.
     """
 
     wait_s: jax.Array
@@ -39,7 +39,7 @@ class Choices(struct.PyTreeNode):
 
 
 class Replay(struct.PyTreeNode):
-    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, the state after the exit head."""
+    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, after the exit head."""
 
     choices: Choices
     states: State

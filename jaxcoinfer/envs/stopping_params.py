@@ -1,0 +1,124 @@
+"""The numbers of a `stopping` system: the record, and the one function that builds it.
+
+Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxcoinfer import exogenous
+from jaxcoinfer.exogenous import SPEED_ONE, Bank
+from jaxcoinfer.physics.compute import SLOT_TOLERANCE
+
+
+class Params(struct.PyTreeNode):
+    """The numbers of a `stopping` system; build with `make_params`.
+
+    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit head. upload_bits [P]:
+    bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the remaining layers on the server.
+    device_energy_j [P+1]: joules the device computes away when stopping at l, last: finished on it. transmit_w,
+    transmit_j_per_bit: of the radio. rtt_s: seconds there and back that a result needs beside the bits of its upload.
+    accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
+    of the utility `alpha acc - T - beta E`. bank: the exogenous processes. upload_slots [K, T+1, P]: slots an upload
+    takes, by slot of its beginning. last_upload [K]: last slot at which any upload still ends within the row.
+    longest_local_slots: slots of all layers and the head at the slowest speed. mean_bits: bits a slot, mean of the bank.
+    """
+
+    slot_s: jax.Array
+    layer_s: jax.Array
+    upload_bits: jax.Array
+    server_s: jax.Array
+    device_energy_j: jax.Array
+    transmit_w: jax.Array
+    transmit_j_per_bit: jax.Array
+    rtt_s: jax.Array
+    accuracy: jax.Array
+    accuracy_weight: jax.Array
+    energy_weight: jax.Array
+    bank: Bank
+    upload_slots: jax.Array
+    last_upload: jax.Array
+    longest_local_slots: jax.Array
+    mean_bits: jax.Array
+
+
+def make_params(
+    bank: Bank,
+    slot_bits: jax.Array,
+    *,
+    slot_s: float,
+    layer_s,
+    upload_bits,
+    server_s,
+    device_energy_j,
+    accuracy,
+    transmit_w: float,
+    transmit_j_per_bit: float = 0.0,
+    rtt_s: float = 0.0,
+    accuracy_weight: float = 1.0,
+    energy_weight: float = 1.0,
+) -> Params:
+    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived, refuses what is wrong.
+
+    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError with the name, the
+    value and what is allowed.
+    """
+    given = {
+        "slot_s": slot_s,
+        "layer_s": layer_s,
+        "upload_bits": upload_bits,
+        "server_s": server_s,
+        "device_energy_j": device_energy_j,
+        "accuracy": accuracy,
+        "transmit_w": transmit_w,
+        "transmit_j_per_bit": transmit_j_per_bit,
+        "rtt_s": rtt_s,
+        "accuracy_weight": accuracy_weight,
+        "energy_weight": energy_weight,
+    }
+    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    _check(numbers, np.asarray(bank.slots.shape))
+    sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
+    table = exogenous.upload_table(slot_bits, sizes)
+    slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
+    last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
+    slowest = float(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
+    local = int(np.ceil(numbers["layer_s"] / (slowest * slot_s) - SLOT_TOLERANCE).sum())
+    short = int(jnp.argmin(last_upload))
+    if int(last_upload[short]) < local:
+        raise ValueError(
+            f"row {short} of the bank ({bank.n_slots} slots of {slot_s} s) is too short: its last possible upload "
+            f"begins at slot {int(last_upload[short])}, and a task takes up to {local} slots on the device. "
+            "Use longer rows or a faster link."
+        )
+    return Params(
+        **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
+        upload_bits=sizes,
+        bank=bank,
+        upload_slots=table,
+        last_upload=last_upload.astype(jnp.int32),
+        longest_local_slots=jnp.asarray(local, jnp.int32),
+        mean_bits=slot_bits.astype(jnp.float32).mean(),
+    )
+
+
+def _check(numbers: dict[str, np.ndarray], bank_shape: np.ndarray) -> None:
+    n_points = numbers["layer_s"].shape[0]
+    lengths = {"layer_s": n_points, "upload_bits": n_points, "server_s": n_points}
+    lengths |= {"device_energy_j": n_points + 1, "accuracy": n_points + 1}
+    for name, value in numbers.items():
+        wanted = (lengths[name],) if name in lengths else ()
+        if value.shape != wanted:
+            raise ValueError(f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit.")
+        if not np.all(np.isfinite(value)) or np.any(value < 0):
+            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
+    if np.any(numbers["accuracy"] > 1):
+        raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
+    if numbers["slot_s"] <= 0 or np.any(numbers["layer_s"][:-1] <= 0):
+        raise ValueError("slot_s and the seconds of every layer must be above 0.")
+    if np.any(numbers["upload_bits"] >= 2**31):
+        raise ValueError(f"upload_bits: {numbers['upload_bits']}; allowed: below 2**31.")
+    if len(bank_shape) != 3:
+        raise ValueError(f"bank.slots: {len(bank_shape)} axes; must be [K, T+1, 8].")
