@@ -29,6 +29,7 @@ class Tasks:
     energy_j: np.ndarray
     accuracy: np.ndarray
     utility: np.ndarray
+    reports: np.ndarray
     decisions: np.ndarray  # [K]
     n_rows: int
 
@@ -79,7 +80,7 @@ def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     finished = joined.finished
     row = np.broadcast_to(np.arange(n_rows), finished.shape)
-    fields = ("choice", "latency_s", "energy_j", "accuracy", "utility")
+    fields = ("choice", "latency_s", "energy_j", "accuracy", "utility", "reports")
     return Tasks(
         row[finished], *(getattr(joined, name)[finished] for name in fields), decisions=decisions, n_rows=n_rows
     )
@@ -119,6 +120,7 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float) -> dict[str, Inte
         "deadline_misses": (tasks.latency_s > deadline_s).astype(float),
         "accuracy": tasks.accuracy,
         "energy_j": tasks.energy_j,
+        "reports_per_task": tasks.reports,
         **{f"choice_{i}": (tasks.choice == i).astype(float) for i in range(n_choices)},
     }
     measures = {name: interval(by_row(tasks, value)) for name, value in values.items()}

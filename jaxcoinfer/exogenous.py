@@ -62,21 +62,23 @@ class Bank(struct.PyTreeNode):
 
 
 class Slot(struct.PyTreeNode):
-    """The bank's record of one slot: the columns of `Bank.slots`, int32, any shape."""
+    """The bank's record of one slot, [..., 8] int32, whole as it was gathered; columns as in `Bank.slots`."""
 
-    arrived: jax.Array
-    arrived_sum: jax.Array
-    backlog: jax.Array
-    idle: jax.Array
-    bits: jax.Array
-    bits_sum: jax.Array
-    speed: jax.Array
+    record: jax.Array
+
+    arrived = property(lambda self: self.record[..., ARRIVED])
+    arrived_sum = property(lambda self: self.record[..., ARRIVED_SUM])
+    backlog = property(lambda self: self.record[..., BACKLOG])
+    idle = property(lambda self: self.record[..., IDLE])
+    bits = property(lambda self: self.record[..., BITS])
+    bits_sum = property(lambda self: self.record[..., BITS_SUM])
+    speed = property(lambda self: self.record[..., SPEED])
 
 
 def look(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
     """Returns the record of `slot` in `row`; both int32 and inside the bank."""
     record = bank.slots.reshape(-1, _COLUMNS).at[row * (bank.n_slots + 1) + slot].get(mode="promise_in_bounds")
-    return Slot(*(record[..., column] for column in range(SPEED + 1)))
+    return Slot(record)
 
 
 def arrival(bank: Bank, row: jax.Array, task: jax.Array) -> jax.Array:

@@ -1,12 +1,12 @@
 """The published method for `stopping`: a network learns what continuing is worth, from the digital twin.
 
-After each task the twin tells what every stopping point would have given, also those not taken. With `V[l]` the value of
-stopping after l layers, `V[Le+1]` of finishing on the device, and `C[l]` the network's value of continuing at l, targets
-are built backwards: `C[Le] <- V[Le+1]`; `C[l] <- V[l+1]` where the device would stop at l+1, else `C[l+1]`. The device
-stops where stopping, as expected from what it knows, is worth at least as much as continuing. Without the twin only the
-path that was taken gives data.
+After each task the twin tells what every stopping point would have given, also those not taken. With `V[l]` the value
+of stopping after l layers, `V[Le+1]` of finishing on the device, and `C[l]` the network's value of continuing at l,
+targets are built backwards: `C[Le] <- V[Le+1]`; `C[l] <- V[l+1]` where the device would stop at l+1, else `C[l+1]`. The
+device stops where stopping, as expected from what it knows, is worth at least as much as continuing. Without the twin
+only the path that was taken gives data.
 
-The published target is `max(V[l+1], C[l+1])`. V holds what nobody knew at the decision (jobs that arrive at the server
+The published target is `max(V[l+1], C[l+1])`. V holds what nobody knew at the decision (jobs that reach the server
 during the upload), and the maximum of a noisy number and a constant is too large on average: on `reference` at .03 it
 makes continuing look better than it is, and the method then loses to greedy with waiting cost. Deciding by what was
 known and then taking what came of it has no such bias.
@@ -81,7 +81,7 @@ def targets(values: jax.Array, continuation: jax.Array, stops: jax.Array) -> jax
 
 
 def path_targets(values: jax.Array, continuation: jax.Array, choice: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns targets [P] and which of them the path taken gives, bool [P]: without a twin only `values[choice]` is known.
+    """Returns targets [P] and which of them the path taken gives, bool [P]: without a twin `values[choice]` is all.
 
     A task that stopped at `choice` continued at l = 0..choice-1; at the last of them it learns what came of it, before
     that what the next decision was thought to be worth.

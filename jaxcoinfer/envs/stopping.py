@@ -139,7 +139,8 @@ class Stopping:
         )
         state = next_task(idle_device, params, slot)
         state = state.replace(now=exogenous.look(bank, row, jnp.minimum(state.slot, bank.n_slots)))
-        none = Outcome(jnp.zeros((), bool), jnp.zeros((), jnp.int32), zero, zero, zero, zero)
+        count = jnp.zeros((), jnp.int32)
+        none = Outcome(jnp.zeros((), bool), count, zero, zero, zero, zero, count)
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
 
     def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
@@ -158,12 +159,12 @@ class Stopping:
         following = next_task(after, params, free)
         going = state.replace(slot=computed, layer=state.layer + 1)
         moved = jax.tree.map(lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None))
-        moved = moved.replace(now=exogenous.look(params.bank, moved.row, jnp.minimum(moved.slot, params.bank.n_slots)))
-        new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state, moved)
+        new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state.replace(now=None), moved)
+        new = new.replace(now=exogenous.look(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots)))
 
         # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
-        idled = ends & (moved.slot > computed)
-        waiting = jnp.where(idled, 0, waiting_slots(state.now, moved.now, computed - state.slot, state.task))
+        idled = ends & (new.slot > computed)
+        waiting = jnp.where(idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task))
         accuracy = jnp.where(stop, accuracy_here, params.accuracy[-1])
         on_server_s = upload.server_wait_s + upload.server_s
         upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
@@ -185,6 +186,7 @@ class Stopping:
             energy_j=energy_j,
             accuracy=accuracy,
             utility=params.accuracy_weight * accuracy - latency_s - params.energy_weight * energy_j,
+            reports=state.layer + 1,  # one before each decision
         )
         reward = jnp.where(alive, reward, 0.0)
         return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)

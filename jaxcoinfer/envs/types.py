@@ -18,7 +18,8 @@ class Outcome(struct.PyTreeNode):
     """How one task ended; numbers mean something only where `finished`.
 
     finished bool; choice int32, what was decided; latency_s, from arrival to result, seconds; energy_j, of the
-    device, joules; accuracy in [0, 1]; utility, the objective of the system.
+    device, joules; accuracy in [0, 1]; utility, the objective of the system; reports int32, messages in which the
+    device told where it stands while the task ran (commands back to it are not counted).
     """
 
     finished: jax.Array
@@ -27,6 +28,7 @@ class Outcome(struct.PyTreeNode):
     energy_j: jax.Array
     accuracy: jax.Array
     utility: jax.Array
+    reports: jax.Array
 
 
 class TimeStep(struct.PyTreeNode):

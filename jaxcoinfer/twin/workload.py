@@ -19,9 +19,9 @@ from jaxcoinfer.physics.energy import transmit_energy_j
 class Choices(struct.PyTreeNode):
     """What each choice of one task gives, [P+1]; the last choice finishes on the device.
 
-    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s counts waiting for the
-    radio and the round trip; energy_j, joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds other
-    tasks wait because this one holds the processor; value, the utility with the task's own wait replaced by
+    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s counts waiting for
+    the radio and the round trip; energy_j, joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds
+    other tasks wait because this one holds the processor; value, the utility with the task's own wait replaced by
     waiting_cost_s, which is what the rewards of the task sum to.
     """
 
