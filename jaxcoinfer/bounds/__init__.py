@@ -1,0 +1,1 @@
+"""How good a policy can be: exact optima and certified bounds."""

@@ -1,0 +1,104 @@
+"""Where the server believes the device to be, and when the device corrects it.
+
+The server decides. It knows the tasks' arrivals and the layers' times, so from the last report it can tell where the
+device is without being told: at layer l of task n at slot `t^_l`. The device's true progress depends on its speed, and
+it reports only where the estimate is off by more than a threshold. Between reports the server decides on what it knew
+at `t^_l`, and the command waits at the device for the layer to end.
+
+The twin assumes the fastest speed of the device: it is never behind, so a command is always there in time and nothing
+is decided on what has not happened yet. Status twin of Hu et al. (arXiv 2405.17664); thresholds and speeds are ours.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxcoinfer import exogenous
+from jaxcoinfer.envs import stopping
+from jaxcoinfer.envs.stopping import STOP, State, Stopping
+from jaxcoinfer.envs.stopping_params import Params
+from jaxcoinfer.envs.types import TimeStep
+from jaxcoinfer.physics.compute import layer_slots
+
+
+class StatusParams(Params):
+    """Params of the system, and of the reports; build with `watch`.
+
+    threshold_slots int32: how far the device may be behind the estimate before it reports; assumed_speed: with which
+    the estimate runs ahead, 1 = nominal, at least the fastest.
+    """
+
+    threshold_slots: jax.Array
+    assumed_speed: jax.Array
+
+
+class Believed(State):
+    """The state the server believes in, which policies see; truth: what it is about; reports int32, of this task."""
+
+    truth: State
+    reports: jax.Array
+
+
+def watch(params: Params, threshold_slots: int) -> StatusParams:
+    """Returns the params with a report threshold, in slots; one beyond the row's length means no report ever."""
+    if threshold_slots < 0:
+        raise ValueError(f"threshold_slots: {threshold_slots}; must be at least 0.")
+    fastest = params.bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
+    return StatusParams(**vars(params), threshold_slots=jnp.asarray(threshold_slots, jnp.int32), assumed_speed=fastest)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """`stopping` as the server sees it: the same contract, params from `watch`, and observations of the believed state.
+
+    extrapolate: the estimate moves on between reports; without it the server holds the last report for the truth.
+    """
+
+    env: Stopping
+    extrapolate: bool = True
+
+    @property
+    def n_choices(self) -> int:
+        return self.env.n_choices
+
+    @property
+    def n_layers(self) -> int:
+        return self.env.n_layers
+
+    @property
+    def n_actions(self) -> int:
+        return self.env.n_actions
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        return self.env.observation_shape
+
+    def reset(self, key: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+        """Starts at a random slot of a random row, with the truth reported; consumes the key."""
+        return _first(*self.env.reset(key, params))
+
+    def begin(self, row: jax.Array, slot: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+        """Starts at a slot of a row, with the truth reported."""
+        return _first(*self.env.begin(row, slot, params))
+
+    def step(self, state: Believed, action: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+        """Continues (0) or stops (1) the true device; the server's estimate moves on by what it knows."""
+        truth, timestep = self.env.step(state.truth, action, params)
+        ends = (action == STOP) | (state.layer == self.env.n_layers)
+        layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
+        slots = jnp.where(action == STOP, 0, layer_slots(layer_s, params.assumed_speed, params.slot_s))
+        moved = state.slot + slots
+        slot = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved) if self.extrapolate else state.slot
+        reports = truth.slot - slot > params.threshold_slots
+        slot = jnp.where(reports, truth.slot, slot)
+        start = jnp.where(ends, slot, state.start)
+        outcome = timestep.outcome.replace(reports=state.reports)
+        now = exogenous.look(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
+        told = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
+        believed = Believed(**vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told)
+        return believed, timestep.replace(observation=stopping.observe(believed, params), outcome=outcome)
+
+
+def _first(state: State, timestep: TimeStep) -> tuple[Believed, TimeStep]:
+    return Believed(**vars(state), truth=state, reports=jnp.ones_like(state.layer)), timestep
