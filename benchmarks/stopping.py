@@ -1,0 +1,108 @@
+"""How many decisions a second: `stopping` under random actions, beside gymnax CartPole-v1, in one run.
+
+    python -m benchmarks.stopping [--sizes 1 64 1024 16384 131072] [--rows 64] [--slots 16384]
+
+`observed`: the observation of every step is computed and summed. `rewards`: only the reward is used, and the compiler
+leaves the observation out. Actions come from a linear congruential generator in the loop, a few instructions each.
+CartPole runs with gymnax's own auto-reset and the same actions (needs the `bench` extra; left out if absent).
+"""
+
+import argparse
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+import jaxcoinfer
+from benchmarks.harness import measure, record
+from jaxcoinfer import scenarios
+from jaxcoinfer.rollout import restart_ended
+
+DECISIONS_PER_CALL = 1 << 22
+BLOCK = 64  # steps between restarts of ended environments
+
+
+def coins(seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One step of a 32-bit linear congruential generator, and its top bit; uint32 in, uint32 and int32 out."""
+    seeds = seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
+    return seeds, (seeds >> jnp.uint32(31)).astype(jnp.int32)
+
+
+def stopping_loop(env, n_envs: int, n_blocks: int, observed: bool):
+    """A function (key, params, state, timestep) -> sums over n_blocks × BLOCK steps of n_envs environments."""
+
+    def loop(key, params, state, timestep):
+        def step(carry, _):
+            state, timestep, seeds, total = carry
+            seeds, action = coins(seeds)
+            state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
+            seen = timestep.observation.sum(axis=-1) if observed else 0.0
+            return (state, timestep, seeds, total + timestep.reward + seen), None
+
+        def block(carry, key):
+            (state, timestep, seeds, total), _ = jax.lax.scan(step, carry, None, length=BLOCK)
+            state, timestep = restart_ended(env, params, key, state, timestep)
+            return (state, timestep, seeds, total), None
+
+        seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
+        start = (state, timestep, seeds, jnp.zeros(n_envs))
+        return jax.lax.scan(block, start, jax.random.split(key, n_blocks))[0]
+
+    return loop
+
+
+def cartpole_loop(n_envs: int, n_steps: int):
+    """The same for gymnax CartPole-v1 with its own auto-reset; None where gymnax is not installed."""
+    try:
+        import gymnax
+    except ImportError:
+        return None
+    env, env_params = gymnax.make("CartPole-v1")
+
+    def loop(key, start_key):
+        _, state = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, n_envs), env_params)
+        seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
+
+        def step(carry, key):
+            state, seeds, total = carry
+            seeds, action = coins(seeds)
+            out = jax.vmap(env.step, (0, 0, 0, None))(jax.random.split(key, n_envs), state, action, env_params)
+            observation, state, reward = out[:3]
+            return (state, seeds, total + reward + observation.sum(axis=-1)), None
+
+        return jax.lax.scan(step, (state, seeds, jnp.zeros(n_envs)), jax.random.split(key, n_steps))[0]
+
+    return loop
+
+
+def main() -> None:
+    """Measures every size and appends one line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=16384)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=options.rows, slots=options.slots)
+    env, params = jaxcoinfer.make(scenario)
+    for n_envs in options.sizes:
+        n_blocks = max(1, min(1024, DECISIONS_PER_CALL // (n_envs * BLOCK)))
+        decisions = n_envs * n_blocks * BLOCK
+        keys = jax.random.split(jax.random.key(1), n_envs)
+        start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+        line = {"n_envs": n_envs, "rows": options.rows, "slots": options.slots}
+        for kind in ("observed", "rewards"):
+            loop = stopping_loop(env, n_envs, n_blocks, kind == "observed")
+            timed = measure(f"stopping {kind}", loop, jax.random.key(2), params, *start, repeats=options.repeats)
+            line |= {f"{kind}_decisions_per_s": decisions / timed["median_s"], f"{kind}_compile_s": timed["compile_s"]}
+        cartpole = cartpole_loop(n_envs, n_steps := max(16, n_blocks * BLOCK // 8))
+        if cartpole is not None:
+            timed = measure("cartpole", cartpole, jax.random.key(2), jax.random.key(3), repeats=options.repeats)
+            steps_per_s = n_envs * n_steps / timed["median_s"]
+            line |= {"cartpole_steps_per_s": steps_per_s}
+            line |= {"ratio_observed": line["observed_decisions_per_s"] / steps_per_s}
+        record("stopping", line)
+
+
+if __name__ == "__main__":
+    main()
