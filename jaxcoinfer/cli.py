@@ -1,0 +1,275 @@
+"""The `jaxcoinfer` command: parses arguments and prints, nothing else does.
+
+Exit codes: 0; 1 failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted. What takes long to import is
+imported where it is used, so that help and mistakes are answered at once.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxcoinfer import __version__, profiles, scenarios
+
+SYSTEMS = ("stopping",)
+WIDTH = 80
+_LOAD = {"dnn": profiles.load_dnn, "device": profiles.load_device, "server": profiles.load_server}
+_LOAD["link"] = profiles.load_link
+
+
+class UsageError(ValueError):
+    """Arguments that make no sense; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command with `arguments` (default: those it was called with); returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        options.command_line = shlex.join(["jaxcoinfer", *(sys.argv[1:] if arguments is None else arguments)])
+        options.action(options)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was written")
+        if arguments is None:
+            os._exit(130)  # threads that compile would hold the process up
+        return 130
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _complain(error)
+        if os.environ.get("JAXCOINFER_TRACEBACK"):
+            raise
+        return 2 if _is_input_error(error) else 1
+
+
+def _is_input_error(error: Exception) -> bool:
+    """UsageError, ProfileError, TraceError and RunError: what was asked for is wrong. All are ValueErrors of ours."""
+    return isinstance(error, ValueError) and type(error).__module__.startswith(("jaxcoinfer", "__main__"))
+
+
+def _complain(error: Exception | str) -> None:
+    text = " ".join(str(error).split())
+    ours = isinstance(error, str) or type(error).__module__.startswith(("jaxcoinfer", "__main__"))
+    known = "" if ours else f"{type(error).__name__}: "
+    print(f"jaxcoinfer: error: {known}{text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="jaxcoinfer", description="Device-edge DNN inference: train, evaluate, bound policies.")
+    parser.add_argument("--version", action="version", version=f"jaxcoinfer {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, action: Callable[[argparse.Namespace], None], what: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what)
+        added.set_defaults(action=action)
+        added.add_argument("--json", action="store_true", help="print one JSON object")
+        return added
+
+    run = command("run", _run, "train a policy, evaluate it beside its rivals, write a run folder")
+    run.add_argument(
+        "system", metavar="SYSTEM", nargs="?", default=SYSTEMS[0], choices=SYSTEMS, help="default: stopping"
+    )
+    run.add_argument("--scenario", metavar="NAME|PATH", default="wifi", help="shipped name or TOML file; default: wifi")
+    run.add_argument("--seed", metavar="N", type=_seed, default=0, help="of all randomness; default: 0")
+    run.add_argument("--quick", action="store_true", help="smaller: a first look, not a result")
+    run.add_argument("--out", metavar="FOLDER", type=Path, help="new or empty; default: runs/SCENARIO-SEED-TIME")
+    again = command("evaluate", _evaluate, "evaluate the policy of a run folder again, on fresh rows")
+    again.add_argument("run", metavar="RUN", type=Path, help="folder that `jaxcoinfer run` wrote")
+    again.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the fresh rows; default: 0")
+    shown = command("profiles", _profiles, "list the shipped networks, devices, servers and links")
+    shown.add_argument("--sources", action="store_true", help="say where every number comes from")
+    command("scenarios", _scenarios, "list the shipped scenarios")
+    export = command("export", _export, "write the trained policy as one portable file (jax.export)")
+    export.add_argument("run", metavar="RUN", type=Path, help="folder that `jaxcoinfer run` wrote")
+    export.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/policy.jax_export")
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is refused; allowed: a whole number from 0 to 2147483647")
+    return int(text)
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> None:
+    begin_s = time.perf_counter()
+    created = datetime.now()
+    scenario = scenarios.load_scenario(options.scenario)
+    if scenario.system != options.system:
+        raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}, not {options.system}")
+    named = f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
+    out = Path("runs") / named if options.out is None else options.out
+    from jaxcoinfer.runs import folder, pipeline
+
+    folder.check_target(out)
+    with _progress() as progress:
+        run = pipeline.run(scenario, options.seed, pipeline.QUICK if options.quick else pipeline.FULL, progress)
+    facts = {
+        "command": options.command_line,
+        "created": created.astimezone().isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - begin_s, 1),
+        "seed": options.seed,
+        "quick": options.quick,
+        **folder.versions(),
+        "scenario_given": folder.scenario_table(scenario),
+    }
+    folder.write(run, out, facts)
+    if options.json:
+        print(json.dumps({"folder": str(out), **folder.summary(run)}, allow_nan=False))
+        return
+    print(_table(run.rows, pipeline.COMPARED))
+    print(f"Wrote {out} in {time.perf_counter() - begin_s:.0f} s.")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from jaxcoinfer.runs import folder, pipeline
+
+    checkpoint = folder.load(options.run)
+    with _progress() as progress:
+        rows = pipeline.evaluate_again(checkpoint, options.seed, progress)
+    if options.json:
+        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(rows, checkpoint)}, allow_nan=False))
+    else:
+        print(_table(rows, pipeline.COMPARED))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from jaxcoinfer.runs import folder
+
+    out = options.out or options.run / "policy.jax_export"
+    card = folder.export(folder.load(options.run), out)
+    print(json.dumps(card) if options.json else f"Wrote {out} and {out}.json.")
+
+
+def _profiles(options: argparse.Namespace) -> None:
+    found = {kind: [_LOAD[kind](name) for name in names] for kind, names in profiles.list_profiles().items()}
+    if options.json:
+        facts = {
+            kind: {one.name: _numbers(one) | {"source": dict(one.source)} for one in found[kind]} for kind in found
+        }
+        print(json.dumps(facts))
+        return
+    for kind, one in ((kind, one) for kind in found for one in found[kind]):
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(one).items())
+        print(f"{_beside(f'{kind} {one.name}', one.description)}\n{_beside('', numbers)}")
+        for field, source in one.source if options.sources else ():
+            print(_beside("", f"- {field}: {source}"))
+
+
+def _scenarios(options: argparse.Namespace) -> None:
+    found = [scenarios.load_scenario(name) for name in scenarios.list_scenarios()]
+    if options.json:
+        from jaxcoinfer.runs import folder
+
+        print(json.dumps({one.name: folder.scenario_table(one) for one in found}))
+        return
+    for one in found:
+        print(_beside(one.name, one.description))
+        print(_beside("", f"{one.system}: {one.rows} rows of {one.slots} slots of {one.slot_s * 1e3:g} ms"))
+        for part in ("task", "arrivals", "edge_load", "rate", "speed"):
+            print(_beside("", f"{part}: " + ", ".join(f"{k} {v}" for k, v in vars(getattr(one, part)).items())))
+
+
+# --- what is printed -------------------------------------------------------------------------------------------
+
+
+def _table(rows: Mapping[str, Any], compared: str) -> str:
+    """Returns the table of a run, 80 columns wide: deployable policies by utility, then those that no device could be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="")
+    table.add_column("\npolicy", no_wrap=True)
+    gained = f"gain on {compared.removeprefix('one-time ')}\n(paired)"
+    for head in ("utility\n± 95 %", "latency\nms", "p95\nms", "accu-\nracy", "energy\nmJ", "missed\n%", gained):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
+        mean = {measure: interval.mean for measure, interval in row.measures.items()}
+        table.add_row(
+            name if row.deployable else f"{name} *",
+            _short(row.measures["utility"]),
+            f"{mean['latency_s'] * 1e3:.0f}",
+            f"{mean['latency_p95_s'] * 1e3:.0f}",
+            f"{mean['accuracy']:.3f}",
+            f"{mean['energy_j'] * 1e3:.0f}",
+            f"{mean['deadline_misses'] * 100:.1f}",
+            "" if name == compared else _short(row.gain, signed=True),
+        )
+    console = Console(width=WIDTH, no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([*lines, "* knows the future: a yardstick that no device can be"])
+
+
+def _short(interval: Any, signed: bool = False) -> str:
+    """Mean ± half width in as many decimals as fit into fifteen characters."""
+    largest = max(abs(interval.mean), abs(interval.half))
+    decimals = 3 if not largest >= 10 else 2 if largest < 100 else 0
+    return f"{interval.mean:{'+' if signed else ''}.{decimals}f} ± {interval.half:.{decimals}f}"
+
+
+def _beside(name: str, text: str) -> str:
+    """`text` beside `name`, within 80 columns."""
+    return textwrap.fill(text, WIDTH, initial_indent=f"{name:25s} ", subsequent_indent=" " * 26)
+
+
+def _numbers(profile: Any) -> dict[str, float]:
+    """The numbers of a profile that stand alone, and for a DNN the sums of its layers."""
+    alone = {name: value for name, value in vars(profile).items() if isinstance(value, (int, float))}
+    if isinstance(profile, profiles.Dnn):
+        alone |= {"layers": len(profile.layers), "exits": len(profile.exits)}
+        alone |= {"flop": sum(layer.flop for layer in profile.layers)}
+    return alone
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Says on stderr what is over, how fast it went and how long the rest may take: a bar in a terminal, else lines."""
+    begin_s = time.perf_counter()
+
+    def line(what: str, done: int, total: int) -> None:
+        spent_s = time.perf_counter() - begin_s
+        if what:
+            left_s = spent_s * (total - done) / max(done, 1)
+            print(f"{spent_s:4.0f} s {done / total:4.0%}, {left_s:.0f} s left: {what}", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield line
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeElapsedColumn(), "left")
+    console = Console(stderr=True, highlight=False)
+    with progress.Progress(*columns, progress.TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("run")
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if what:
+                bar.console.print(what)
+
+        yield show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Every plot: data in, a matplotlib `Figure` out; nothing is shown, saved or kept.
+
+A policy has the same colour, mark and line in every figure. Intervals are 95 %. Figures are 900 × 600 pixels or less.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from jaxcoinfer.evaluate import Interval
+
+DPI = 100
+# Okabe and Ito's palette without its yellow, and a wine red of Tol's: told apart with any colour vision, and in grey by
+# mark and line.
+_STYLES = {
+    "continuation value": ("#D55E00", "o", "-"),
+    "one-time greedy": ("#0072B2", "s", "--"),
+    "one-time waiting": ("#009E73", "^", "-."),
+    "clairvoyant": ("#000000", "D", ":"),
+    "device only": ("#E69F00", "v", "--"),
+    "edge only": ("#56B4E9", "P", "-."),
+    "best fixed point": ("#CC79A7", "X", ":"),
+    "random": ("#999999", "<", "--"),
+    "neurosurgeon": ("#882255", ">", "-."),
+}
+_SPARE = [("#117733", "p", "-"), ("#332288", "h", "--"), ("#AA4499", "*", ":"), ("#44AA99", "d", "-.")]
+_LEARNED = ("#D55E00", "#F6D5BF")  # stop, continue
+
+
+def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], rival: str) -> Figure:
+    """Utility of each policy with its interval, and beside it what it gains on `rival`, paired row by row.
+
+    The panels show what is close to the best; of the rest they give the numbers.
+    """
+    figure, (left, right) = _panels(1, 2, sharey=True)
+    order = sorted(rows, key=lambda name: rows[name].mean)
+    others = {name: gains[name] for name in order if name != rival}
+    top = max(rows[name].mean for name in order)
+    close = [g for g in others.values() if not g.high < 0] or list(others.values())
+    reach = 1.5 * max([abs(g.mean) + np.nan_to_num(g.half) for g in close], default=0.1)
+    _dots(left, rows, order, max(top - 1.0, min(rows[name].mean for name in order) - 0.2))
+    _dots(right, others, order, -reach)
+    right.set_xlim(right=reach)
+    right.axvline(0.0, color="black", linewidth=1)
+    left.set_xlabel("utility a task, mean ± 95 %")
+    right.set_xlabel(f"gain on {rival}, mean ± 95 %")
+    return figure
+
+
+def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], lowest: float) -> None:
+    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie below `lowest`."""
+    styles = _styles(order)
+    for y, name in enumerate(order):
+        interval, (colour, mark, _) = shown.get(name), styles[name]
+        if interval is None:
+            continue
+        if interval.mean < lowest:
+            text = f"◂ {interval.mean:.2f} ± {interval.half:.2f}"
+            axes.text(0.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
+        else:
+            half = np.nan_to_num(interval.half)
+            axes.errorbar(interval.mean, y, xerr=half, color=colour, marker=mark, markersize=8, capsize=4, linewidth=2)
+    axes.set_xlim(left=lowest)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+
+
+def sweeps(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]]) -> Figure:
+    """Utility against one number of the scenario a panel, a line a policy.
+
+    panels: label of the x axis -> (numbers, intervals of each policy at them, the number that was trained at). What
+    lies more than one below the best is cut off, so that the best can be told apart. No intervals: all lines share
+    their rows, so a line lies above another much more surely than its height is known.
+    """
+    figure, axes_of = _panels(1, len(panels), sharey=True)
+    means = [i.mean for _, lines, _ in panels.values() for line in lines.values() for i in line]
+    styles = _styles(next(iter(panels.values()))[1])
+    for axes, (label, (numbers, lines, trained)) in zip(axes_of, panels.items(), strict=True):
+        for name, line in lines.items():
+            axes.plot(numbers, [interval.mean for interval in line], label=name, **_line(styles[name]))
+        _mark(axes, trained, "trained here", at=0.98)
+        axes.set_xlabel(label)
+    top, low = np.nanmax(means), np.nanmin(means)
+    bottom = max(low, top - 1.0)
+    axes_of[0].set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
+    axes_of[0].set_ylabel("utility a task" + (" (lower ones cut off)" if low < bottom else ""))
+    _legend_below(figure, axes_of[0])
+    return figure
+
+
+def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
+    """Share of tasks that take longer than a delay, both axes logarithmic, a line a policy; latency_s [N] seconds."""
+    figure, (axes,) = _panels(1, 1)
+    styles = _styles(latency_s)
+    least = min(1.0 / max(len(values), 1) for values in latency_s.values())
+    for name, values in latency_s.items():
+        ordered = np.sort(values)
+        share = 1.0 - np.arange(len(ordered)) / len(ordered)
+        axes.step(ordered, share, where="post", label=name, color=styles[name][0], ls=styles[name][2], lw=1.8)
+    _mark(axes, deadline_s, "deadline", at=0.02)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(max(least, 1e-4), 1.2)
+    axes.set_xlabel("delay of a task from arrival to result, s")
+    axes.set_ylabel("share of tasks that take longer")
+    _legend_below(figure, axes)
+    return figure
+
+
+def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarray) -> Figure:
+    """Where the policy stops and uploads: bool [P, W, X], a panel a decision, waiting tasks W by backlog X seconds."""
+    n_points = len(stops)
+    n_columns = min(n_points, 4)
+    figure, axes_of = _panels(-(-n_points // n_columns), n_columns, sharex=True, sharey=True)
+    for layer, axes in enumerate(axes_of):
+        if layer >= n_points:
+            axes.remove()
+            continue
+        axes.pcolormesh(
+            backlog_s, waiting_tasks, stops[layer], cmap=ListedColormap(_LEARNED[::-1]), vmin=0, vmax=1, rasterized=True
+        )
+        axes.set_title("before layer 1" if not layer else f"after {layer} layer{'s' * (layer > 1)}")
+        axes.grid(False)
+    figure.supxlabel("server backlog, s", fontsize=12)
+    figure.supylabel("other tasks waiting for the device", fontsize=12)
+    patches = [Patch(color=_LEARNED[0], label="stop and upload"), Patch(color=_LEARNED[1], label="keep computing")]
+    figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Utility against tasks seen (logarithmic) of each learner: every look faint, means of ten a decade bold."""
+    figure, (axes,) = _panels(1, 1)
+    shades = [("#D55E00", "-"), ("#0072B2", "--"), ("#009E73", "-."), ("#CC79A7", ":")]
+    for (name, (tasks, values)), (colour, line) in zip(curves.items(), shades, strict=False):
+        bins = np.unique(np.round(10 * np.log10(tasks)), return_inverse=True)[1]
+        count = np.bincount(bins)
+        axes.plot(tasks, values, color=colour, linewidth=1, alpha=0.25)
+        x, y = np.exp(np.bincount(bins, np.log(tasks)) / count), np.bincount(bins, values) / count
+        axes.plot(x, y, color=colour, linestyle=line, linewidth=2.5, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("tasks seen while learning")
+    axes.set_ylabel("utility a task, on the training draw")
+    axes.legend(loc="lower right", frameon=False, fontsize=12)
+    return figure
+
+
+def _panels(n_rows: int, n_columns: int, **options) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9.0, 6.0 if n_rows * n_columns == 1 or n_rows > 1 else 5.0), dpi=DPI, layout="constrained")
+    axes_of = figure.subplots(n_rows, n_columns, squeeze=False, **options).ravel().tolist()
+    for axes in axes_of:
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=11)
+        axes.xaxis.label.set_size(12)
+        axes.yaxis.label.set_size(12)
+    return figure, axes_of
+
+
+def _styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    spare = iter(_SPARE * 8)
+    return {name: _STYLES.get(name) or next(spare) for name in names}
+
+
+def _line(style: tuple[str, str, str]) -> dict:
+    return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"markersize": 6, "linewidth": 1.6}
+
+
+def _mark(axes: Axes, x: float, what: str, at: float) -> None:
+    axes.axvline(x, color="grey", linewidth=1, zorder=0)
+    vertical = "top" if at > 0.5 else "bottom"
+    place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": vertical}
+    axes.text(x, at, what, color="#444444", fontsize=10, **place)
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    spacing = {"columnspacing": 1.2, "handlelength": 2.4, "fontsize": 10.5}
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False, **spacing)

@@ -1,0 +1,1 @@
+"""Runs: train and evaluate (`pipeline`), at other numbers of a scenario too (`sweeps`), and keep it (`folder`)."""

@@ -1,0 +1,121 @@
+"""All policies at other arrival rates and server loads, in worlds of the evaluation's own shapes: nothing is retraced.
+
+A world of K rows holds rows of several points, one point after another. All points share their randomness, so a line is
+smooth in its number.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jaxcoinfer import evaluate, exogenous, generators, scenarios
+from jaxcoinfer.envs.stopping_params import Params, make_params
+from jaxcoinfer.evaluate import Interval, Tasks
+from jaxcoinfer.scenarios import Scenario, task_numbers
+from jaxcoinfer.traces import TraceError
+
+ARRIVALS, LOAD = "arrivals", "edge_load"  # the axes, as a scenario names them
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """points: (axis, number), the number in tasks/s or as a share of the server; each has rows_each rows in worlds."""
+
+    points: list[tuple[str, float]]
+    rows_each: int
+    worlds: list[Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Utility of each policy at `numbers`; trained: the number of the scenario itself."""
+
+    numbers: list[float]
+    utility: dict[str, list[Interval]]
+    trained: float
+
+
+def plan(scenario: Scenario, arrivals: Sequence[float], loads: Sequence[float], key: jax.Array) -> Plan:
+    """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes the key.
+
+    As many rows a point as two worlds hold, two at least. A rate for which a recorded trace is too short is left out.
+    """
+    rows_each = max(2, 2 * scenario.rows // (len(arrivals) + len(loads)))
+    busier = [_busier(scenario, factor) for factor in arrivals]
+    points = [(ARRIVALS, tasks_a_second(one), one) for one in busier]
+    points += [(LOAD, load, _loaded(scenario, load)) for load in loads]
+    kept, draws = [], []
+    for axis, number, variant in points:
+        try:
+            draw = generators.draw(key, variant, evaluation=True)
+        except TraceError:
+            continue
+        kept.append((axis, number))
+        draws.append(jax.tree.map(lambda leaf: leaf[:rows_each], draw))
+    if not kept:
+        return Plan([], rows_each, [])
+    everything = exogenous.concatenate(draws)
+    n_worlds = -(-rows_each * len(kept) // scenario.rows)  # the last is filled up with rows of the first
+    rows = np.resize(np.arange(rows_each * len(kept)), (n_worlds, scenario.rows))
+    worlds = [_params(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything)) for of in rows]
+    return Plan(kept, rows_each, worlds)
+
+
+def collect(plan: Plan, scenario: Scenario, played: Mapping[str, Sequence[Tasks]]) -> dict[str, Sweep]:
+    """Returns the sweeps by axis from what each policy did in the worlds of the plan; rows without a task are left out."""
+    trained = {ARRIVALS: tasks_a_second(scenario), LOAD: scenario.edge_load.load}
+    lines = {name: _utility_by_point(plan, several) for name, several in played.items()}
+    found = {}
+    for axis, own in trained.items():
+        places = [i for i, (of, _) in enumerate(plan.points) if of == axis]
+        utility = {name: [line[i] for i in places] for name, line in lines.items()}
+        found[axis] = Sweep([plan.points[i][1] for i in places], utility, own)
+    return found
+
+
+def tasks_a_second(scenario: Scenario) -> float:
+    """Returns the mean arrival rate of a scenario, tasks/s."""
+    match scenario.arrivals:
+        case scenarios.Mmpp((low, high), (leave_low, leave_high)):
+            mean = (low * leave_high + high * leave_low) / (leave_low + leave_high)
+        case scenarios.Bernoulli(probability):
+            mean = probability
+        case other:
+            mean = other.mean
+    return mean / scenario.slot_s
+
+
+def _busier(scenario: Scenario, factor: float) -> Scenario:
+    """`factor` times as many arrivals, in the mean one a slot at most."""
+    name = next(name for name in ("probability", "means", "mean") if hasattr(scenario.arrivals, name))
+    old = getattr(scenario.arrivals, name)
+    new = tuple(min(x * factor, 1.0) for x in old) if isinstance(old, tuple) else min(old * factor, 1.0)
+    return dataclasses.replace(scenario, arrivals=dataclasses.replace(scenario.arrivals, **{name: new}))
+
+
+def _loaded(scenario: Scenario, load: float) -> Scenario:
+    return dataclasses.replace(scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load))
+
+
+def _params(scenario: Scenario, draw: exogenous.Draw) -> Params:
+    weights = {"accuracy_weight": scenario.accuracy_weight, "energy_weight": scenario.energy_weight}
+    numbers = task_numbers(scenario.task) | weights
+    return make_params(exogenous.make_bank(draw), draw.slot_bits, slot_s=scenario.slot_s, **numbers)
+
+
+def _utility_by_point(plan: Plan, several: Sequence[Tasks]) -> list[Interval]:
+    if not several:
+        return []
+    rows = np.concatenate([one.row + i * one.n_rows for i, one in enumerate(several)])
+    n_rows = sum(one.n_rows for one in several)
+    count = np.bincount(rows, minlength=n_rows)
+    total = np.bincount(rows, np.concatenate([one.utility for one in several]), minlength=n_rows)
+    line = []
+    for i in range(len(plan.points)):
+        of = slice(i * plan.rows_each, (i + 1) * plan.rows_each)
+        seen = count[of] > 0
+        mean = total[of][seen] / count[of][seen]
+        line.append(evaluate.interval(mean) if seen.any() else Interval(np.nan, np.nan))
+    return line
