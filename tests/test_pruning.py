@@ -43,8 +43,8 @@ def random_draw(rng, shape):
     bits = rate * rng.uniform(0.3, 1.7, shape) * blocks(rng, shape, rng.integers(2, 30), [0, 1, 1, 1, 0.3])
     bits[:, -shape[1] // 4 if rng.integers(3) else 0 :] = rate
     return Draw(
-        arrivals=jnp.asarray(rng.poisson(rng.uniform(0.01, 0.15), shape), jnp.int32),
-        edge_work=jnp.asarray(jobs(rng, shape, rng.uniform(0.0, 1.1), rng.uniform(0.02, 0.6))),
+        arrivals=jnp.asarray(rng.poisson(rng.uniform(0.01, 0.1), shape), jnp.int32),
+        edge_work=jnp.asarray(jobs(rng, shape, rng.uniform(0.0, 0.95), rng.uniform(0.02, 0.5))),
         slot_bits=jnp.asarray(bits, jnp.int32),
         speed=jnp.asarray(blocks(rng, shape, rng.integers(1, 40), [1.0, 1.0, 0.7, 1.4]), jnp.float32),
     )
@@ -55,7 +55,7 @@ def random_numbers(rng, n_layers, mean_bits):
     n = n_layers + 1
     slots = rng.integers(0, 2, n) * rng.uniform(0, 12, n)
     if rng.integers(3):
-        slots = np.sort(rng.uniform(0, 25, n))[::-1]
+        slots = np.sort(rng.uniform(0, 15, n))[::-1]
     accuracy = np.append(np.full(n, 0.9), rng.uniform()) if rng.integers(2) else np.sort(rng.uniform(0.5, 1, n + 1))
     return {
         "slot_s": SLOT_S,
@@ -211,14 +211,14 @@ def assert_right(told):
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize(("n_layers", "n_worlds"), [(2, 25), (4, 12)])
+@pytest.mark.parametrize(("n_layers", "n_worlds"), [(2, 25), (4, 16)])
 def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
-    told = played(n_layers, [random_world(seed, n_layers) for seed in range(n_worlds)])
+    told = played(n_layers, [random_world(100 + seed, n_layers) for seed in range(n_worlds)])
     assert_right(told)
     # The worlds are not easy ones: every choice is best at times, the radio is busy, uploads overtake.
     n_points, n_tasks = n_layers + 1, told["value"].shape[0]
     assert n_tasks > 100 * n_worlds
-    assert np.bincount(told["value"].argmax(axis=1), minlength=n_points + 1).min() > 0.01 * n_tasks
+    assert np.bincount(told["value"].argmax(axis=1), minlength=n_points + 1).min() > 0.02 * n_tasks
     assert 0.1 < told["busy"].mean() < 0.9
     overtaken = ~told["after"]["ordered"][:, *np.triu_indices(n_points, 1)]
     assert overtaken.mean() > 0.05
@@ -226,7 +226,7 @@ def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
     assert 0.05 < float(pruning.saved(told["after"]["can_win"])) < 0.9
     assert float(pruning.saved(told["strict"])) > float(pruning.saved(told["after"]["can_win"]))
     assert 0.02 < float(pruning.saved(told["then"]["can_win"][:, 0])) <= float(pruning.saved(told["after"]["can_win"]))
-    assert told["after"]["stop_now"].mean() > told["then"]["stop_now"].mean() > 0.02
+    assert told["after"]["stop_now"].mean() > told["then"]["stop_now"].mean() > 0.01
     assert told["then"]["stop_on_floor"].mean() > 0.002
 
 

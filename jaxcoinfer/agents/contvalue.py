@@ -7,14 +7,15 @@ device stops where stopping, as expected from what it knows, is worth at least a
 only the path that was taken gives data.
 
 The published target is `max(V[l+1], C[l+1])`. V holds what nobody knew at the decision (jobs that reach the server
-during the upload), and the maximum of a noisy number and a constant is too large on average: on `reference` at .03 it
+during the upload), and the maximum of a noisy number and a constant is too large on average: on `reference-busy` it
 makes continuing look better than it is, and the method then loses to greedy with waiting cost. Deciding by what was
 known and then taking what came of it has no such bias.
 
-The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B devices, P = Le+1 layers at
-which a decision is taken, F features.
+The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B devices, P = Le+1 layers
+at which a decision is taken, F features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -128,17 +129,19 @@ def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Ar
     return jnp.where(jax.random.bernoulli(key_whether, probability), drawn, stops)
 
 
-def _evaluate(env: Stopping, config: Config, net: Mlp, weights: Any, states: State, params: Params) -> jax.Array:
-    """Mean utility a task of the policy as it is, from the given states on."""
+def mean_utility(
+    env: Stopping, choose: Callable[[Replay], jax.Array], states: State, params: Params, n_tasks: int
+) -> jax.Array:
+    """Returns the mean utility a task if `choose(replay) -> choice` decides n_tasks tasks from each state [B]."""
 
     def task(state, _):
         replay = workload.evaluate(env, state, params)
-        choice = first_stop(_decide(env, net, weights, replay, params)[2])
+        choice = choose(replay)
         utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
         return workload.follow(replay, choice, params), (utility, ~state.done)
 
     def device(state):
-        utility, counted = jax.lax.scan(task, state, None, length=config.evaluation_tasks)[1]
+        utility, counted = jax.lax.scan(task, state, None, length=n_tasks)[1]
         return utility.sum(), counted.sum()
 
     total, count = jax.vmap(device)(states)
@@ -190,7 +193,11 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
 
     def stage(carry, key):
         carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-        return carry, _evaluate(env, config, net, carry[0], test_states, params)
+
+        def choose(replay):
+            return first_stop(_decide(env, net, carry[0], replay, params)[2])
+
+        return carry, mean_utility(env, choose, test_states, params, config.evaluation_tasks)
 
     state, timestep = start(jax.random.split(key_start, config.n_devices), params)
     carry = (weights, optimiser.init(weights), state, timestep)

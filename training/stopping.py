@@ -1,0 +1,135 @@
+"""`stopping` at full length: every policy on the reference scenarios, and what the twin is worth in tasks.
+
+    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots 400000] [--seed 0]
+    python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
+
+`table` trains every learner on rows of its own, then runs all policies, the exact optimum among them where there is
+one, on the same held-out rows. `samples` counts the tasks a learner needs, with the twin and without it, until it is as
+good as greedy with waiting cost.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcoinfer
+from benchmarks.harness import record
+from jaxcoinfer import evaluate, scenarios
+from jaxcoinfer.agents import contvalue
+from jaxcoinfer.bounds import dynamic_program
+from jaxcoinfer.bounds import stopping as bounds
+from jaxcoinfer.rollout import Policy
+from jaxcoinfer.runs.pipeline import LEARNERS, best_fixed, rival_policies
+from jaxcoinfer.scenarios import Scenario
+from jaxcoinfer.twin import workload
+
+TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
+
+
+def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+    """Appends one line a policy: utility, paired differences to greedy and to greedy with waiting cost."""
+    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
+    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
+    policies: dict[str, Policy] = rival_policies(env, best_fixed(env, params))
+    for name, learner in LEARNERS.items():
+        begin = time.perf_counter()
+        config = learner.Config()
+        learned = jax.block_until_ready(learner.train(keys[LEARN], params, learner.Hyper(), env=env, config=config))
+        policies[name] = learner.policy(env, config, learned.weights)
+        print(f"trained {name} in {time.perf_counter() - begin:.0f} s", flush=True)
+    long = dataclasses.replace(scenario, rows=rows, slots=slots)
+    model = bounds.model_of(long)
+    if model is not None:
+        begin = time.perf_counter()
+        solution = dynamic_program.solve(model)
+        policies["exact optimum"] = bounds.policy(solution)
+        gain, span = float(solution.gain_per_task), float(solution.span)
+        print(f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s", flush=True)
+    _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], evaluation=True)
+    played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
+    for name, tasks in played.items():
+        measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
+        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "policy": name}
+        if name == "exact optimum":
+            line |= {"computed_gain": gain, "span": span}
+        compared = {
+            "utility": measures["utility"],
+            "above_greedy": evaluate.difference(tasks, played["one-time greedy"]),
+            "above_waiting": evaluate.difference(tasks, played["one-time waiting"]),
+        }
+        for what, interval in compared.items():
+            line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
+        record("reference", line)
+
+
+def samples(scenario: Scenario, seeds: int) -> None:
+    """Appends one line a seed: tasks until the learner's utility stays at that of greedy with waiting cost."""
+    env, params = jaxcoinfer.make(scenario, jax.random.fold_in(jax.random.key(0), TRAIN))
+    config = contvalue.Config(
+        n_devices=16, n_evaluations=250, updates_per_evaluation=4, evaluation_devices=256, evaluation_tasks=100
+    )
+    goal = _utility_of_waiting(env, params, config)
+    for seed in range(seeds):
+        needed = {}
+        for twin in (True, False):
+            chosen = dataclasses.replace(config, twin=twin)
+            key = jax.random.fold_in(jax.random.key(seed), LEARN)
+            learned = contvalue.train(key, params, contvalue.Hyper(), env=env, config=chosen)
+            needed[twin] = _first_lasting(np.asarray(learned.curve), np.asarray(learned.tasks), goal(key))
+        line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
+        line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
+        record("samples", line)
+
+
+def _utility_of_waiting(env, params, config):
+    """A function key -> mean utility of greedy with waiting cost on the states that `train` looks at with that key."""
+
+    @jax.jit
+    def utility(key):
+        key_test = jax.random.split(key, 4)[2]  # as in `contvalue.train`
+        keys = jax.random.split(key_test, config.evaluation_devices)
+        states, _ = jax.vmap(env.reset, (0, None))(keys, params)
+
+        def choose(replay):
+            start = jax.tree.map(lambda leaf: leaf[0], replay.states)
+            return jnp.argmax(workload.forecast(env, start, params).value).astype(jnp.int32)
+
+        return contvalue.mean_utility(env, choose, states, params, config.evaluation_tasks)
+
+    return utility
+
+
+def _first_lasting(curve: np.ndarray, tasks: np.ndarray, goal: float, window: int = 5) -> float:
+    """Tasks at the first look from which `window` looks in a row average at least `goal`; NaN if there is none."""
+    mean = np.convolve(curve, np.ones(window) / window, mode="valid")
+    reached = np.flatnonzero(mean >= goal)
+    return float(tasks[reached[0]]) if reached.size else float("nan")
+
+
+def main() -> None:
+    """Runs one of the two recipes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=["table", "samples"])
+    parser.add_argument("--scenario", nargs="+")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--slots", type=int, default=400_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    names = (
+        options.scenario or {"table": ["reference", "reference-busy"], "samples": ["reference-busy"]}[options.recipe]
+    )
+    for name in names:
+        scenario = scenarios.load_scenario(name)
+        if options.recipe == "table":
+            table(scenario, options.rows, options.slots, options.seed)
+        else:
+            samples(scenario, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
