@@ -19,7 +19,7 @@ from jaxcoinfer.twin import workload
 
 def outcomes(sizes: list[int]) -> None:
     """One line a size: outcomes (tasks × choices) of `twin.workload.evaluate` a second, several calls in one loop."""
-    scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=64, slots=16384)
+    scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=16, slots=8192)
     env, params = jaxcoinfer.make(scenario)
     n_tasks = 16
     for n_envs in sizes:

@@ -198,8 +198,8 @@ def _table(rows: Mapping[str, Any], compared: str) -> str:
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="")
     table.add_column("\npolicy", no_wrap=True)
-    gained = f"gain on {compared.removeprefix('one-time ')}\n(paired)"
-    for head in ("utility\n± 95 %", "latency\nms", "p95\nms", "accu-\nracy", "energy\nmJ", "missed\n%", gained):
+    gain = f"gain on\n{compared}"
+    for head in ("utility\n± 95 %", "delay\nms", "p95\nms", "accu-\nracy", "energy\nmJ", "late\n%", gain):
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
         mean = {measure: interval.mean for measure, interval in row.measures.items()}
@@ -221,9 +221,9 @@ def _table(rows: Mapping[str, Any], compared: str) -> str:
 
 
 def _short(interval: Any, signed: bool = False) -> str:
-    """Mean ± half width in as many decimals as fit into fifteen characters."""
+    """Mean ± half width within fourteen characters (below a thousand)."""
     largest = max(abs(interval.mean), abs(interval.half))
-    decimals = 3 if not largest >= 10 else 2 if largest < 100 else 0
+    decimals = 3 if not largest >= 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
     return f"{interval.mean:{'+' if signed else ''}.{decimals}f} ± {interval.half:.{decimals}f}"
 
 

@@ -19,10 +19,11 @@ TICKS = 1024  # of server work in one slot
 SPEED_ONE = 1 << 16  # the device's nominal speed in the bank's fixed-point numbers
 MAX_SLOTS = 1 << 20  # TICKS * MAX_SLOTS = 2**30: idle time and backlog of a stable server fit an int32
 
-# Columns of `Bank.slots`. One slot is one 32-byte record, because a decision that gathers one record is about
-# twice as fast as one that gathers six arrays.
-ARRIVED, ARRIVED_SUM, BACKLOG, IDLE, BITS, BITS_SUM, SPEED = range(7)
-_COLUMNS = 8
+# Columns of `Bank.slots`. All of a slot lies together: what a decision costs is the number of places in memory it
+# reads, and so it reads one for where it stands and one for where it goes.
+ARRIVED, ARRIVED_SUM, BACKLOG, IDLE, BITS, BITS_SUM, SPEED, UPLOADS = range(8)
+_PER_UPLOAD = 3  # columns an upload of one size takes from UPLOADS on
+_RECORD = 8  # columns gathered as one record
 
 
 class Draw(struct.PyTreeNode):
@@ -42,11 +43,11 @@ class Draw(struct.PyTreeNode):
 class Bank(struct.PyTreeNode):
     """Prefix sums of a `Draw`; all that an environment reads.
 
-    slots [K, T+1, 8] int32, columns: ARRIVED `A[t] = #{n: a_n <= t}`; ARRIVED_SUM `AA[t] = sum_{u<t} A[u]`;
+    slots [K, T+1, C] int32, columns: ARRIVED `A[t] = #{n: a_n <= t}`; ARRIVED_SUM `AA[t] = sum_{u<t} A[u]`;
     BACKLOG `Q[t]`, ticks of work of the others at the start of slot t; IDLE `I[t]`, ticks the server would have
-    idled before t; BITS carried in slot t; BITS_SUM carried before t, wrapping around; SPEED in units of 1/65,536.
-    arrival_slot [K, N] int32: slot a_n of the
-    n-th task, T+1 where there is none.
+    idled before t; BITS carried in slot t; BITS_SUM carried before t, wrapping around; SPEED in units of 1/65,536;
+    from UPLOADS on, what `with_uploads` adds. arrival_slot [K, N] int32: slot a_n of the n-th task, T+1 where there is
+    none.
     """
 
     slots: jax.Array
@@ -77,8 +78,23 @@ class Slot(struct.PyTreeNode):
 
 def look(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
     """Returns the record of `slot` in `row`; both int32 and inside the bank."""
-    record = bank.slots.reshape(-1, _COLUMNS).at[row * (bank.n_slots + 1) + slot].get(mode="promise_in_bounds")
-    return Slot(record)
+    return Slot(_gather(bank, row, slot, 0, _RECORD))
+
+
+def look_upload(bank: Bank, row: jax.Array, slot: jax.Array, point: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns, for an upload of size `point` that begins at `slot` of `row`: the slots it takes, and at its end the
+    others' backlog and the server's idle time, ticks; int32. Of a bank with uploads."""
+    record = _gather(bank, row, slot, UPLOADS + _PER_UPLOAD * point, _PER_UPLOAD)
+    return record[..., 0], record[..., 1], record[..., 2]
+
+
+def _gather(bank: Bank, row, slot, column, width: int) -> jax.Array:
+    begin = (row * (bank.n_slots + 1) + slot) * bank.slots.shape[-1] + column
+    dimensions = jax.lax.GatherDimensionNumbers(
+        offset_dims=(begin.ndim,), collapsed_slice_dims=(), start_index_map=(0,)
+    )
+    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return jax.lax.gather(bank.slots.reshape(-1), begin[..., None], dimensions, (width,), mode=mode)
 
 
 def arrival(bank: Bank, row: jax.Array, task: jax.Array) -> jax.Array:
@@ -116,10 +132,32 @@ def make_bank(draw: Draw) -> Bank:
         jnp.concatenate([zero, jnp.cumsum(draw.slot_bits, axis=1, dtype=jnp.int32)], axis=1),
         jnp.concatenate([speed, speed[:, -1:]], axis=1),
     ]
-    slots = jnp.stack(columns + [jnp.zeros_like(arrived)] * (_COLUMNS - len(columns)), axis=-1)
+    slots = jnp.stack(columns + [jnp.zeros_like(arrived)] * (_RECORD - len(columns)), axis=-1)
     numbers = jnp.arange(t + 1, dtype=jnp.int32)
     first = jax.vmap(lambda a: jnp.searchsorted(a, numbers, side="right"))(arrived).astype(jnp.int32)
     return Bank(slots, jnp.where(numbers[None] < arrived[:, -1:], first, t + 1))
+
+
+@jax.jit
+def with_uploads(bank: Bank, slots: jax.Array) -> Bank:
+    """Returns the bank with three columns for each upload size: the slots it takes from slot t on, and the backlog of
+    the others and the idle time of the server at its end (at the row's where it does not end).
+
+    slots [K, T+1, P] int32: as `upload_table` gives them.
+    """
+    k, t = bank.n_rows, bank.n_slots
+    end = jnp.minimum(jnp.arange(t + 1, dtype=jnp.int32)[None, :, None] + slots, t)
+    at_end = [jax.vmap(lambda column, i: column[i])(bank.slots[:, :, c], end) for c in (BACKLOG, IDLE)]
+    uploads = jnp.stack([slots, *at_end], axis=-1).reshape(k, t + 1, -1)
+    filler = jnp.zeros((k, t + 1, -(UPLOADS + uploads.shape[-1]) % _RECORD), jnp.int32)
+    if k * (t + 1) * (UPLOADS + uploads.shape[-1] + filler.shape[-1]) >= 2**31:
+        raise ValueError(f"a bank of {k} rows of {t} slots is too large for 32-bit places. Use fewer or shorter rows.")
+    return bank.replace(slots=jnp.concatenate([bank.slots[:, :, :UPLOADS], uploads, filler], axis=-1))
+
+
+def upload_slots(bank: Bank, n_points: int) -> jax.Array:
+    """Returns the slots an upload takes, [K, T+1, P] int32, of a bank with uploads."""
+    return bank.slots[:, :, UPLOADS : UPLOADS + _PER_UPLOAD * n_points : _PER_UPLOAD]
 
 
 @jax.jit

@@ -77,7 +77,7 @@ def test_python_blocks_run_in_order(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-6000:]
 

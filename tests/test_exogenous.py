@@ -63,14 +63,12 @@ def rows(low, high):
 @given(rows(0, 3), rows(0, 4 * TICKS), rows(0, INT32), rows(1, 8))
 @settings(max_examples=60)
 def test_a_bank_is_the_plain_loop(arrivals, work, bits, eighths):
-    draw = draw_of(arrivals % 2, work, bits, eighths / 8)
-    bank = make_bank(draw)
-    slots = np.asarray(bank.slots).astype(np.int64)
+    slots = columns(draw_of(arrivals, work, bits, eighths / 8)).astype(np.int64)
     for k in range(2):
         arrived = arrived_sum = backlog = idle = sent = 0
         for t in range(T + 1):
             now = min(t, T - 1)  # what is not known of slot T itself is that of the slot before
-            arrived += int(draw.arrivals[k, t]) if t < T else 0
+            arrived += int(arrivals[k, t]) if t < T else 0
             assert slots[k, t, ARRIVED] == arrived
             assert slots[k, t, ARRIVED_SUM] == arrived_sum
             assert slots[k, t, BACKLOG] == backlog

@@ -23,7 +23,7 @@ NEVER_AT_IMPORT = ("gymnax", "gymnasium", "jaxmarl", "orbax", "pandas", "seaborn
 
 def run(*command: str | Path, **options) -> str:
     """Returns what the command writes to stdout; fails with its stderr."""
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done.stdout
 

@@ -32,7 +32,7 @@ class State(struct.PyTreeNode):
     row; slot t_l; layer l; task n; arrival a_n; start s_n. radio_free: slot at which the radio has sent all it was
     given. excess_s (float32, seconds) of own work on the server when it has arrived there, and excess_idle, the
     server's idle ticks then. last_upload of the row; done (bool). now: the bank's record of slot t_l.
-    The last three are what the device knows without looking ahead: radio_level, the count of `Slot.bits_sum` at which
+    The last three are what the device knows of uploads under way: radio_level, the count of `Slot.bits_sum` at which
     its uploads are through; known_s and known_idle, as excess but with work counted from the moment it is handed
     to the radio.
     """
@@ -148,8 +148,7 @@ class Stopping:
         stop = action == STOP
         last = state.layer == self.n_layers
         ends = stop | last
-        table = _per_choice(params).at[state.layer].get(mode="promise_in_bounds")
-        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = (table[i] for i in range(6))
+        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = _at_layer(params, state.layer)
 
         upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
         computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
@@ -192,8 +191,8 @@ class Stopping:
         return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)
 
 
-def _per_choice(params: Params) -> jax.Array:
-    """One row a layer of what `step` looks up by layer, [P, 6]: one gather of a row is cheaper than six of numbers."""
+def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
+    """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering one."""
     columns = [
         params.layer_s,
         params.server_s,
@@ -202,7 +201,10 @@ def _per_choice(params: Params) -> jax.Array:
         params.upload_bits.astype(jnp.float32),
         params.accuracy[:-1],
     ]
-    return jnp.stack(columns, axis=-1)
+    found = [column[0] for column in columns]
+    for i in range(1, params.layer_s.shape[0]):
+        found = [jnp.where(layer == i, column[i], value) for column, value in zip(columns, found, strict=True)]
+    return found
 
 
 def _speed(slot: Slot) -> jax.Array:
@@ -236,25 +238,20 @@ def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) 
     `Q[tau] + max(R - (I[tau] - I[t0]), 0)` and is served for `e_l` seconds. slot, layer int32; upload_bits bits,
     server_s seconds, of that layer.
     """
-    bank = params.bank
     begin = jnp.maximum(slot, state.radio_free)
-    n_points = params.upload_slots.shape[-1]
-    index = (state.row * (bank.n_slots + 1) + begin) * n_points + layer
-    slots = params.upload_slots.reshape(-1).at[index].get(mode="promise_in_bounds")
-    end = begin + slots
-    arrived = exogenous.look(bank, state.row, jnp.minimum(end, bank.n_slots))
+    slots, backlog, idle = exogenous.look_upload(params.bank, state.row, begin, layer)
     tick_s = _tick_s(params)
-    own_s = excess_left_s(state.excess_s, seconds(arrived.idle - state.excess_idle, tick_s))
+    own_s = excess_left_s(state.excess_s, seconds(idle - state.excess_idle, tick_s))
     return Upload(
         begin=begin,
-        end=end,
-        server_wait_s=seconds(arrived.backlog, tick_s) + own_s,
+        end=begin + slots,
+        server_wait_s=seconds(backlog, tick_s) + own_s,
         server_s=server_s,
         energy_j=transmit_energy_j(
             seconds(slots, params.slot_s), params.transmit_w, upload_bits, params.transmit_j_per_bit
         ),
         excess_s=own_s + server_s,
-        idle=arrived.idle,
+        idle=idle,
     )
 
 
@@ -295,7 +292,11 @@ def _radio_bits(state: State) -> jax.Array:
 
 
 def _known_own_s(state: State, params: Params) -> jax.Array:
-    return excess_left_s(state.known_s, seconds(state.now.idle - state.known_idle, _tick_s(params)))
+    # While the radio sends, work counts from the moment it was handed over; once it is through, the server tells.
+    busy = state.slot < state.radio_free
+    own_s = jnp.where(busy, state.known_s, state.excess_s)
+    since = state.now.idle - jnp.where(busy, state.known_idle, state.excess_idle)
+    return excess_left_s(own_s, seconds(since, _tick_s(params)))
 
 
 def known(state: State, params: Params) -> Known:

@@ -21,9 +21,9 @@ class Params(struct.PyTreeNode):
     device_energy_j [P+1]: joules the device computes away when stopping at l, last: finished on it. transmit_w,
     transmit_j_per_bit: of the radio. rtt_s: seconds there and back that a result needs beside the bits of its upload.
     accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
-    of the utility `alpha acc - T - beta E`. bank: the exogenous processes. upload_slots [K, T+1, P]: slots an upload
-    takes, by slot of its beginning. last_upload [K]: last slot at which any upload still ends within the row.
-    longest_local_slots: slots of all layers and the head at the slowest speed. mean_bits: bits a slot, mean of the bank.
+    of the utility `alpha acc - T - beta E`. bank: the exogenous processes, with these uploads. last_upload [K]: last
+    slot at which any upload still ends within the row. longest_local_slots: slots of all layers and the head at the
+    slowest speed. mean_bits: bits a slot, mean of the bank.
     """
 
     slot_s: jax.Array
@@ -38,7 +38,6 @@ class Params(struct.PyTreeNode):
     accuracy_weight: jax.Array
     energy_weight: jax.Array
     bank: Bank
-    upload_slots: jax.Array
     last_upload: jax.Array
     longest_local_slots: jax.Array
     mean_bits: jax.Array
@@ -96,8 +95,7 @@ def make_params(
     return Params(
         **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
         upload_bits=sizes,
-        bank=bank,
-        upload_slots=table,
+        bank=exogenous.with_uploads(bank, table),
         last_upload=last_upload.astype(jnp.int32),
         longest_local_slots=jnp.asarray(local, jnp.int32),
         mean_bits=slot_bits.astype(jnp.float32).mean(),

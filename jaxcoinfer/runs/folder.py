@@ -62,7 +62,7 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
     with _whole_folder(out) as folder:
         _write_json(folder / "config.json", config)
         _write_json(folder / "summary.json", summary(run))
-        _write_json(folder / "timeline.json", run.trace)
+        (folder / "timeline.json").write_text(json.dumps(run.trace, allow_nan=False), encoding="utf-8")
         (folder / CHECKPOINT).write_bytes(pack(checkpoint))
         measures = [
             (name, measure, i.mean, i.half) for name, row in run.rows.items() for measure, i in _all(row).items()
@@ -179,7 +179,7 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         "output": {
             "shape": ["batch", env.n_layers + 1],
             "dtype": "float32",
-            "meaning": "utility expected of continuing, a column a layer that is done; stop where stopping is worth as much",
+            "meaning": "utility expected of continuing, by layers done; stop where stopping is worth at least as much",
         },
         "observation": "jaxcoinfer.envs.stopping.observe",
     }

@@ -6,7 +6,7 @@ seed, each purpose with a key of its own, so that the same scenario and seed giv
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxcoinfer import evaluate, timeline
 from jaxcoinfer.agents import contvalue
@@ -157,16 +158,49 @@ class Jobs:
 
         return self._pool.submit(job)
 
-    def play(self, name: str, env: Stopping, worlds: list[Params], policy: Policy, key: jax.Array) -> Future:
-        """Starts the evaluation of a policy on worlds of equal shapes; the key is the same for all policies."""
-        return self.start(f"evaluated {name}", 4, evaluate.run, env, worlds, policy, key, tasks_in=_n_tasks)
+
+class World(struct.PyTreeNode):
+    """Numbers of an environment, and which policy acts in it."""
+
+    params: Params
+    policy: jax.Array
+
+    bank = property(lambda self: self.params.bank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
+
+    env: Stopping
+    policies: tuple[Policy, ...]
+
+    def begin(self, row: jax.Array, slot: jax.Array, world: World) -> tuple[Any, Any]:
+        return self.env.begin(row, slot, world.params)
+
+    def step(self, state: Any, action: jax.Array, world: World) -> tuple[Any, Any]:
+        return self.env.step(state, action, world.params)
+
+    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: World) -> jax.Array:
+        """The policy of the world."""
+        return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
+
+
+def play(
+    env: Stopping, policies: Mapping[str, Policy], worlds: Sequence[Params], key: jax.Array
+) -> dict[str, list[Tasks]]:
+    """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
+    shared = Shared(env, tuple(policies.values()))
+    all_worlds = [World(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
+    tasks = evaluate.run(shared, all_worlds, shared.act, key)
+    return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
 
 
 def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress = lambda *_: None) -> Run:
     """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line where the input is at fault."""
     scenario = resolved(scenario, sizes)
     key = _key(seed, _PLAY)
-    with Jobs(progress, 46 + 16 * sizes.without_twin + 4 * (len(RIVALS) + 2)) as jobs:
+    with Jobs(progress, 70 + 16 * sizes.without_twin) as jobs:
         env, params = _make(scenario, _key(seed, _TRAIN_DRAW), evaluation=False)
         jobs.over("drew the rows for training", 20)
         learn = partial(jobs.start, tasks_in=_n_seen)
@@ -180,13 +214,14 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
         world, plan = drawing.result()
         worlds = [world, *plan.worlds]
         policies = rival_policies(env, fixed)
-        playing = {name: jobs.play(name, env, worlds, policy, key) for name, policy in policies.items()}
+        played = partial(jobs.start, tasks_in=_n_tasks)
+        playing = played(f"evaluated {len(policies)} rivals", 18, play, env, policies, worlds, key)
         weights = learning[WITH].result().weights
         method = LEARNERS[METHOD].policy(env, sizes.learner, weights)
-        playing = {METHOD: jobs.play(METHOD, env, worlds, method, key)} | playing
+        playing_method = played(f"evaluated {METHOD}", 6, play, env, {METHOD: method}, worlds, key)
         trips = timeline.record(env, world, method, key, N_TIMELINE)
         regions = timeline.stop_regions(env, world, method)
-        tasks = {name: future.result() for name, future in playing.items()}
+        tasks = playing_method.result() | playing.result()
         learned = {name: future.result() for name, future in learning.items()}
     main = {name: several[0] for name, several in tasks.items()}
     return Run(
@@ -202,14 +237,14 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
 
 def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> dict[str, Row]:
     """Returns the table of a trained policy and its rivals on fresh rows. Raises like `run`."""
-    with Jobs(progress, 20 + 4 * (len(RIVALS) + 2)) as jobs:
+    with Jobs(progress, 40) as jobs:
         env, params = _make(checkpoint.scenario, _key(seed, _FRESH), evaluation=True)
         jobs.over("drew fresh rows", 20)
-        key = _key(seed, _FRESH_PLAY)
         policies = {checkpoint.learner: trained_policy(checkpoint, env)} | rival_policies(env, checkpoint.fixed)
-        playing = {name: jobs.play(name, env, [params], policy, key) for name, policy in policies.items()}
-        tasks = {name: future.result()[0] for name, future in playing.items()}
-    return table(tasks, env.n_choices, checkpoint.scenario)
+        given = (play, env, policies, [params], _key(seed, _FRESH_PLAY))
+        tasks = jobs.start(f"evaluated {len(policies)} policies", 20, *given, tasks_in=_n_tasks).result()
+    main = {name: several[0] for name, several in tasks.items()}
+    return table(main, env.n_choices, checkpoint.scenario)
 
 
 def rival_policies(env: Stopping, fixed: int) -> dict[str, Policy]:
@@ -295,8 +330,8 @@ def _n_seen(learned: contvalue.Learned) -> int:
     return int(learned.tasks[-1])
 
 
-def _n_tasks(worlds: list[Tasks]) -> int:
-    return sum(len(tasks.utility) for tasks in worlds)
+def _n_tasks(played: Mapping[str, Sequence[Tasks]]) -> int:
+    return sum(len(tasks.utility) for several in played.values() for tasks in several)
 
 
 def _one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from jaxcoinfer.scenarios import Scenario, task_numbers
 from jaxcoinfer.traces import TraceError
 
 ARRIVALS, LOAD = "arrivals", "edge_load"  # the axes, as a scenario names them
+_NO_LOAD = scenarios.PoissonBatches(load=0.0, job_s=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,31 +41,38 @@ class Sweep:
 def plan(scenario: Scenario, arrivals: Sequence[float], loads: Sequence[float], key: jax.Array) -> Plan:
     """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes the key.
 
-    As many rows a point as two worlds hold, two at least. A rate for which a recorded trace is too short is left out.
+    As many rows a point as three worlds hold, two at least. A rate for which a recorded trace is too short is left out.
     """
-    rows_each = max(2, 2 * scenario.rows // (len(arrivals) + len(loads)))
-    busier = [_busier(scenario, factor) for factor in arrivals]
-    points = [(ARRIVALS, tasks_a_second(one), one) for one in busier]
-    points += [(LOAD, load, _loaded(scenario, load)) for load in loads]
-    kept, draws = [], []
-    for axis, number, variant in points:
-        try:
-            draw = generators.draw(key, variant, evaluation=True)
+    rows_each = max(2, 3 * scenario.rows // (len(arrivals) + len(loads)))
+    own = _draw(scenario, key, rows_each)
+    points, draws = [], []
+    for factor in arrivals:
+        busier = _busier(scenario, factor)
+        try:  # the load is that of `own`, and slow to draw
+            draw = _draw(dataclasses.replace(busier, edge_load=_NO_LOAD), key, rows_each)
         except TraceError:
             continue
-        kept.append((axis, number))
-        draws.append(jax.tree.map(lambda leaf: leaf[:rows_each], draw))
-    if not kept:
+        points.append((ARRIVALS, tasks_a_second(busier)))
+        draws.append(draw.replace(edge_work=own.edge_work))
+    for load in loads:
+        loaded = dataclasses.replace(scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load))
+        try:
+            draw = own if load == scenario.edge_load.load else _draw(loaded, key, rows_each)
+        except TraceError:
+            continue
+        points.append((LOAD, load))
+        draws.append(draw)
+    if not points:
         return Plan([], rows_each, [])
     everything = exogenous.concatenate(draws)
-    n_worlds = -(-rows_each * len(kept) // scenario.rows)  # the last is filled up with rows of the first
-    rows = np.resize(np.arange(rows_each * len(kept)), (n_worlds, scenario.rows))
+    n_worlds = -(-rows_each * len(points) // scenario.rows)  # the last is filled up with rows of the first
+    rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
     worlds = [_params(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything)) for of in rows]
-    return Plan(kept, rows_each, worlds)
+    return Plan(points, rows_each, worlds)
 
 
 def collect(plan: Plan, scenario: Scenario, played: Mapping[str, Sequence[Tasks]]) -> dict[str, Sweep]:
-    """Returns the sweeps by axis from what each policy did in the worlds of the plan; rows without a task are left out."""
+    """Returns the sweeps by axis from what each policy did in the worlds of the plan, less rows without a task."""
     trained = {ARRIVALS: tasks_a_second(scenario), LOAD: scenario.edge_load.load}
     lines = {name: _utility_by_point(plan, several) for name, several in played.items()}
     found = {}
@@ -95,8 +103,9 @@ def _busier(scenario: Scenario, factor: float) -> Scenario:
     return dataclasses.replace(scenario, arrivals=dataclasses.replace(scenario.arrivals, **{name: new}))
 
 
-def _loaded(scenario: Scenario, load: float) -> Scenario:
-    return dataclasses.replace(scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load))
+def _draw(scenario: Scenario, key: jax.Array, n_rows: int) -> exogenous.Draw:
+    """The first rows; all are drawn, as another shape would have to be compiled."""
+    return jax.tree.map(lambda leaf: leaf[:n_rows], generators.draw(key, scenario, evaluation=True))
 
 
 def _params(scenario: Scenario, draw: exogenous.Draw) -> Params:

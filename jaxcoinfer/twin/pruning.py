@@ -59,8 +59,8 @@ def limits(params: Params) -> tuple[jax.Array, jax.Array]:
     speed = params.bank.slots[:, :, exogenous.SPEED].astype(jnp.float32) * (1.0 / exogenous.SPEED_ONE)
     slots = [layer_slots(params.layer_s, v, params.slot_s) for v in (speed.max(), speed.min())]
     possible = jnp.arange(params.bank.n_slots + 1)[None, :, None] <= params.last_upload[:, None, None]
-    most_air = jnp.where(possible, params.upload_slots, 0).max(axis=(0, 1))
-    return jnp.stack(slots), jnp.stack([params.upload_slots.min(axis=(0, 1)), most_air])
+    air = exogenous.upload_slots(params.bank, params.upload_bits.shape[0])
+    return jnp.stack(slots), jnp.stack([air.min(axis=(0, 1)), jnp.where(possible, air, 0).max(axis=(0, 1))])
 
 
 def after_replay(replay: Replay) -> Sure:
