@@ -55,7 +55,7 @@ def stopping_loop(env, n_envs: int, n_blocks: int, observed: bool):
 def cartpole_loop(n_envs: int, n_steps: int):
     """The same for gymnax CartPole-v1 with its own auto-reset; None where gymnax is not installed."""
     try:
-        import gymnax
+        import gymnax  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     env, env_params = gymnax.make("CartPole-v1")

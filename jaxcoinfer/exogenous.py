@@ -198,21 +198,21 @@ def upload_table(slot_bits: jax.Array, upload_bits: jax.Array) -> jax.Array:
     return jax.lax.map(search, upload_bits).transpose(1, 2, 0)
 
 
-_LOW = 24  # bits in the low word of a sum
+_DIGIT = 11  # bits: a sum of MAX_SLOTS digits fits an int32, its carry included
+_LOW = 2 * _DIGIT  # bits in the low word of a sum
 _LOW_MASK = (1 << _LOW) - 1
 
 
 def _two_word_sums(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums of values [K, T] before each slot, [K, T+1], as words of `2**24` and below."""
-
-    def add(a, b):
-        low = a[1] + b[1]
-        return a[0] + b[0] + (low >> _LOW), low & _LOW_MASK
-
-    sums = jax.lax.associative_scan(add, (values >> _LOW, values & _LOW_MASK), axis=1)
+    """Returns the sums of values [K, T] before each slot, [K, T+1], as words of `2**22` and below."""
+    mask = (1 << _DIGIT) - 1
+    digits = [values & mask, (values >> _DIGIT) & mask, values >> _LOW]
     zero = jnp.zeros((values.shape[0], 1), jnp.int32)
-    high, low = (jnp.concatenate([zero, word], axis=1) for word in sums)
-    return high, low
+    ones, middle, high = (
+        jnp.concatenate([zero, jnp.cumsum(digit, axis=1, dtype=jnp.int32)], axis=1) for digit in digits
+    )
+    middle = middle + (ones >> _DIGIT)
+    return high + (middle >> _DIGIT), (ones & mask) | ((middle & mask) << _DIGIT)
 
 
 def concatenate(draws: Sequence[Draw]) -> Draw:

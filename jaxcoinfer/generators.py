@@ -14,23 +14,25 @@ from jaxcoinfer import scenarios, traces
 from jaxcoinfer.exogenous import TICKS, Draw
 from jaxcoinfer.scenarios import Scenario
 
+Number = jax.Array | float
 
-def to_ticks(work_s: jax.Array, slot_s: jax.Array) -> jax.Array:
+
+def to_ticks(work_s: jax.Array, slot_s: Number) -> jax.Array:
     """Returns seconds of server work as whole ticks, `round(TICKS * work_s / slot_s)`."""
     return jnp.round(work_s * (TICKS / slot_s)).astype(jnp.int32)
 
 
-def bernoulli_arrivals(key: jax.Array, shape: tuple[int, int], probability: jax.Array) -> jax.Array:
+def bernoulli_arrivals(key: jax.Array, shape: tuple[int, int], probability: Number) -> jax.Array:
     """At most one task a slot, with `probability` (a number, or [K, 1])."""
     return jax.random.bernoulli(key, probability, shape).astype(jnp.int32)
 
 
-def poisson_arrivals(key: jax.Array, shape: tuple[int, int], mean: jax.Array) -> jax.Array:
+def poisson_arrivals(key: jax.Array, shape: tuple[int, int], mean: Number) -> jax.Array:
     """Poisson number of tasks a slot with `mean` (a number, or [K, 1])."""
     return jax.random.poisson(key, mean, shape, dtype=jnp.int32)
 
 
-def markov_states(key: jax.Array, shape: tuple[int, int], leave: jax.Array) -> jax.Array:
+def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> jax.Array:
     """Returns states [K, T] int32 of M-state chains that leave state i for any other with probability leave[i].
 
     The first state is drawn from the stationary law, which is proportional to `1 / leave`.
@@ -70,15 +72,16 @@ def poisson_batch_work(
     key_count, key_size = jax.random.split(key)
     mean_job_s = job_s / 2 if jobs == "uniform" else job_s
     count = jax.random.poisson(key_count, jnp.broadcast_to(load * (slot_s / mean_job_s), shape), dtype=jnp.int32)
-    if jobs == "exponential":  # a sum of n exponentials is Gamma(n)
-        size = jax.random.gamma(key_size, jnp.maximum(count, 1).astype(jnp.float32)) * job_s
-        return to_ticks(jnp.where(count > 0, size, 0.0), slot_s)
-    if jobs != "uniform":
-        raise ValueError(f"edge load: jobs {jobs!r} is unknown; allowed: 'uniform', 'exponential'.")
+    draws = {
+        "uniform": lambda key: jax.random.uniform(key, shape, maxval=job_s),
+        "exponential": lambda key: jax.random.exponential(key, shape) * job_s,
+    }
+    if jobs not in draws:
+        raise ValueError(f"edge load: jobs {jobs!r} is unknown; allowed: {', '.join(map(repr, draws))}.")
 
     def add(carry):
         number, total = carry
-        size = jax.random.uniform(jax.random.fold_in(key_size, number), shape, maxval=job_s)
+        size = draws[jobs](jax.random.fold_in(key_size, number))
         return number + 1, total + jnp.where(number < count, size, 0.0)
 
     most = count.max()
@@ -164,6 +167,7 @@ def _arrivals(key: jax.Array, shape: tuple[int, int], scenario: Scenario) -> jax
             return mmpp_arrivals(key, shape, jnp.asarray(means, jnp.float32), jnp.asarray(leave, jnp.float32))
         case scenarios.RecordedArrivals(trace, mean):
             return _recorded_counts(key, shape, scenario.slot_s, trace, mean)
+    raise TypeError(f"arrivals: {scenario.arrivals!r} is no process of `jaxcoinfer.scenarios`.")
 
 
 def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: Scenario) -> jax.Array:
@@ -174,6 +178,7 @@ def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: Scenario) -> ja
             jobs_a_slot = load * scenario.slot_s / job_s
             counts = _recorded_counts(key, shape, scenario.slot_s, trace, jobs_a_slot)
             return to_ticks(counts.astype(jnp.float32) * job_s, scenario.slot_s)
+    raise TypeError(f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.scenarios`.")
 
 
 def _slot_bits(key: jax.Array, shape: tuple[int, int], scenario: Scenario, evaluation: bool) -> jax.Array:
@@ -185,6 +190,8 @@ def _slot_bits(key: jax.Array, shape: tuple[int, int], scenario: Scenario, evalu
             bits = fading_bits(key_rate, shape, scenario.slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
         case scenarios.RecordedRate(train, held_out, leave):
             bits = _recorded_bits(key_rate, shape, scenario.slot_s, held_out if evaluation else train)
+        case _:
+            raise TypeError(f"rate: {scenario.rate!r} is no process of `jaxcoinfer.scenarios`.")
     return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
 
 
@@ -194,6 +201,7 @@ def _speed(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
             return jnp.ones(shape, jnp.float32)
         case scenarios.MarkovSpeed(speeds, leave):
             return markov_speed(key, shape, jnp.asarray(speeds, jnp.float32), jnp.asarray(leave, jnp.float32))
+    raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.scenarios`.")
 
 
 def _recorded_bits(key: jax.Array, shape: tuple[int, int], slot_s: float, files: tuple[str, ...]) -> jax.Array:

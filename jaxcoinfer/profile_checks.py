@@ -135,6 +135,7 @@ def named_records(cls: Any) -> Check:
 
 
 def require_table(value: Any, place: Place) -> None:
+    """Refuses what is not a table."""
     if not isinstance(value, dict):
         place.refuse(value, "a table")
 

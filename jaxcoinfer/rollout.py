@@ -72,7 +72,8 @@ def rollout(
 
     def block(carry, key_block):
         key_steps, key_fresh = jax.random.split(key_block)
-        state, timestep, steps = unroll(env, params, policy, key_steps, *carry, block_steps)
+        state, timestep = carry
+        state, timestep, steps = unroll(env, params, policy, key_steps, state, timestep, block_steps)
         return restart_ended(env, params, key_fresh, state, timestep), reduce(steps)
 
     return jax.lax.scan(block, start, jax.random.split(key_run, n_blocks))[1]

@@ -20,13 +20,16 @@ from jaxcoinfer.exogenous import (
     SPEED,
     SPEED_ONE,
     TICKS,
+    UPLOADS,
     Bank,
     Draw,
     arrival,
     concatenate,
     look,
     make_bank,
+    upload_slots,
     upload_table,
+    with_uploads,
 )
 from jaxcoinfer.physics.queueing import excess_left_s
 
@@ -210,6 +213,35 @@ def test_upload_table_of_a_row_that_carries_more_bits_than_an_int32_counts(rate)
     begins = np.arange(len(sums))[:, None]
     ends = np.maximum(ends, begins)  # size 0 in an outage: the search finds the outage's first slot
     np.testing.assert_array_equal(got, np.where(ends <= len(slots), ends - begins, len(slots) + 1))
+
+
+def test_a_bank_with_uploads_holds_what_each_upload_meets():
+    rng = np.random.default_rng(1)
+    draw = draw_of(edge_work=rng.integers(0, 3 * TICKS, (2, T)), slot_bits=rng.integers(0, 2, (2, T)) * 90)
+    plain = make_bank(draw)
+    slots = upload_table(draw.slot_bits, jnp.asarray([0, 50, 200, 400, 4000], jnp.int32))
+    bank = with_uploads(plain, slots)
+    assert (bank.n_rows, bank.n_slots) == (2, T)
+    np.testing.assert_array_equal(upload_slots(bank, 5), slots)
+    before, after, slots = np.asarray(plain.slots), np.asarray(bank.slots), np.asarray(slots)
+    np.testing.assert_array_equal(after[..., :UPLOADS], before[..., :UPLOADS])
+    for k in range(2):
+        for begin in range(T + 1):
+            for p in range(5):
+                end = min(begin + slots[k, begin, p], T)  # an upload that does not end meets what is there at the end
+                met = after[k, begin, UPLOADS + 3 * p : UPLOADS + 3 * p + 3]
+                assert list(met) == [slots[k, begin, p], before[k, end, BACKLOG], before[k, end, IDLE]]
+
+
+def test_a_bank_too_large_for_32_bit_places_is_refused():
+    bank = Bank(
+        jax.ShapeDtypeStruct((100, MAX_SLOTS + 1, 8), jnp.int32),
+        jax.ShapeDtypeStruct((100, MAX_SLOTS + 1), jnp.int32),
+    )
+    slots = jax.ShapeDtypeStruct((100, MAX_SLOTS + 1, 5), jnp.int32)
+    # 100 * 1,048,577 * 24 columns = 2.5 * 10**9 places
+    with pytest.raises(ValueError, match=r"100 rows of 1048576 slots is too large.*Use fewer or shorter rows"):
+        jax.eval_shape(with_uploads, bank, slots)
 
 
 # --- exactness on long rows ----------------------------------------------------------------------------------------

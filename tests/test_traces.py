@@ -304,9 +304,7 @@ def test_arrival_counts_by_hand():
     assert counts.dtype == np.int32
     np.testing.assert_array_equal(counts, [2, 1, 0, 1, 0])
     # Twice as slow: 0, 0.1, 0.2, 0.6. From 0.2 s on: 0.2 in the first slot, 0.6 in the fifth.
-    np.testing.assert_array_equal(
-        arrival_counts(trace, 0.1, 8, 0.2, time_scale=2.0), [1, 0, 0, 0, 1, 0, 0, 0]
-    )
+    np.testing.assert_array_equal(arrival_counts(trace, 0.1, 8, 0.2, time_scale=2.0), [1, 0, 0, 0, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize("name", ARRIVALS)
@@ -314,9 +312,7 @@ def test_time_scale_gives_the_wanted_rate(name):
     trace = read_arrival_trace(name)
     scale = time_scale_for_rate(trace, 3.0)
     n_slots = int(trace.duration_s * scale / 0.01)
-    assert arrival_counts(trace, 0.01, n_slots, time_scale=scale).mean() / 0.01 == pytest.approx(
-        3.0, rel=1e-3
-    )
+    assert arrival_counts(trace, 0.01, n_slots, time_scale=scale).mean() / 0.01 == pytest.approx(3.0, rel=1e-3)
 
 
 @settings(deadline=None, max_examples=200)
@@ -334,9 +330,7 @@ def test_no_bit_is_lost_whatever_the_slot(mbps, step_s, slots_per_trace, start_s
     assert bits.shape == (n_slots,) and np.all(bits >= 0)
 
     def carried_bits(end_s):  # every step's rate times its overlap with the window
-        overlaps_s = [
-            max(min((i + 1) * step_s, end_s) - max(i * step_s, start_s), 0.0) for i in range(len(mbps))
-        ]
+        overlaps_s = [max(min((i + 1) * step_s, end_s) - max(i * step_s, start_s), 0.0) for i in range(len(mbps))]
         return math.fsum(1e6 * rate * overlap_s for rate, overlap_s in zip(mbps, overlaps_s, strict=True))
 
     for k in {1, n_slots // 2 or 1, n_slots}:

@@ -114,7 +114,7 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     return act
 
 
-def _decide(env: Stopping, net: Mlp, weights: Any, replay: Replay, params: Params) -> tuple[jax.Array, ...]:
+def _decide(env: Stopping, net: Any, weights: Any, replay: Replay, params: Params) -> tuple[jax.Array, ...]:
     """Observations [P, F], continuation values [P] and the decision at each layer, bool [P], of one replayed task."""
     observations = jax.vmap(stopping.observe, (0, None))(replay.states, params)
     continuation = jnp.diagonal(net.apply(weights, observations))
@@ -151,7 +151,7 @@ def mean_utility(
 @partial(jax.jit, static_argnames=("env", "config"))
 def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
     """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
-    net = network(env, config)
+    net: Any = network(env, config)
     key_net, key_start, key_test, key_run = jax.random.split(key, 4)
     weights = net.init(key_net, jnp.zeros(env.observation_shape))
     n_updates = config.n_evaluations * config.updates_per_evaluation

@@ -43,8 +43,10 @@ def model_of(scenario: Scenario) -> Model | None:
         upload_slots=upload_slots,
         server_s=task["server_s"],
         device_energy_j=task["device_energy_j"],
-        transmit_energy_j=transmit_energy_j(
-            upload_slots * scenario.slot_s, task["transmit_w"], task["upload_bits"], task["transmit_j_per_bit"]
+        transmit_energy_j=np.asarray(
+            transmit_energy_j(
+                upload_slots * scenario.slot_s, task["transmit_w"], task["upload_bits"], task["transmit_j_per_bit"]
+            )
         ),
         accuracy=task["accuracy"],
         alpha=scenario.accuracy_weight,

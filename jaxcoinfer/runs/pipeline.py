@@ -200,32 +200,37 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
     """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line where the input is at fault."""
     scenario = resolved(scenario, sizes)
     key = _key(seed, _PLAY)
-    with Jobs(progress, 70 + 16 * sizes.without_twin) as jobs:
+    with Jobs(progress, 75 + 16 * sizes.without_twin) as jobs:
         env, params = _make(scenario, _key(seed, _TRAIN_DRAW), evaluation=False)
         jobs.over("drew the rows for training", 20)
         learn = partial(jobs.start, tasks_in=_n_seen)
         given = (_train, env, params, _key(seed, _LEARN))
-        learning = {WITH: learn("learned with the twin", 16, *given, sizes.learner)}
+        learning = {WITH: learn(f"learned {WITH}", 16, *given, sizes.learner)}
         drawing = jobs.start("drew the rows for evaluation", 10, _held_out, scenario, sizes, seed)
+        choosing = jobs.start("found the best fixed point", 2, best_fixed, env, params)
         if sizes.without_twin:
             alone = dataclasses.replace(sizes.learner, twin=False)
-            learning[WITHOUT] = learn("learned without the twin", 16, *given, alone)
-        fixed = best_fixed(env, params)
+            learning[WITHOUT] = learn(f"learned {WITHOUT}", 16, *given, alone)
         world, plan = drawing.result()
         worlds = [world, *plan.worlds]
-        policies = rival_policies(env, fixed)
+        policies = rival_policies(env, choosing.result())
         played = partial(jobs.start, tasks_in=_n_tasks)
-        playing = played(f"evaluated {len(policies)} rivals", 18, play, env, policies, worlds, key)
+        playing = [played(f"evaluated {len(policies)} rivals", 18, play, env, policies, worlds, key)]
         weights = learning[WITH].result().weights
         method = LEARNERS[METHOD].policy(env, sizes.learner, weights)
-        playing_method = played(f"evaluated {METHOD}", 6, play, env, {METHOD: method}, worlds, key)
-        trips = timeline.record(env, world, method, key, N_TIMELINE)
-        regions = timeline.stop_regions(env, world, method)
-        tasks = playing_method.result() | playing.result()
+        playing.insert(0, played(f"evaluated {METHOD}", 6, play, env, {METHOD: method}, worlds, key))
+        given = (env, world, method)
+        looking = jobs.start(
+            "looked at what it does",
+            3,
+            lambda: (timeline.record(*given, key, N_TIMELINE), timeline.stop_regions(*given)),
+        )
+        trips, regions = looking.result()
+        tasks = {name: several for future in playing for name, several in future.result().items()}
         learned = {name: future.result() for name, future in learning.items()}
     main = {name: several[0] for name, several in tasks.items()}
     return Run(
-        checkpoint=Checkpoint(scenario, seed, METHOD, sizes.learner.hidden, fixed, jax.device_get(weights)),
+        checkpoint=Checkpoint(scenario, seed, METHOD, sizes.learner.hidden, choosing.result(), jax.device_get(weights)),
         rows=table(main, env.n_choices, scenario),
         latency_s={name: one.latency_s for name, one in main.items()},
         sweeps=sweeps.collect(plan, scenario, {name: several[1:] for name, several in tasks.items()}),
