@@ -1,7 +1,7 @@
 """The `jaxcoinfer` command: parses arguments and prints, nothing else does.
 
-Exit codes: 0; 1 failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted. What takes long to import is
-imported where it is used, so that help and mistakes are answered at once.
+Exit codes: 0; 1 failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted. What takes long to import
+is imported where it is used, so that help and mistakes are answered at once.
 """
 
 import argparse
@@ -167,7 +167,7 @@ def _profiles(options: argparse.Namespace) -> None:
         }
         print(json.dumps(facts))
         return
-    for kind, one in ((kind, one) for kind in found for one in found[kind]):
+    for kind, one in ((of, one) for of, all_of in found.items() for one in all_of):
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(one).items())
         print(f"{_beside(f'{kind} {one.name}', one.description)}\n{_beside('', numbers)}")
         for field, source in one.source if options.sources else ():
@@ -192,7 +192,7 @@ def _scenarios(options: argparse.Namespace) -> None:
 
 
 def _table(rows: Mapping[str, Any], compared: str) -> str:
-    """Returns the table of a run, 80 columns wide: deployable policies by utility, then those that no device could be."""
+    """Returns the table of a run, 80 columns wide: deployable policies by utility, then those no device could be."""
     from rich.console import Console
     from rich.table import Table
 
@@ -234,7 +234,7 @@ def _beside(name: str, text: str) -> str:
 
 def _numbers(profile: Any) -> dict[str, float]:
     """The numbers of a profile that stand alone, and for a DNN the sums of its layers."""
-    alone = {name: value for name, value in vars(profile).items() if isinstance(value, (int, float))}
+    alone: dict[str, float] = {k: value for k, value in vars(profile).items() if isinstance(value, (int, float))}
     if isinstance(profile, profiles.Dnn):
         alone |= {"layers": len(profile.layers), "exits": len(profile.exits)}
         alone |= {"flop": sum(layer.flop for layer in profile.layers)}

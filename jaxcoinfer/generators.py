@@ -60,7 +60,7 @@ def mmpp_arrivals(key: jax.Array, shape: tuple[int, int], means: jax.Array, leav
 def poisson_batch_work(
     key: jax.Array,
     shape: tuple[int, int],
-    load: jax.Array,
+    load: Number,
     job_s: float,
     slot_s: float,
     jobs: str = "uniform",

@@ -440,7 +440,6 @@ BAD_RECORDS = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="make_params takes such records, or fails in other words")
 @pytest.mark.parametrize("name", BAD_RECORDS)
 def test_make_params_refuses_records_that_cannot_be(name):
     changes, message = BAD_RECORDS[name]
@@ -448,7 +447,6 @@ def test_make_params_refuses_records_that_cannot_be(name):
         dataclasses.replace(PLAIN, **changes).params()
 
 
-@pytest.mark.xfail(strict=True, reason="make_params fails in other words")
 def test_make_params_refuses_bits_of_another_shape():
     bank = PLAIN.params().bank
     with pytest.raises(ValueError, match="slot_bits"):

@@ -1,15 +1,15 @@
 """The published method for `stopping`: a network learns what continuing is worth, from the digital twin.
 
 After each task the twin tells what every stopping point would have given, also those not taken. With `V[l]` the value
-of stopping after l layers, `V[Le+1]` of finishing on the device, and `C[l]` the network's value of continuing at l,
-targets are built backwards: `C[Le] <- V[Le+1]`; `C[l] <- V[l+1]` where the device would stop at l+1, else `C[l+1]`. The
-device stops where stopping, as expected from what it knows, is worth at least as much as continuing. Without the twin
-only the path that was taken gives data.
+of stopping after l layers and `V[Le+1]` of finishing on the device, targets for the value of continuing are built
+backwards: `G[Le] = V[Le+1]`; `G[l] = V[l+1]` where the device would stop at l+1, else `G[l+1]`. The device stops where
+stopping, as expected from what it knows, is worth at least as much as the network says of continuing. Without the twin
+only the path that was taken gives data: what came of its last step, and before that the network's own next value.
 
-The published target is `max(V[l+1], C[l+1])`. V holds what nobody knew at the decision (jobs that reach the server
-during the upload), and the maximum of a noisy number and a constant is too large on average: on `reference-busy` it
-makes continuing look better than it is, and the method then loses to greedy with waiting cost. Deciding by what was
-known and then taking what came of it has no such bias.
+The published target is `max(V[l+1], C[l+1])` with C the network. V holds what nobody knew at the decision (jobs that
+reach the server during the upload), and the maximum of a noisy number and a constant is too large on average: on
+`reference-busy` it makes continuing look better than it is, and the method then loses to greedy with waiting cost.
+Deciding by what was known and then taking what came of it has no such bias, and needs no network inside its targets.
 
 The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B devices, P = Le+1 layers
 at which a decision is taken, F features.
@@ -71,14 +71,16 @@ def network(env: Stopping, config: Config) -> Mlp:
     return Mlp(config.hidden, env.n_layers + 1)
 
 
-def targets(values: jax.Array, continuation: jax.Array, stops: jax.Array) -> jax.Array:
-    """Returns the backward targets [P]: `stops[l+1] ? values[l+1] : continuation[l+1]`, and `values[Le+1]` for l = Le.
+def targets(values: jax.Array, stops: jax.Array) -> jax.Array:
+    """Returns the backward targets [P]: `G[Le] = values[Le+1]`, `G[l] = stops[l+1] ? values[l+1] : G[l+1]`.
 
-    values [P+1]: what each choice gave; continuation [P]: what continuing is thought to be worth at each decision;
+    What came of continuing at l and deciding as the device does from then on. values [P+1]: what each choice gave;
     stops [P] bool: where the device would stop.
     """
-    later = jnp.where(stops[1:], values[1:-1], continuation[1:])
-    return jnp.concatenate([later, values[-1:]])
+    later = [values[-1]]
+    for stop, value in zip(stops[:0:-1], values[-2:0:-1], strict=True):
+        later.append(jnp.where(stop, value, later[-1]))
+    return jnp.stack(later[::-1])
 
 
 def path_targets(values: jax.Array, continuation: jax.Array, choice: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,7 +166,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
 
     def loss(weights, observations, goals, known):
         predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
-        return jnp.where(known, optax.huber_loss(predicted, goals), 0.0).sum() / jnp.maximum(known.sum(), 1).astype(
+        return jnp.where(known, jnp.square(predicted - goals), 0.0).sum() / jnp.maximum(known.sum(), 1).astype(
             jnp.float32
         )
 
@@ -173,7 +175,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
         observations, continuation, stops = _decide(env, net, weights, replay, params)
         choice = first_stop(_explore(key, stops, hyper.exploration))
         if config.twin:
-            goals, known = targets(replay.choices.value, continuation, stops), jnp.ones_like(stops)
+            goals, known = targets(replay.choices.value, stops), jnp.ones_like(stops)
         else:
             goals, known = path_targets(replay.choices.value, continuation, choice)
         return workload.follow(replay, choice, params), (observations, goals, known & ~state.done)

@@ -39,7 +39,7 @@ from jaxcoinfer.twin import workload
 class Config:
     """What decides shapes and branches.
 
-    Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks tasks each, and looks
+    Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks tasks each and looks
     at itself after each evaluation. An update takes n_batches batches from the latest `memory` samples. A pair that has
     not met after `horizon` tasks counts as it is.
     """
@@ -133,14 +133,14 @@ def view(env: Stopping, state: State, params: Params) -> View:
     return View(state.layer, jnp.stack(numbers), scale, lead)
 
 
-def advantage(net: Mlp, weights: Any, seen: View) -> jax.Array:
+def advantage(net: Any, weights: Any, seen: View) -> jax.Array:
     """Returns the scaled advantage of stopping, `A_l / s`, of decisions [...]."""
     correction = net.apply(weights, seen.features)
     return seen.lead + jnp.take_along_axis(correction, seen.layer[..., None], axis=-1)[..., 0]
 
 
 def loss(predicted: jax.Array, gain: jax.Array, focus: jax.Array, limit: jax.Array) -> jax.Array:
-    """Returns the mean of `(A - G)^2 / (1 + (A / focus)^2)`; A predicted, G sampled scaled advantages within ±limit [N]."""
+    """Returns the mean of `(A - G)^2 / (1 + (A / focus)^2)`; A predicted, G sampled advantages within ±limit [N]."""
     weight = 1.0 / (1.0 + (jax.lax.stop_gradient(predicted) / focus) ** 2)
     return (weight * (predicted - jnp.clip(gain, -limit, limit)) ** 2).mean()
 
@@ -167,7 +167,7 @@ def first_stop_after(stops: jax.Array, layer: jax.Array) -> jax.Array:
 
 
 def have_met(devices: State, params: Params) -> jax.Array:
-    """Whether two devices [2] stand alike at the start of a task: processor, radio and, to a tenth of a slot, server."""
+    """Whether two devices [2] stand alike at a task's start: processor, radio and, to a tenth of a slot, server."""
     busy = jnp.maximum(devices.radio_free - devices.start, 0)
     backlog_s = jax.vmap(stopping.known, (0, None))(devices, params).server_backlog_s
     near = jnp.abs(backlog_s[0] - backlog_s[1]) < 0.1 * params.slot_s
@@ -175,7 +175,7 @@ def have_met(devices: State, params: Params) -> jax.Array:
 
 
 def try_layer(key: jax.Array, stops: jax.Array, off_path: jax.Array) -> jax.Array:
-    """Draws the decision at which to part: one the policy reaches or, with probability off_path, any. stops bool [P]."""
+    """Draws the decision at which to part: one the policy reaches or, with off_path, any. stops bool [P]."""
     key_whether, key_where = jax.random.split(key)
     anywhere = jax.random.bernoulli(key_whether, off_path)
     most = jnp.where(anywhere, stops.shape[0], jnp.minimum(first_stop(stops) + 1, stops.shape[0]))

@@ -78,7 +78,8 @@ def make_params(
         "energy_weight": energy_weight,
     }
     numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
-    _check(numbers, np.asarray(bank.slots.shape))
+    _check(numbers)
+    _check_records(bank, slot_bits)
     sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
     table = exogenous.upload_table(slot_bits, sizes)
     slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
@@ -102,7 +103,11 @@ def make_params(
     )
 
 
-def _check(numbers: dict[str, np.ndarray], bank_shape: np.ndarray) -> None:
+def _check(numbers: dict[str, np.ndarray]) -> None:
+    if numbers["layer_s"].ndim != 1:
+        raise ValueError(
+            f"layer_s: shape {numbers['layer_s'].shape}; must be one number a layer, then the exit head's."
+        )
     n_points = numbers["layer_s"].shape[0]
     lengths = {"layer_s": n_points, "upload_bits": n_points, "server_s": n_points}
     lengths |= {"device_energy_j": n_points + 1, "accuracy": n_points + 1}
@@ -118,5 +123,20 @@ def _check(numbers: dict[str, np.ndarray], bank_shape: np.ndarray) -> None:
         raise ValueError("slot_s and the seconds of every layer must be above 0.")
     if np.any(numbers["upload_bits"] >= 2**31):
         raise ValueError(f"upload_bits: {numbers['upload_bits']}; allowed: below 2**31.")
-    if len(bank_shape) != 3:
-        raise ValueError(f"bank.slots: {len(bank_shape)} axes; must be [K, T+1, 8].")
+
+
+def _check_records(bank: Bank, slot_bits: jax.Array) -> None:
+    if slot_bits.shape != (bank.n_rows, bank.n_slots):
+        raise ValueError(
+            f"slot_bits: shape {slot_bits.shape}; must be {(bank.n_rows, bank.n_slots)}, as the bank's draw."
+        )
+    if int(slot_bits.min()) < 0:
+        raise ValueError(f"slot_bits: {int(slot_bits.min())} is the least; allowed: at least 0.")
+    slowest = int(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
+    if slowest <= 0:
+        raise ValueError(f"speed: {slowest} is the least of the bank; allowed: above 0.")
+    most, room = int(bank.slots[:, -1, exogenous.ARRIVED].max()), bank.arrival_slot.shape[1]
+    if most > room:
+        raise ValueError(
+            f"arrivals: {most} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use shorter slots."
+        )

@@ -132,7 +132,7 @@ def load(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; give one that `jaxcoinfer run` wrote")
     try:
-        outer = serialization.msgpack_restore(path.read_bytes())
+        outer: Any = serialization.msgpack_restore(path.read_bytes())
         content = outer["content"]
         whole = hashlib.sha256(content).hexdigest() == outer["sha256"]
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def load(folder: Path) -> Checkpoint:
         whole, content = False, b""
     if not whole:
         raise RunError(f"{path}: damaged: its checksum does not fit; run again, or restore the file")
-    state = serialization.msgpack_restore(content)
+    state: Any = serialization.msgpack_restore(content)
     if state.pop("format") != _FORMAT or state["learner"] not in LEARNERS:
         raise RunError(f"{path}: made by another version of jaxcoinfer; run again")
     try:

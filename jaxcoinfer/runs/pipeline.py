@@ -302,7 +302,8 @@ def best_fixed(env: Stopping, params: Params, n_tasks: int = 512) -> int:
 def resolved(scenario: Scenario, sizes: Sizes) -> Scenario:
     """Returns the scenario at most as large as `sizes` says, its task in plain numbers."""
     numbers = {name: np.asarray(value, np.float64).tolist() for name, value in task_numbers(scenario.task).items()}
-    task = Numbers(**{name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()})
+    plain: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()}
+    task = Numbers(**plain)
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     return dataclasses.replace(scenario, rows=rows, slots=slots, task=task)
 
