@@ -1,0 +1,117 @@
+"""The command: what it writes, and how it refuses."""
+
+import csv
+import json
+
+import pytest
+
+from jaxcoinfer import cli, profiles
+
+SCENARIO = (profiles.profiles_root() / "scenarios" / "wifi.toml").read_text()
+
+
+def _refused(capsys, *arguments):
+    code = cli.main(list(map(str, arguments)))
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    lines = [line for line in said.err.splitlines() if line.startswith("jaxcoinfer: error: ")]
+    assert len(lines) == 1 and "Traceback" not in said.err
+    return lines[0]
+
+
+def _scenario(tmp_path, old, new):
+    assert old in SCENARIO
+    path = tmp_path / "mine.toml"
+    path.write_text(SCENARIO.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--scenario", "wfii"], ["wfii", "wifi", "reference"]),
+        (["run", "--bogus"], ["--bogus"]),
+        (["run", "flying"], ["flying", "stopping"]),
+        (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
+        (["walk"], ["walk", "run"]),
+        (["evaluate", "nowhere"], ["nowhere", "no such folder"]),
+    ],
+)
+def test_bad_usage_is_one_line(capsys, arguments, says):
+    line = _refused(capsys, *arguments)
+    assert all(word in line for word in says)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("slot_s = 0.005", "slot_s = -1.0", ["mine.toml", "slot_s", "-1.0", "> 0"]),
+        ("exit = 3", "exit = 5", ["exit", "5", "allowed: 2, 3"]),
+        ("load = 0.7", "lode = 0.7", ["mine.toml", "edge_load.lode", "load"]),
+        ('dnn = "vgg11"', 'dnn = "vgg12"', ["vgg12", "vgg11"]),
+        ('task = "assumed: the earliest exit that keeps useful accuracy"\n', "", ["mine.toml", "task.exit", "source"]),
+        ("azure_llm_conv_2023", "azure_llm_conv_2032", ["azure_llm_conv_2032", "azure_llm_conv_2023"]),
+    ],
+)
+def test_a_bad_scenario_is_one_line_and_writes_nothing(capsys, tmp_path, old, new, says):
+    out = tmp_path / "out"
+    line = _refused(capsys, "run", "--scenario", _scenario(tmp_path, old, new), "--out", out)
+    assert all(word in line for word in says), line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("broken", ["0,9\n1,8\n3,7\n", "0,9\n1,nan\n2,7\n", "0,9\n2,8\n1,7\n"])
+def test_a_broken_trace_is_one_line_and_writes_nothing(capsys, tmp_path, broken):
+    trace, out = tmp_path / "link.csv", tmp_path / "out"
+    trace.write_text("time_s,mbps\n" + broken)
+    path = _scenario(tmp_path, '"wifi_ul_static_office_231114-151821"', f'"{trace}"')
+    line = _refused(capsys, "run", "--scenario", path, "--out", out)
+    assert "link.csv" in line and "allowed" in line
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in _refused(capsys, "run", "--out", tmp_path / "file")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("")
+    assert "not empty" in _refused(capsys, "run", "--out", tmp_path / "full")
+    assert "cannot be written" in _refused(capsys, "run", "--out", "/proc/nowhere")
+
+
+def test_profiles_and_scenarios_are_listed(capsys):
+    assert cli.main(["profiles"]) == 0
+    listed = capsys.readouterr().out
+    assert "jetson-nano-5w" in listed and max(map(len, listed.splitlines())) <= 80
+    assert cli.main(["scenarios", "--json"]) == 0
+    assert "wifi" in json.dumps(json.loads(capsys.readouterr().out))
+
+
+def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(["run", "--quick", "--seed", "3", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines()[:-1])) <= 80
+    names = {path.name for path in out.iterdir()}
+    assert {
+        "config.json",
+        "metrics.csv",
+        "summary.json",
+        "learning.csv",
+        "checkpoint.msgpack",
+        "timeline.json",
+    } <= names
+    assert len([name for name in names if name.endswith(".png")]) >= 4
+    summary = json.loads((out / "summary.json").read_text())
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert {row["policy"] for row in rows} == set(summary["policies"])
+    slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    assert len(slices) > 100 and all(event["dur"] >= 0 for event in slices)
+    assert cli.main(["evaluate", str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert set(again["policies"]) == set(summary["policies"])
+    damaged = out / "checkpoint.msgpack"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert "damaged" in _refused(capsys, "evaluate", out)

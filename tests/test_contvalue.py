@@ -1,0 +1,58 @@
+"""The learner of continuation values: its targets by hand, and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcoinfer
+from jaxcoinfer import evaluate, scenarios
+from jaxcoinfer.agents import contvalue
+from jaxcoinfer.policies import stopping as policies
+
+VALUES = jnp.asarray([1.0, 5.0, 2.0, 3.0])  # stopping at 0, 1, 2, and on the device
+
+
+def test_targets_follow_the_device():
+    # G[2] = 3 (the device); at 2 it stops, so G[1] = 2; at 1 it goes on, so G[0] = G[1] = 2.
+    stops = jnp.asarray([False, False, True])
+    np.testing.assert_array_equal(contvalue.targets(VALUES, stops), [2.0, 2.0, 3.0])
+    # It stops at 1 too: G[0] = 5. Whether it stops at 0 says nothing about continuing there.
+    np.testing.assert_array_equal(contvalue.targets(VALUES, jnp.asarray([True, True, True])), [5.0, 2.0, 3.0])
+    np.testing.assert_array_equal(contvalue.targets(VALUES, jnp.zeros(3, bool)), [3.0, 3.0, 3.0])
+
+
+def test_the_path_taken_gives_less():
+    continuation = jnp.asarray([0.1, 0.2, 0.3])
+    # Stopped at 2: it continued at 0, which the network values by its next 0.2, and at 1, of which 2 came.
+    goals, known = contvalue.path_targets(VALUES, continuation, jnp.int32(2))
+    np.testing.assert_array_equal(known, [True, True, False])
+    np.testing.assert_allclose(goals[:2], [0.2, 2.0])
+    # Stopped at once: nothing was continued, nothing is learned.
+    assert not contvalue.path_targets(VALUES, continuation, jnp.int32(0))[1].any()
+    # Finished on the device: 0.2, 0.3, and of the last step came 3.
+    goals, known = contvalue.path_targets(VALUES, continuation, jnp.int32(3))
+    assert known.all()
+    np.testing.assert_allclose(goals, [0.2, 0.3, 3.0])
+
+
+def test_first_stop():
+    assert int(contvalue.first_stop(jnp.asarray([False, True, True]))) == 1
+    assert int(contvalue.first_stop(jnp.zeros(3, bool))) == 3
+
+
+def test_it_learns_to_beat_greedy_and_traces_once():
+    scenario = dataclasses.replace(scenarios.load_scenario("reference-busy"), rows=12, slots=16384)
+    env, params = jaxcoinfer.make(scenario, jax.random.key(1))
+    config = contvalue.Config(n_devices=64, n_evaluations=2, updates_per_evaluation=200, evaluation_devices=16)
+    before = contvalue.train._cache_size()
+    learned = contvalue.train(jax.random.key(2), params, contvalue.Hyper(), env=env, config=config)
+    other = jaxcoinfer.make(scenario, jax.random.key(3))[1]
+    contvalue.train(jax.random.key(4), other, contvalue.Hyper(learning_rate=1e-3), env=env, config=config)
+    assert contvalue.train._cache_size() == before + 1
+    assert np.isfinite(learned.curve).all() and int(learned.tasks[-1]) == 64 * 400
+    held_out = jaxcoinfer.make(scenario, jax.random.key(5))[1]
+    rivals = {"greedy": policies.one_time_greedy(env), "learned": contvalue.policy(env, config, learned.weights)}
+    tasks = evaluate.evaluate(env, held_out, rivals, jax.random.key(6))
+    assert evaluate.difference(tasks["learned"], tasks["greedy"]).low > 0
