@@ -103,7 +103,7 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path):
     } <= names
     assert len([name for name in names if name.endswith(".png")]) >= 4
     summary = json.loads((out / "summary.json").read_text())
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert {row["policy"] for row in rows} == set(summary["policies"])
     slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
     assert len(slices) > 100 and all(event["dur"] >= 0 for event in slices)
