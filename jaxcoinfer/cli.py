@@ -21,8 +21,6 @@ from jaxcoinfer import __version__, profiles, scenarios
 
 SYSTEMS = ("stopping",)
 WIDTH = 80
-_LOAD = {"dnn": profiles.load_dnn, "device": profiles.load_device, "server": profiles.load_server}
-_LOAD["link"] = profiles.load_link
 
 
 class UsageError(ValueError):
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was written")
+        print("jaxcoinfer: error: interrupted, nothing was written", file=sys.stderr, flush=True)
         if arguments is None:
             os._exit(130)  # threads that compile would hold the process up
         return 130
@@ -51,22 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        _complain(error)
+        ours = type(error).__module__.startswith(("jaxcoinfer", "__main__"))
+        kind = "" if ours else f"{type(error).__name__}: "
+        print(f"jaxcoinfer: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
         if os.environ.get("JAXCOINFER_TRACEBACK"):
             raise
-        return 2 if _is_input_error(error) else 1
-
-
-def _is_input_error(error: Exception) -> bool:
-    """UsageError, ProfileError, TraceError and RunError: what was asked for is wrong. All are ValueErrors of ours."""
-    return isinstance(error, ValueError) and type(error).__module__.startswith(("jaxcoinfer", "__main__"))
-
-
-def _complain(error: Exception | str) -> None:
-    text = " ".join(str(error).split())
-    ours = isinstance(error, str) or type(error).__module__.startswith(("jaxcoinfer", "__main__"))
-    known = "" if ours else f"{type(error).__name__}: "
-    print(f"jaxcoinfer: error: {known}{text}", file=sys.stderr)
+        return 2 if ours and isinstance(error, ValueError) else 1  # ours: Usage-, Profile-, Trace- and RunError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,28 +62,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxcoinfer {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, action: Callable[[argparse.Namespace], None], what: str) -> argparse.ArgumentParser:
+    def command(name: str, action: Callable, what: str, of_a_run: bool = False) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what)
         added.set_defaults(action=action)
+        if of_a_run:
+            added.add_argument("run", metavar="RUN", type=Path, help="folder that `jaxcoinfer run` wrote")
         added.add_argument("--json", action="store_true", help="print one JSON object")
         return added
 
     run = command("run", _run, "train a policy, evaluate it beside its rivals, write a run folder")
     run.add_argument(
-        "system", metavar="SYSTEM", nargs="?", default=SYSTEMS[0], choices=SYSTEMS, help="default: stopping"
+        "system", metavar="SYSTEM", nargs="?", default="stopping", choices=SYSTEMS, help=", ".join(SYSTEMS)
     )
     run.add_argument("--scenario", metavar="NAME|PATH", default="wifi", help="shipped name or TOML file; default: wifi")
     run.add_argument("--seed", metavar="N", type=_seed, default=0, help="of all randomness; default: 0")
     run.add_argument("--quick", action="store_true", help="smaller: a first look, not a result")
     run.add_argument("--out", metavar="FOLDER", type=Path, help="new or empty; default: runs/SCENARIO-SEED-TIME")
-    again = command("evaluate", _evaluate, "evaluate the policy of a run folder again, on fresh rows")
-    again.add_argument("run", metavar="RUN", type=Path, help="folder that `jaxcoinfer run` wrote")
+    again = command("evaluate", _evaluate, "evaluate the policy of a run folder again, on fresh rows", True)
     again.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the fresh rows; default: 0")
     shown = command("profiles", _profiles, "list the shipped networks, devices, servers and links")
     shown.add_argument("--sources", action="store_true", help="say where every number comes from")
     command("scenarios", _scenarios, "list the shipped scenarios")
-    export = command("export", _export, "write the trained policy as one portable file (jax.export)")
-    export.add_argument("run", metavar="RUN", type=Path, help="folder that `jaxcoinfer run` wrote")
+    export = command("export", _export, "write the trained policy as one portable file (jax.export)", True)
     export.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/policy.jax_export")
     return parser
 
@@ -106,41 +94,32 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-# --- commands --------------------------------------------------------------------------------------------------
-
-
 def _run(options: argparse.Namespace) -> None:
-    begin_s = time.perf_counter()
-    created = datetime.now()
+    begin_s, created = time.perf_counter(), datetime.now().astimezone()
     scenario = scenarios.load_scenario(options.scenario)
     if scenario.system != options.system:
         raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}, not {options.system}")
-    named = f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
-    out = Path("runs") / named if options.out is None else options.out
+    out = options.out or Path("runs") / f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
     from jaxcoinfer.runs import folder, pipeline
+    from jaxcoinfer.runs.contenders import COMPARED
 
     folder.check_target(out)
     with _progress() as progress:
         run = pipeline.run(scenario, options.seed, pipeline.QUICK if options.quick else pipeline.FULL, progress)
-    facts = {
-        "command": options.command_line,
-        "created": created.astimezone().isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - begin_s, 1),
-        "seed": options.seed,
-        "quick": options.quick,
-        **folder.versions(),
-        "scenario_given": folder.scenario_table(scenario),
-    }
-    folder.write(run, out, facts)
+    seconds = time.perf_counter() - begin_s
+    facts = {"command": options.command_line, "created": created.isoformat(timespec="seconds")}
+    facts |= {"seconds": round(seconds, 1), "seed": options.seed, "quick": options.quick, **folder.versions()}
+    folder.write(run, out, facts | {"scenario_given": folder.scenario_table(scenario)})
     if options.json:
         print(json.dumps({"folder": str(out), **folder.summary(run)}, allow_nan=False))
-        return
-    print(_table(run.rows, pipeline.COMPARED))
-    print(f"Wrote {out} in {time.perf_counter() - begin_s:.0f} s.")
+    else:
+        _print_table(run.rows, COMPARED)
+        print(f"{out} written, {time.perf_counter() - begin_s:.0f} s in all")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from jaxcoinfer.runs import folder, pipeline
+    from jaxcoinfer.runs.contenders import COMPARED
 
     checkpoint = folder.load(options.run)
     with _progress() as progress:
@@ -148,7 +127,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"seed_of_rows": options.seed, **folder.describe(rows, checkpoint)}, allow_nan=False))
     else:
-        print(_table(rows, pipeline.COMPARED))
+        _print_table(rows, COMPARED)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -156,22 +135,21 @@ def _export(options: argparse.Namespace) -> None:
 
     out = options.out or options.run / "policy.jax_export"
     card = folder.export(folder.load(options.run), out)
-    print(json.dumps(card) if options.json else f"Wrote {out} and {out}.json.")
+    print(json.dumps(card) if options.json else f"{out} and {out}.json written")
 
 
 def _profiles(options: argparse.Namespace) -> None:
-    found = {kind: [_LOAD[kind](name) for name in names] for kind, names in profiles.list_profiles().items()}
+    listed = profiles.list_profiles()
+    found = {kind: [getattr(profiles, f"load_{kind}")(name) for name in names] for kind, names in listed.items()}
     if options.json:
-        facts = {
-            kind: {one.name: _numbers(one) | {"source": dict(one.source)} for one in found[kind]} for kind in found
-        }
+        facts = {kind: {p.name: _numbers(p) | {"source": dict(p.source)} for p in each} for kind, each in found.items()}
         print(json.dumps(facts))
         return
-    for kind, one in ((of, one) for of, all_of in found.items() for one in all_of):
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(one).items())
-        print(f"{_beside(f'{kind} {one.name}', one.description)}\n{_beside('', numbers)}")
-        for field, source in one.source if options.sources else ():
-            print(_beside("", f"- {field}: {source}"))
+    for kind, each in found.items():
+        for profile in each:
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(profile).items())
+            sources = [f"- {field}: {source}" for field, source in profile.source] if options.sources else []
+            _show(f"{kind} {profile.name}", profile.description, numbers, *sources)
 
 
 def _scenarios(options: argparse.Namespace) -> None:
@@ -179,20 +157,19 @@ def _scenarios(options: argparse.Namespace) -> None:
     if options.json:
         from jaxcoinfer.runs import folder
 
-        print(json.dumps({one.name: folder.scenario_table(one) for one in found}))
+        print(json.dumps({scenario.name: folder.scenario_table(scenario) for scenario in found}))
         return
-    for one in found:
-        print(_beside(one.name, one.description))
-        print(_beside("", f"{one.system}: {one.rows} rows of {one.slots} slots of {one.slot_s * 1e3:g} ms"))
+    for scenario in found:
+        size = f"{scenario.system}, {scenario.rows} rows of {scenario.slots} slots of {scenario.slot_s * 1e3:g} ms"
+        said = [scenario.description, size]
         for part in ("task", "arrivals", "edge_load", "rate", "speed"):
-            print(_beside("", f"{part}: " + ", ".join(f"{k} {v}" for k, v in vars(getattr(one, part)).items())))
+            numbers = vars(getattr(scenario, part)).items()
+            said.append(f"{part}: " + (", ".join(f"{k} {_plain(v)}" for k, v in numbers if v != ()) or "constant"))
+        _show(scenario.name, *said)
 
 
-# --- what is printed -------------------------------------------------------------------------------------------
-
-
-def _table(rows: Mapping[str, Any], compared: str) -> str:
-    """Returns the table of a run, 80 columns wide: deployable policies by utility, then those no device could be."""
+def _print_table(rows: Mapping[str, Any], compared: str) -> None:
+    """Prints the policies, 80 columns wide: those of a device by utility, then what no device can be."""
     from rich.console import Console
     from rich.table import Table
 
@@ -203,33 +180,35 @@ def _table(rows: Mapping[str, Any], compared: str) -> str:
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
         mean = {measure: interval.mean for measure, interval in row.measures.items()}
-        table.add_row(
-            name if row.deployable else f"{name} *",
-            _short(row.measures["utility"]),
-            f"{mean['latency_s'] * 1e3:.0f}",
-            f"{mean['latency_p95_s'] * 1e3:.0f}",
-            f"{mean['accuracy']:.3f}",
-            f"{mean['energy_j'] * 1e3:.0f}",
-            f"{mean['deadline_misses'] * 100:.1f}",
-            "" if name == compared else _short(row.gain, signed=True),
-        )
+        numbers = [f"{mean[measure] * 1e3:.0f}" for measure in ("latency_s", "latency_p95_s", "energy_j")]
+        numbers.insert(2, f"{mean['accuracy']:.3f}")
+        gain = "" if name == compared else _short(row.gain, "+")
+        mark = "" if row.deployable else " *"
+        late = f"{mean['deadline_misses'] * 100:.1f}"
+        table.add_row(name + mark, _short(row.measures["utility"]), *numbers, late, gain)
     console = Console(width=WIDTH, no_color=True, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, "* knows the future: a yardstick that no device can be"])
+    console.print(table, "* knows the future: a yardstick that no device can be")
 
 
-def _short(interval: Any, signed: bool = False) -> str:
+def _short(interval: Any, sign: str = "") -> str:
     """Mean ± half width within fourteen characters (below a thousand)."""
     largest = max(abs(interval.mean), abs(interval.half))
     decimals = 3 if not largest >= 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
-    return f"{interval.mean:{'+' if signed else ''}.{decimals}f} ± {interval.half:.{decimals}f}"
+    return f"{interval.mean:{sign}.{decimals}f} ± {interval.half:.{decimals}f}"
 
 
-def _beside(name: str, text: str) -> str:
-    """`text` beside `name`, within 80 columns."""
-    return textwrap.fill(text, WIDTH, initial_indent=f"{name:25s} ", subsequent_indent=" " * 26)
+def _show(name: str, *paragraphs: str) -> None:
+    """Prints a name and what belongs to it, within 80 columns."""
+    print(name)
+    for text in paragraphs:
+        hanging = " " * (6 if text.startswith("- ") else 4)
+        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent=hanging, break_on_hyphens=False))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_plain, value))
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 def _numbers(profile: Any) -> dict[str, float]:
@@ -258,10 +237,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich import progress
     from rich.console import Console
 
-    columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeElapsedColumn(), "left")
     console = Console(stderr=True, highlight=False)
+    columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeElapsedColumn(), "left")
     with progress.Progress(*columns, progress.TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("run")
+        task = bar.add_task("")
 
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

@@ -39,33 +39,32 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], rival: 
     figure, (left, right) = _panels(1, 2, sharey=True)
     order = sorted(rows, key=lambda name: rows[name].mean)
     others = {name: gains[name] for name in order if name != rival}
-    top = max(rows[name].mean for name in order)
-    close = [g for g in others.values() if not g.high < 0] or list(others.values())
-    reach = 1.5 * max([abs(g.mean) + np.nan_to_num(g.half) for g in close], default=0.1)
-    _dots(left, rows, order, max(top - 1.0, min(rows[name].mean for name in order) - 0.2))
-    _dots(right, others, order, -reach)
-    right.set_xlim(right=reach)
+    top = rows[order[-1]].mean
+    lowest = max(top - 1.0, rows[order[0]].mean - 0.2)
+    best = sorted(others.values(), key=lambda gain: gain.mean)[-3:]
+    reach = 1.5 * max([abs(gain.mean) + np.nan_to_num(gain.half) for gain in best], default=0.1)
+    _dots(left, rows, order, lowest, max(rows[name].high for name in order[-3:]) + 0.05 * (top - lowest))
+    _dots(right, others, order, -reach, reach)
     right.axvline(0.0, color="black", linewidth=1)
     left.set_xlabel("utility a task, mean ± 95 %")
     right.set_xlabel(f"gain on {rival}, mean ± 95 %")
     return figure
 
 
-def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], lowest: float) -> None:
-    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie below `lowest`."""
+def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: float, high: float) -> None:
+    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie below `low`."""
     styles = _styles(order)
-    for y, name in enumerate(order):
-        interval, (colour, mark, _) = shown.get(name), styles[name]
-        if interval is None:
-            continue
-        if interval.mean < lowest:
-            text = f"◂ {interval.mean:.2f} ± {interval.half:.2f}"
+    for name, interval in shown.items():
+        y, (colour, mark, _) = order.index(name), styles[name]
+        if interval.mean < low:
+            text = f"◂ {interval.mean:.2f} ± {interval.half:.2f}".replace("-", "\N{MINUS SIGN}")
             axes.text(0.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
         else:
             half = np.nan_to_num(interval.half)
             axes.errorbar(interval.mean, y, xerr=half, color=colour, marker=mark, markersize=8, capsize=4, linewidth=2)
-    axes.set_xlim(left=lowest)
+    axes.set_xlim(low, high if np.isfinite(high) else None)
     axes.set_yticks(range(len(order)), order)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(-0.6, len(order) - 0.4)
 
 
@@ -82,7 +81,7 @@ def sweeps(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Int
     for axes, (label, (numbers, lines, trained)) in zip(axes_of, panels.items(), strict=True):
         for name, line in lines.items():
             axes.plot(numbers, [interval.mean for interval in line], label=name, **_line(styles[name]))
-        _mark(axes, trained, "trained here", at=0.98)
+        _mark(axes, trained, "trained here")
         axes.set_xlabel(label)
     top, low = np.nanmax(means), np.nanmin(means)
     bottom = max(low, top - 1.0)
@@ -101,7 +100,7 @@ def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
         ordered = np.sort(values)
         share = 1.0 - np.arange(len(ordered)) / len(ordered)
         axes.step(ordered, share, where="post", label=name, color=styles[name][0], ls=styles[name][2], lw=1.8)
-    _mark(axes, deadline_s, "deadline", at=0.02)
+    _mark(axes, deadline_s, "deadline")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(max(least, 1e-4), 1.2)
@@ -135,8 +134,8 @@ def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarra
 def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Utility against tasks seen (logarithmic) of each learner: every look faint, means of ten a decade bold."""
     figure, (axes,) = _panels(1, 1)
-    shades = [("#D55E00", "-"), ("#0072B2", "--"), ("#009E73", "-."), ("#CC79A7", ":")]
-    for (name, (tasks, values)), (colour, line) in zip(curves.items(), shades, strict=False):
+    for name, (tasks, values) in curves.items():
+        colour, _, line = _STYLES.get(name, ("#0072B2", "", "--"))
         bins = np.unique(np.round(10 * np.log10(tasks)), return_inverse=True)[1]
         count = np.bincount(bins)
         axes.plot(tasks, values, color=colour, linewidth=1, alpha=0.25)
@@ -169,11 +168,10 @@ def _line(style: tuple[str, str, str]) -> dict:
     return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"markersize": 6, "linewidth": 1.6}
 
 
-def _mark(axes: Axes, x: float, what: str, at: float) -> None:
+def _mark(axes: Axes, x: float, what: str) -> None:
     axes.axvline(x, color="grey", linewidth=1, zorder=0)
-    vertical = "top" if at > 0.5 else "bottom"
-    place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": vertical}
-    axes.text(x, at, what, color="#444444", fontsize=10, **place)
+    place = axes.get_xaxis_transform()
+    axes.text(x, 1.01, what, transform=place, ha="center", va="bottom", color="#444444", fontsize=10)
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:

@@ -4,6 +4,7 @@ Axes: N tasks, P = Le+1 decisions of a task, W numbers of waiting tasks, X backl
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ class Trips(struct.PyTreeNode):
 def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_tasks: int) -> Trips:
     """Returns the first n_tasks tasks of `policy` on row 0, NumPy arrays [N]; consumes the key."""
 
-    def task(state, key):
+    def task(params, state, key):
         replay = workload.evaluate(env, state, params)
         observations = jax.vmap(observe, (0, None))(replay.states, params)
         keys = jax.random.split(key, env.n_layers + 1)
@@ -71,9 +72,9 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
         return workload.follow(replay, choice, params), trip
 
     @jax.jit
-    def play(params, keys):
+    def play(params, keys):  # an argument: closed over, the whole bank would be compiled in
         state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
-        return jax.lax.scan(task, state, keys)[1]
+        return jax.lax.scan(partial(task, params), state, keys)[1]
 
     return jax.tree.map(np.asarray, play(params, jax.random.split(key, n_tasks)))
 
@@ -159,29 +160,32 @@ class Regions:
 def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     """Returns where a policy stops that goes by `known` alone: radio idle, mean rate, nominal speed, own wait 0.
 
-    Backlogs reach to the 99th percentile of the others' in the bank, or to 1 s if that is less.
+    Backlogs reach to the 95th percentile of the others' in the bank, or to 1 s if that is less.
     """
     tick_s = float(params.slot_s) / exogenous.TICKS
-    others_s = np.percentile(np.asarray(params.bank.slots[:, :, exogenous.BACKLOG]), 99) * tick_s
+    others_s = np.percentile(np.asarray(params.bank.slots[:, :, exogenous.BACKLOG]), 95) * tick_s
     backlog_s, waiting = np.linspace(0.0, max(float(others_s), 1.0), 81), np.arange(11)
-    begun, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
-    zero, one = jnp.int32(0), jnp.float32(1.0)
-    taken = layer_slots(params.layer_s, one, params.slot_s)
+    zero = jnp.int32(0)
 
-    def stops(layer, tasks, ticks):
+    def stops(params, layer, tasks, ticks):
+        begun, _ = env.begin(zero, zero, params)
         record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(tasks + 1)
         record = record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
         record = record.at[exogenous.BITS].set(params.mean_bits.astype(jnp.int32))
+        taken = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
         state = begun.replace(
             slot=jnp.where(jnp.arange(env.n_layers + 1) < layer, taken, 0).sum(dtype=jnp.int32),
             layer=layer,
             now=exogenous.Slot(record),
-            known_s=0.0 * one,
+            known_s=jnp.float32(0.0),
             **dict.fromkeys(("row", "task", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero),
         )
         return policy(jax.random.key(0), state, observe(state, params), params) == STOP
 
-    grid = jax.vmap(jax.vmap(jax.vmap(stops, (None, None, 0)), (None, 0, None)), (0, None, None))
+    grid = stops
+    for axes in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None)):
+        grid = jax.vmap(grid, axes)
     layers = jnp.arange(env.n_layers + 1, dtype=jnp.int32)
     ticks = jnp.asarray(np.round(backlog_s / tick_s), jnp.int32)
-    return Regions(np.asarray(jax.jit(grid)(layers, jnp.asarray(waiting, jnp.int32), ticks)), waiting, backlog_s)
+    found = jax.jit(grid)(params, layers, jnp.asarray(waiting, jnp.int32), ticks)
+    return Regions(np.asarray(found), waiting, backlog_s)

@@ -25,7 +25,8 @@ from jaxcoinfer.envs.stopping import OBSERVATION, Stopping
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.profile_checks import Place, structure
 from jaxcoinfer.runs import sweeps
-from jaxcoinfer.runs.pipeline import COMPARED, LEARNERS, Checkpoint, Row, Run, RunError
+from jaxcoinfer.runs.contenders import COMPARED, LEARNERS, METHOD
+from jaxcoinfer.runs.pipeline import Checkpoint, Row, Run, RunError
 from jaxcoinfer.scenarios import ProfileError, Scenario
 
 CHECKPOINT = "checkpoint.msgpack"
@@ -57,8 +58,8 @@ def check_target(out: Path) -> None:
 def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
     """Writes all files of a run; facts: what `config.json` says beside the scenario. Raises RunError, OSError."""
     checkpoint = run.checkpoint
-    config = dict(facts) | {"learner": checkpoint.learner, "hidden": checkpoint.hidden}
-    config |= {"best_fixed_choice": checkpoint.fixed, "scenario": scenario_table(checkpoint.scenario)}
+    config = dict(facts) | {"hidden": checkpoint.hidden, "best_fixed_choice": checkpoint.fixed}
+    config |= {"scenario": scenario_table(checkpoint.scenario)}
     with _whole_folder(out) as folder:
         _write_json(folder / "config.json", config)
         _write_json(folder / "summary.json", summary(run))
@@ -120,7 +121,7 @@ def versions() -> dict[str, Any]:
 def pack(checkpoint: Checkpoint) -> bytes:
     """Returns a checkpoint as bytes that know when they have been damaged."""
     state = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
-    state |= {"scenario": json.dumps(scenario_table(checkpoint.scenario)), "hidden": list(checkpoint.hidden)}
+    state |= {"scenario": json.dumps(scenario_table(checkpoint.scenario)), "hidden": json.dumps(checkpoint.hidden)}
     content = serialization.msgpack_serialize({"format": _FORMAT, **state})
     digest = hashlib.sha256(content).hexdigest()
     return serialization.msgpack_serialize({"sha256": digest, "content": content})
@@ -144,27 +145,28 @@ def load(folder: Path) -> Checkpoint:
     if not whole:
         raise RunError(f"{path}: damaged: its checksum does not fit; run again, or restore the file")
     state: Any = serialization.msgpack_restore(content)
-    if state.pop("format") != _FORMAT or state["learner"] not in LEARNERS:
+    if state.pop("format") != _FORMAT or not set(state["weights"]) <= set(LEARNERS):
         raise RunError(f"{path}: made by another version of jaxcoinfer; run again")
     try:
         scenario = structure(Scenario, json.loads(state["scenario"]), Place(str(path), "scenario"))
     except ProfileError as error:
         raise RunError(f"{error}; made by another version of jaxcoinfer?") from None
-    return Checkpoint(**state | {"scenario": scenario, "hidden": tuple(state["hidden"])})
+    hidden = {name: tuple(widths) for name, widths in json.loads(state["hidden"]).items()}
+    return Checkpoint(**state | {"scenario": scenario, "hidden": hidden})
 
 
 def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
-    """Writes the network as a serialised `jax.export` function for CPU and CUDA, and beside it what goes in and out.
+    """Writes the network of the method as a serialised `jax.export` function for CPU and CUDA.
 
-    Returns the contents of the file beside, `<out>.json`. Raises MissingExtra, RunError.
+    Returns what is written beside it, to `<out>.json`: what goes in and comes out. Raises MissingExtra, RunError.
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise MissingExtra("export needs flatbuffers; install it with: python -m pip install 'jaxcoinfer[export]'")
     from jax import export as jax_export
 
-    learner, env = LEARNERS[checkpoint.learner], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
-    net = learner.network(env, learner.Config(hidden=checkpoint.hidden))
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights)
+    learner, env = LEARNERS[METHOD], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
+    net = learner.network(env, learner.Config(hidden=checkpoint.hidden[METHOD]))
+    weights = jax.tree.map(jnp.asarray, checkpoint.weights[METHOD])
     (batch,) = jax_export.symbolic_shape("batch")
     observation = jax.ShapeDtypeStruct((batch, *env.observation_shape), jnp.float32)
     function = jax.jit(lambda observation: net.apply(weights, observation))

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jaxcoinfer import evaluate, timeline
 from jaxcoinfer.agents import contvalue
@@ -22,31 +21,23 @@ from jaxcoinfer.envs import make
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.evaluate import Interval, Tasks
-from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs import sweeps
+from jaxcoinfer.runs.contenders import (
+    COMPARED,
+    LEARNERS,
+    METHOD,
+    NOT_DEPLOYABLE,
+    WITHOUT_TWIN,
+    best_fixed,
+    play,
+    rival_policies,
+)
 from jaxcoinfer.scenarios import Numbers, ProfileError, Scenario, task_numbers
 from jaxcoinfer.traces import TraceError
-from jaxcoinfer.twin import workload
 
 Progress = Callable[[str, int, int], None]  # what is over, work done, work in all (about seconds of one core)
 
-# What learns: a module with `Config`, `Hyper`, `train` and `policy`. The first is the method of the system.
-LEARNERS = {"continuation value": contvalue}
-METHOD = next(iter(LEARNERS))
-# What needs no learning, beside the best fixed point, for which the training draw is asked.
-RIVALS: dict[str, Callable[[Stopping], Policy]] = {
-    "one-time greedy": rivals.one_time_greedy,
-    "one-time waiting": rivals.one_time_waiting,
-    "neurosurgeon": rivals.neurosurgeon,
-    "device only": lambda env: rivals.fixed(env.n_layers + 1),
-    "edge only": lambda env: rivals.fixed(0),
-    "random": lambda env: rivals.random_choice(),
-    "clairvoyant": rivals.clairvoyant,
-}
-COMPARED = "one-time greedy"  # gains are differences to this one
-NOT_DEPLOYABLE = frozenset({"clairvoyant"})
-WITH, WITHOUT = "with the twin", "without the twin"  # names of the learning curves
 N_TIMELINE = 100  # tasks
 _TRAIN_DRAW, _LEARN, _HELD_OUT, _PLAY, _FRESH, _FRESH_PLAY = range(6)  # purposes of keys
 
@@ -59,11 +50,12 @@ class RunError(ValueError):
 class Sizes:
     """How much a run does.
 
-    rows, slots: at most so many of the scenario's. without_twin: learn once more without the twin, to compare.
-    arrivals: factors on the arrival rate, and loads: shares of the server, at which all policies are run as well.
+    learners: a `Config` for each of LEARNERS. rows, slots: at most so many of the scenario's. without_twin: whether the
+    method learns once more without the twin. arrivals: factors on the arrival rate, and loads: shares of the server, at
+    which all policies are run as well.
     """
 
-    learner: contvalue.Config
+    learners: dict[str, Any]
     rows: int = 1 << 16
     slots: int = 1 << 20
     without_twin: bool = True
@@ -72,12 +64,12 @@ class Sizes:
 
 
 # Small batches, looked at often: the first points of the learning curve then lie before the method has learned.
-_LEARNER = contvalue.Config(
+_METHOD = contvalue.Config(
     n_devices=32, n_evaluations=200, updates_per_evaluation=10, evaluation_devices=32, evaluation_tasks=100
 )
-FULL = Sizes(_LEARNER)
+FULL = Sizes({METHOD: _METHOD})
 QUICK = Sizes(
-    dataclasses.replace(_LEARNER, n_evaluations=40),
+    {METHOD: dataclasses.replace(_METHOD, n_evaluations=40)},
     rows=4,
     slots=8192,
     without_twin=False,
@@ -88,14 +80,17 @@ QUICK = Sizes(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a policy is made of. scenario: with its task in plain numbers; fixed: the best fixed choice in training."""
+    """What the policies of a run are made of.
+
+    scenario: with its task in plain numbers. hidden, weights: of the network of each learner. fixed: the best fixed
+    choice on the training draw.
+    """
 
     scenario: Scenario
     seed: int
-    learner: str
-    hidden: tuple[int, ...]
     fixed: int
-    weights: Any
+    hidden: dict[str, tuple[int, ...]]
+    weights: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +106,8 @@ class Row:
 class Run:
     """All that a run found.
 
-    latency_s: of every task [N], by policy; sweeps by axis; curves: name -> (tasks seen, utility), learners with and
-    without the twin; regions: where the policy stops; trace: the first tasks, for Perfetto.
+    latency_s: of every task [N], by policy; sweeps by axis; curves: learner -> (tasks seen, utility); regions: where
+    the method stops; trace: the first tasks of the method, for Perfetto.
     """
 
     checkpoint: Checkpoint
@@ -159,82 +154,45 @@ class Jobs:
         return self._pool.submit(job)
 
 
-class World(struct.PyTreeNode):
-    """Numbers of an environment, and which policy acts in it."""
-
-    params: Params
-    policy: jax.Array
-
-    bank = property(lambda self: self.params.bank)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shared:
-    """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
-
-    env: Stopping
-    policies: tuple[Policy, ...]
-
-    def begin(self, row: jax.Array, slot: jax.Array, world: World) -> tuple[Any, Any]:
-        return self.env.begin(row, slot, world.params)
-
-    def step(self, state: Any, action: jax.Array, world: World) -> tuple[Any, Any]:
-        return self.env.step(state, action, world.params)
-
-    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: World) -> jax.Array:
-        """The policy of the world."""
-        return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
-
-
-def play(
-    env: Stopping, policies: Mapping[str, Policy], worlds: Sequence[Params], key: jax.Array
-) -> dict[str, list[Tasks]]:
-    """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
-    shared = Shared(env, tuple(policies.values()))
-    all_worlds = [World(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
-    tasks = evaluate.run(shared, all_worlds, shared.act, key)
-    return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
-
-
 def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress = lambda *_: None) -> Run:
     """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line where the input is at fault."""
     scenario = resolved(scenario, sizes)
     key = _key(seed, _PLAY)
-    with Jobs(progress, 75 + 16 * sizes.without_twin) as jobs:
+    with Jobs(progress, 53 + 22 * len(sizes.learners) + 16 * sizes.without_twin) as jobs:
         env, params = _make(scenario, _key(seed, _TRAIN_DRAW), evaluation=False)
-        jobs.over("drew the rows for training", 20)
+        _, world = _make(scenario, _key(seed, _HELD_OUT), evaluation=True)
+        jobs.over("drew the rows", 22)
+        given = (env, params, _key(seed, _LEARN))
         learn = partial(jobs.start, tasks_in=_n_seen)
-        given = (_train, env, params, _key(seed, _LEARN))
-        learning = {WITH: learn(f"learned {WITH}", 16, *given, sizes.learner)}
-        drawing = jobs.start("drew the rows for evaluation", 10, _held_out, scenario, sizes, seed)
+        learning = {
+            name: learn(f"learned {name}", 16, _train, name, *given, config) for name, config in sizes.learners.items()
+        }
+        given_sweeps = (scenario, sizes.arrivals, sizes.loads, _key(seed, _HELD_OUT))
+        drawing = jobs.start("drew the rows of the sweeps", 8, sweeps.plan, *given_sweeps)
         choosing = jobs.start("found the best fixed point", 2, best_fixed, env, params)
         if sizes.without_twin:
-            alone = dataclasses.replace(sizes.learner, twin=False)
-            learning[WITHOUT] = learn(f"learned {WITHOUT}", 16, *given, alone)
-        world, plan = drawing.result()
+            config = dataclasses.replace(sizes.learners[METHOD], twin=False)
+            learning[WITHOUT_TWIN] = learn(f"learned {WITHOUT_TWIN}", 16, _train, METHOD, *given, config)
+        plan, others = drawing.result(), rival_policies(env, choosing.result())
         worlds = [world, *plan.worlds]
-        policies = rival_policies(env, choosing.result())
         played = partial(jobs.start, tasks_in=_n_tasks)
-        playing = [played(f"evaluated {len(policies)} rivals", 18, play, env, policies, worlds, key)]
-        weights = learning[WITH].result().weights
-        method = LEARNERS[METHOD].policy(env, sizes.learner, weights)
-        playing.insert(0, played(f"evaluated {METHOD}", 6, play, env, {METHOD: method}, worlds, key))
-        given = (env, world, method)
-        looking = jobs.start(
-            "looked at what it does",
-            3,
-            lambda: (timeline.record(*given, key, N_TIMELINE), timeline.stop_regions(*given)),
-        )
-        trips, regions = looking.result()
+        playing = [played(f"evaluated {len(others)} rivals", 18, play, env, others, worlds, key)]
+        weights = {name: learning[name].result().weights for name in sizes.learners}
+        learned = {name: LEARNERS[name].policy(env, config, weights[name]) for name, config in sizes.learners.items()}
+        what = f"evaluated {', '.join(learned)}"
+        playing.insert(0, played(what, 6 * len(learned), play, env, learned, worlds, key))
+        looking = jobs.start(f"looked at {METHOD}", 3, _look, env, world, learned[METHOD], key)
         tasks = {name: several for future in playing for name, several in future.result().items()}
-        learned = {name: future.result() for name, future in learning.items()}
+        trips, regions = looking.result()
+        curves = {name: future.result() for name, future in learning.items()}
     main = {name: several[0] for name, several in tasks.items()}
+    hidden = {name: config.hidden for name, config in sizes.learners.items()}
     return Run(
-        checkpoint=Checkpoint(scenario, seed, METHOD, sizes.learner.hidden, choosing.result(), jax.device_get(weights)),
+        checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
         rows=table(main, env.n_choices, scenario),
         latency_s={name: one.latency_s for name, one in main.items()},
         sweeps=sweeps.collect(plan, scenario, {name: several[1:] for name, several in tasks.items()}),
-        curves={name: (np.asarray(one.tasks), np.asarray(one.curve)) for name, one in learned.items()},
+        curves={name: (np.asarray(one.tasks), np.asarray(one.curve)) for name, one in curves.items()},
         regions=regions,
         trace=timeline.chrome_trace(trips, scenario.slot_s),
     )
@@ -245,23 +203,18 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
     with Jobs(progress, 40) as jobs:
         env, params = _make(checkpoint.scenario, _key(seed, _FRESH), evaluation=True)
         jobs.over("drew fresh rows", 20)
-        policies = {checkpoint.learner: trained_policy(checkpoint, env)} | rival_policies(env, checkpoint.fixed)
+        policies = trained_policies(checkpoint, env) | rival_policies(env, checkpoint.fixed)
         given = (play, env, policies, [params], _key(seed, _FRESH_PLAY))
         tasks = jobs.start(f"evaluated {len(policies)} policies", 20, *given, tasks_in=_n_tasks).result()
     main = {name: several[0] for name, several in tasks.items()}
     return table(main, env.n_choices, checkpoint.scenario)
 
 
-def rival_policies(env: Stopping, fixed: int) -> dict[str, Policy]:
-    """Returns the policies that need no learning, by name; fixed: the choice of the best fixed point."""
-    return {name: build(env) for name, build in RIVALS.items()} | {"best fixed point": rivals.fixed(fixed)}
-
-
-def trained_policy(checkpoint: Checkpoint, env: Stopping) -> Policy:
-    """Returns the policy of a checkpoint."""
-    learner = LEARNERS[checkpoint.learner]
+def trained_policies(checkpoint: Checkpoint, env: Stopping) -> dict[str, Policy]:
+    """Returns the learned policies of a checkpoint, by name."""
     weights = jax.tree.map(jnp.asarray, checkpoint.weights)
-    return learner.policy(env, learner.Config(hidden=checkpoint.hidden), weights)
+    configs = {name: LEARNERS[name].Config(hidden=hidden) for name, hidden in checkpoint.hidden.items()}
+    return {name: LEARNERS[name].policy(env, config, weights[name]) for name, config in configs.items()}
 
 
 def table(tasks: Mapping[str, Tasks], n_choices: int, scenario: Scenario) -> dict[str, Row]:
@@ -279,33 +232,12 @@ def table(tasks: Mapping[str, Tasks], n_choices: int, scenario: Scenario) -> dic
         raise RunError(f"scenario '{scenario.name}': {_one_line(error)}") from None
 
 
-def best_fixed(env: Stopping, params: Params, n_tasks: int = 512) -> int:
-    """Returns the choice that, always taken, gives the most utility over the first n_tasks tasks of every row."""
-
-    def play(params, row, choice):
-        def task(state, _):
-            replay = workload.evaluate(env, state, params)
-            utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
-            return workload.follow(replay, choice, params), (utility, ~state.done)
-
-        state, _ = env.begin(row, jnp.int32(0), params)
-        utility, counted = jax.lax.scan(task, state, length=n_tasks)[1]
-        return utility.sum(), counted.sum()
-
-    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-    choices = jnp.arange(env.n_choices, dtype=jnp.int32)
-    each = jax.jit(jax.vmap(jax.vmap(play, (None, 0, None)), (None, None, 0)))
-    total, count = (np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, choices))
-    return int(np.argmax(total / np.maximum(count, 1)))
-
-
 def resolved(scenario: Scenario, sizes: Sizes) -> Scenario:
     """Returns the scenario at most as large as `sizes` says, its task in plain numbers."""
     numbers = {name: np.asarray(value, np.float64).tolist() for name, value in task_numbers(scenario.task).items()}
-    plain: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()}
-    task = Numbers(**plain)
+    of: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
-    return dataclasses.replace(scenario, rows=rows, slots=slots, task=task)
+    return dataclasses.replace(scenario, rows=rows, slots=slots, task=Numbers(**of))
 
 
 def _key(seed: int, purpose: int) -> jax.Array:
@@ -321,18 +253,16 @@ def _make(scenario: Scenario, key: jax.Array, *, evaluation: bool) -> tuple[Stop
         raise RunError(f"scenario '{scenario.name}': {_one_line(error)}") from None
 
 
-def _held_out(scenario: Scenario, sizes: Sizes, seed: int) -> tuple[Params, sweeps.Plan]:
-    key = _key(seed, _HELD_OUT)
-    params = _make(scenario, key, evaluation=True)[1]
-    return params, sweeps.plan(scenario, sizes.arrivals, sizes.loads, key)
-
-
-def _train(env: Stopping, params: Params, key: jax.Array, config: contvalue.Config) -> contvalue.Learned:
-    learner = LEARNERS[METHOD]
+def _train(name: str, env: Stopping, params: Params, key: jax.Array, config: Any) -> Any:
+    learner = LEARNERS[name]
     return jax.block_until_ready(learner.train(key, params, learner.Hyper(), env=env, config=config))
 
 
-def _n_seen(learned: contvalue.Learned) -> int:
+def _look(env: Stopping, params: Params, policy: Policy, key: jax.Array) -> tuple[timeline.Trips, timeline.Regions]:
+    return timeline.record(env, params, policy, key, N_TIMELINE), timeline.stop_regions(env, params, policy)
+
+
+def _n_seen(learned: Any) -> int:
     return int(learned.tasks[-1])
 
 

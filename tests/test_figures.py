@@ -1,0 +1,134 @@
+"""Figures: labelled with units, small, the same colour for a policy everywhere, and right about what they show."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from jaxcoinfer import figures
+from jaxcoinfer.evaluate import Interval
+
+NAMES = ("continuation value", "one-time greedy", "edge only", "something new")
+ROWS = dict(
+    zip(NAMES, (Interval(0.3, 0.02), Interval(0.28, 0.02), Interval(-5.0, 2.0), Interval(0.1, np.nan)), strict=True)
+)
+GAINS = {name: Interval(row.mean - 0.28, row.half) for name, row in ROWS.items()}
+POINTS = (1.0, 2.0, 4.0)
+LINES = {name: [Interval(row.mean - 0.1 * x, 0.1) for x in POINTS] for name, row in ROWS.items()}
+LATENCY_S = {name: np.random.default_rng(i).exponential(0.2 * (i + 1), 500) for i, name in enumerate(NAMES)}
+
+
+def made(name: str) -> Figure:
+    """Returns one of the figures of this file's data."""
+    tasks = np.arange(100, 10_000, 100)
+    match name:
+        case "utility":
+            return figures.utility(ROWS, GAINS, "one-time greedy")
+        case "sweeps":
+            return figures.sweeps({"arrival rate, tasks/s": (POINTS, LINES, 2.0), "load, share": (POINTS, LINES, 1.0)})
+        case "delays":
+            return figures.delays(LATENCY_S, 1.0)
+        case "decisions":
+            return figures.decisions(np.zeros((11, 5, 7), bool), np.linspace(0, 2, 7), np.arange(5))
+        case _:
+            return figures.learning({name: (tasks, np.log(tasks) * (i + 1)) for i, name in enumerate(NAMES[:2])})
+
+
+@pytest.fixture(scope="module", params=["utility", "sweeps", "delays", "decisions", "learning"])
+def figure(request) -> Figure:
+    return made(request.param)
+
+
+def test_is_small_enough_and_draws_without_a_warning(figure):
+    width, height = figure.get_size_inches() * figures.DPI
+    assert width <= 900 and height <= 600
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=figures.DPI)
+    assert stream.getvalue().startswith(b"\x89PNG")
+
+
+def test_every_axis_has_a_label(figure):
+    shared = (figure.get_supxlabel(), figure.get_supylabel())
+    for axes in figure.axes:
+        assert axes.get_xlabel() or shared[0]
+        assert axes.get_ylabel() or shared[1] or axes.get_subplotspec().colspan.start or "utility" in axes.get_xlabel()
+
+
+def drawn_tick_labels(axis) -> list:
+    """Labels of the ticks within the view; matplotlib keeps others beside them, and on shared axes hides some."""
+    low, high = sorted(axis.get_view_interval())
+    major, minor = axis.get_major_ticks(), axis.get_minor_ticks()
+    return [tick.label1 for tick in (*major, *minor) if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+
+
+def test_texts_do_not_overlap(figure):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+    texts += [text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in drawn_tick_labels(axis)]
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text()]
+    for i, (name, box) in enumerate(boxes):
+        for other_name, other in boxes[:i]:
+            apart = box.x0 >= other.x1 or other.x0 >= box.x1 or box.y0 >= other.y1 or other.y0 >= box.y1
+            assert apart or box.bounds == other.bounds, f"{name!r} lies on {other_name!r}"
+
+
+def test_a_policy_has_one_colour_everywhere_and_no_two_share_one():
+    sweeps, delays = made("sweeps"), made("delays")
+    colours = [
+        {line.get_label(): to_hex(line.get_color()) for line in axes.get_lines() if line.get_label() in NAMES}
+        for axes in (*sweeps.axes, *delays.axes)
+    ]
+    assert all(found == colours[0] for found in colours)
+    assert set(colours[0]) == set(NAMES) and len(set(colours[0].values())) == len(NAMES)
+    learned = made("learning").axes[0].get_lines()[1]
+    assert to_hex(learned.get_color()) == colours[0]["continuation value"]
+
+
+def test_utility_gives_numbers_where_a_mark_would_be_off_scale():
+    left, right = made("utility").axes
+    assert [text.get_text() for text in left.texts] == ["◂ −5.00 ± 2.00"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["edge only", "something new", *NAMES[1::-1]]
+    assert -5.0 < left.get_xlim()[0] < 0.1
+    assert right.get_xlim()[0] == -right.get_xlim()[1]
+    marks = [container.lines[0].get_xdata()[0] for container in right.containers]
+    assert 0.0 not in marks  # the rival is not compared with itself
+    assert 0.3 - 0.28 in marks
+
+
+def test_delays_show_the_share_above():
+    axes = figures.delays({"random": np.array([4.0, 1.0, 2.0, 3.0])}, 1.0).axes[0]
+    x, y = axes.get_lines()[0].get_data()
+    np.testing.assert_array_equal(x, [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(y, [1.0, 0.75, 0.5, 0.25])  # a quarter takes longer than anything below 4
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+@pytest.mark.parametrize("n_points", [2, 4, 5, 11])
+def test_a_panel_a_decision(n_points):
+    stops = np.zeros((n_points, 3, 4), bool)
+    stops[1, 2, 0] = True
+    found = figures.decisions(stops, np.array([0.0, 0.5, 1.0, 1.5]), np.arange(3))
+    titles = [axes.get_title() for axes in found.axes]
+    assert titles == ["before layer 1", "after 1 layer", *(f"after {i} layers" for i in range(2, n_points))]
+    shown = found.axes[1].collections[0].get_array()
+    np.testing.assert_array_equal(np.asarray(shown).reshape(3, 4), stops[1])
+
+
+def test_learning_means_are_over_bins_of_a_tenth_of_a_decade():
+    # round(10 log10): 1000 -> 30, 1010 -> 30, 5000 -> 37: means 2 and 7
+    tasks, values = np.array([1000, 1010, 5000]), np.array([1.0, 3.0, 7.0])
+    _, bold = figures.learning({"x": (tasks, values)}).axes[0].get_lines()
+    np.testing.assert_allclose(bold.get_ydata(), [2.0, 7.0])
+    np.testing.assert_allclose(bold.get_xdata(), [np.sqrt(1000 * 1010), 5000])
+
+
+def test_pyplot_is_not_imported():
+    code = "import sys, jaxcoinfer.figures as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
