@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"folder": str(out), **folder.summary(run)}, allow_nan=False))
     else:
-        _print_table(run.rows, COMPARED)
+        _print_table(run.rows, run.bound, COMPARED)
         print(f"{out} written, {time.perf_counter() - begin_s:.0f} s in all")
 
 
@@ -123,11 +123,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     checkpoint = folder.load(options.run)
     with _progress() as progress:
-        rows = pipeline.evaluate_again(checkpoint, options.seed, progress)
+        rows, bound = pipeline.evaluate_again(checkpoint, options.seed, progress)
     if options.json:
-        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(rows, checkpoint)}, allow_nan=False))
+        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(rows, bound, checkpoint)}, allow_nan=False))
     else:
-        _print_table(rows, COMPARED)
+        _print_table(rows, bound, COMPARED)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -168,26 +168,28 @@ def _scenarios(options: argparse.Namespace) -> None:
         _show(scenario.name, *said)
 
 
-def _print_table(rows: Mapping[str, Any], compared: str) -> None:
-    """Prints the policies, 80 columns wide: those of a device by utility, then what no device can be."""
+def _print_table(rows: Mapping[str, Any], bound: Any, compared: str) -> None:
+    """Prints the policies, 80 columns wide: those of a device by utility, then the yardsticks."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="")
     table.add_column("\npolicy", no_wrap=True)
     gain = f"gain on\n{compared}"
-    for head in ("utility\n± 95 %", "delay\nms", "p95\nms", "accu-\nracy", "energy\nmJ", "late\n%", gain):
+    for head in ("utility\n± 95 %", "gap to\nbound", "delay\nms", "accu-\nracy", "energy\nmJ", "late\n%", gain):
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
         mean = {measure: interval.mean for measure, interval in row.measures.items()}
-        numbers = [f"{mean[measure] * 1e3:.0f}" for measure in ("latency_s", "latency_p95_s", "energy_j")]
-        numbers.insert(2, f"{mean['accuracy']:.3f}")
+        utility, gap = _short(row.measures["utility"]), f"{row.gap.mean:.3f}"
+        delay, energy = (f"{mean[measure] * 1e3:.0f}" for measure in ("latency_s", "energy_j"))
+        late = f"{mean['deadline_misses'] * 100:.1f}"
         gain = "" if name == compared else _short(row.gain, "+")
         mark = "" if row.deployable else " *"
-        late = f"{mean['deadline_misses'] * 100:.1f}"
-        table.add_row(name + mark, _short(row.measures["utility"]), *numbers, late, gain)
+        table.add_row(name + mark, utility, gap, delay, f"{mean['accuracy']:.3f}", energy, late, gain)
     console = Console(width=WIDTH, no_color=True, highlight=False)
-    console.print(table, "* knows the future: a yardstick that no device can be")
+    computed = "" if bound.computed is None else f", computed {bound.computed:.4f}"
+    console.print(table, "* a yardstick: knows the future, or the law of the world")
+    console.print(f"bound: {bound.what}, {_short(bound.utility)}{computed}")
 
 
 def _short(interval: Any, sign: str = "") -> str:

@@ -95,9 +95,14 @@ def interval(per_row: np.ndarray) -> Interval:
     return Interval(float(np.mean(per_row)), float(half))
 
 
+def count_by_row(tasks: Tasks) -> np.ndarray:
+    """Returns how many tasks each row finished, [K]."""
+    return np.bincount(tasks.row, minlength=tasks.n_rows)
+
+
 def by_row(tasks: Tasks, values: np.ndarray) -> np.ndarray:
     """Returns the mean of `values` [N] over the tasks of each row, [K]."""
-    count = np.bincount(tasks.row, minlength=tasks.n_rows)
+    count = count_by_row(tasks)
     if not count.all():
         raise ValueError(f"row {int(np.argmin(count))} finished no task: use longer rows or more arrivals.")
     return np.bincount(tasks.row, values, minlength=tasks.n_rows) / count
@@ -105,7 +110,7 @@ def by_row(tasks: Tasks, values: np.ndarray) -> np.ndarray:
 
 def _row_percentile(tasks: Tasks, share: float) -> np.ndarray:
     ordered = np.lexsort((tasks.latency_s, tasks.row))
-    rows = np.split(tasks.latency_s[ordered], np.cumsum(np.bincount(tasks.row, minlength=tasks.n_rows))[:-1])
+    rows = np.split(tasks.latency_s[ordered], np.cumsum(count_by_row(tasks))[:-1])
     return np.array([np.percentile(row, share) for row in rows])
 
 
@@ -125,7 +130,7 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float) -> dict[str, Inte
     }
     measures = {name: interval(by_row(tasks, value)) for name, value in values.items()}
     measures |= {f"latency_p{share}_s": interval(_row_percentile(tasks, share)) for share in (50, 95, 99)}
-    count = np.bincount(tasks.row, minlength=tasks.n_rows)
+    count = count_by_row(tasks)
     return measures | {"decisions_per_task": interval(tasks.decisions / count), "tasks": interval(count)}
 
 

@@ -3,6 +3,7 @@
 A policy has the same colour, mark and line in every figure. Intervals are 95 %. Figures are 900 × 600 pixels or less.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,10 @@ DPI = 100
 # Okabe and Ito's palette without its yellow, and a wine red of Tol's: told apart with any colour vision, and in grey by
 # mark and line.
 _STYLES = {
-    "continuation value": ("#D55E00", "o", "-"),
+    "differential value": ("#D55E00", "o", "-"),
+    "continuation value": ("#332288", "h", "-"),
+    "exact optimum": ("#000000", "*", "-"),
+    "adaptive waiting": ("#44AA99", "d", "--"),
     "one-time greedy": ("#0072B2", "s", "--"),
     "one-time waiting": ("#009E73", "^", "-."),
     "clairvoyant": ("#000000", "D", ":"),
@@ -27,7 +31,7 @@ _STYLES = {
     "random": ("#999999", "<", "--"),
     "neurosurgeon": ("#882255", ">", "-."),
 }
-_SPARE = [("#117733", "p", "-"), ("#332288", "h", "--"), ("#AA4499", "*", ":"), ("#44AA99", "d", "-.")]
+_SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
 _LEARNED = ("#D55E00", "#F6D5BF")  # stop, continue
 
 
@@ -144,6 +148,27 @@ def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("tasks seen while learning")
     axes.set_ylabel("utility a task, on the training draw")
+    axes.legend(loc="lower right", frameon=False, fontsize=12)
+    return figure
+
+
+def messages(ways: Mapping[str, tuple[Sequence[float], Sequence[Interval]]]) -> Figure:
+    """Utility against reports a task; ways: name -> (reports a task, utility), a line through the thresholds.
+
+    What lies below the best of every way is cut off: without reports and without a twin nothing works.
+    """
+    figure, (axes,) = _panels(1, 1)
+    styles = dict(zip(ways, itertools.cycle(_STYLES.values()), strict=False))
+    means = {name: [interval.mean for interval in utility] for name, (_, utility) in ways.items()}
+    for name, (reports, _) in ways.items():
+        axes.plot(reports, means[name], label=name, **_line(styles[name]))
+    top, bottom = (pick(max(line) for line in means.values()) for pick in (max, min))
+    span = max(top - bottom, 1e-3)
+    axes.set_ylim(bottom - 0.3 * span, top + 0.1 * span)
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(left=-0.01)
+    axes.set_xlabel("reports of the device a task")
+    axes.set_ylabel("utility a task (lower ones cut off)")
     axes.legend(loc="lower right", frameon=False, fontsize=12)
     return figure
 

@@ -35,11 +35,15 @@ def made(name: str) -> Figure:
             return figures.delays(LATENCY_S, 1.0)
         case "decisions":
             return figures.decisions(np.zeros((11, 5, 7), bool), np.linspace(0, 2, 7), np.arange(5))
+        case "messages":
+            return figures.messages(
+                {"twin": ((0.1, 1.0), LINES["one-time greedy"][:2]), "held": ((2.0,), LINES["edge only"][:1])}
+            )
         case _:
             return figures.learning({name: (tasks, np.log(tasks) * (i + 1)) for i, name in enumerate(NAMES[:2])})
 
 
-@pytest.fixture(scope="module", params=["utility", "sweeps", "delays", "decisions", "learning"])
+@pytest.fixture(scope="module", params=["utility", "sweeps", "delays", "decisions", "messages", "learning"])
 def figure(request) -> Figure:
     return made(request.param)
 

@@ -57,7 +57,8 @@ def test_reports_fall_with_the_threshold_and_with_extrapolation(varying):
     env, params = varying
     worlds = [status.watch(params, threshold) for threshold in (0, 5, 20, NEVER)]
     with_twin = [tasks.reports.mean() for tasks in _play(status.Watched(env), worlds)]
-    without = [tasks.reports.mean() for tasks in _play(status.Watched(env, extrapolate=False), worlds)]
+    held = [status.watch(params, threshold, extrapolate=False) for threshold in (0, 5, 20, NEVER)]
+    without = [tasks.reports.mean() for tasks in _play(status.Watched(env), held)]
     assert with_twin[0] > with_twin[1] > with_twin[2] > with_twin[3]
     assert all(twin < held for twin, held in zip(with_twin[:3], without[:3], strict=True))
 
@@ -66,7 +67,7 @@ def test_reports_fall_with_the_threshold_and_with_extrapolation(varying):
 @pytest.mark.parametrize("threshold", [3, NEVER])
 def test_the_server_is_never_ahead_of_the_device_nor_beyond_the_threshold(varying, extrapolate, threshold):
     env, params = varying
-    watched, params = status.Watched(env, extrapolate), status.watch(params, threshold)
+    watched, params = status.Watched(env), status.watch(params, threshold, extrapolate)
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
     state, timestep = jax.vmap(watched.begin, (0, None, None))(rows, jnp.int32(0), params)
     policy = policies.random_choice()

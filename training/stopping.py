@@ -1,11 +1,13 @@
 """`stopping` at full length: every policy on the reference scenarios, and what the twin is worth in tasks.
 
-    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots 400000] [--seed 0]
+    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N] [--seed 0]
     python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
+    python -m training.stopping signalling [--scenario reference wifi] [--rows 24] [--slots N] [--seed 0]
 
 `table` trains every learner on rows of its own, then runs all policies, the exact optimum among them where there is
 one, on the same held-out rows. `samples` counts the tasks a learner needs, with the twin and without it, until it is as
-good as greedy with waiting cost.
+good as greedy with waiting cost. `signalling` tells what reports buy, at thresholds of the status twin from 0 to
+infinity, with the learner of differential values deciding on what the server believes.
 """
 
 import argparse
@@ -19,19 +21,25 @@ import numpy as np
 import jaxcoinfer
 from benchmarks.harness import record
 from jaxcoinfer import evaluate, scenarios
-from jaxcoinfer.agents import contvalue
+from jaxcoinfer.agents import contvalue, differential
 from jaxcoinfer.bounds import dynamic_program
 from jaxcoinfer.bounds import stopping as bounds
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs.pipeline import LEARNERS, best_fixed, rival_policies
+from jaxcoinfer.runs import signalling as ways
+from jaxcoinfer.runs.contenders import EXACT, LEARNERS, best_fixed, rival_policies
 from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.twin import workload
 
+_USUAL = {
+    "table": ["reference", "reference-busy"],
+    "samples": ["reference-busy"],
+    "signalling": ["reference", "wifi"],
+}
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a policy: utility, paired differences to greedy and to greedy with waiting cost."""
+    """Appends one line a policy: utility, and paired differences to the strongest rivals and the exact optimum."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
     policies: dict[str, Policy] = rival_policies(env, best_fixed(env, params))
@@ -46,7 +54,7 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     if model is not None:
         begin = time.perf_counter()
         solution = dynamic_program.solve(model)
-        policies["exact optimum"] = bounds.policy(solution)
+        policies[EXACT] = bounds.policy(solution)
         gain, span = float(solution.gain_per_task), float(solution.span)
         print(f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s", flush=True)
     _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], evaluation=True)
@@ -54,14 +62,12 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     for name, tasks in played.items():
         measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
         line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "policy": name}
-        if name == "exact optimum":
+        if name == EXACT:
             line |= {"computed_gain": gain, "span": span}
-        compared = {
-            "utility": measures["utility"],
-            "above_greedy": evaluate.difference(tasks, played["one-time greedy"]),
-            "above_waiting": evaluate.difference(tasks, played["one-time waiting"]),
-        }
-        for what, interval in compared.items():
+        rivals = {"greedy": "one-time greedy", "waiting": "one-time waiting", "adaptive": "adaptive waiting"}
+        rivals |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
+        compared = {f"above_{short}": evaluate.difference(tasks, played[rival]) for short, rival in rivals.items()}
+        for what, interval in {"utility": measures["utility"], **compared}.items():
             line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
         record("reference", line)
 
@@ -83,6 +89,23 @@ def samples(scenario: Scenario, seeds: int) -> None:
         line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
         line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
         record("samples", line)
+
+
+def signalling(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+    """Appends one line a way to tell the server and threshold: messages, utility, and its gain on full reports."""
+    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
+    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
+    config = differential.Config()
+    learned = differential.train(keys[LEARN], params, differential.Hyper(), env=env, config=config)
+    long = dataclasses.replace(scenario, rows=rows, slots=slots)
+    policy = differential.policy(env, config, learned.weights)
+    for point in ways.measure(long, policy, keys[HELD_OUT], keys[PLAY]):
+        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "way": point.way}
+        line |= {"threshold_slots": point.threshold_slots}
+        for name in ("reports", "commands", "utility", "gain"):
+            interval = getattr(point, name)
+            line |= {name: round(interval.mean, 4), f"{name}_half": round(interval.half, 4)}
+        record("signalling", line)
 
 
 def _utility_of_waiting(env, params, config):
@@ -111,24 +134,23 @@ def _first_lasting(curve: np.ndarray, tasks: np.ndarray, goal: float, window: in
 
 
 def main() -> None:
-    """Runs one of the two recipes."""
+    """Runs one of the recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=["table", "samples"])
+    parser.add_argument("recipe", choices=list(_USUAL))
     parser.add_argument("--scenario", nargs="+")
     parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--slots", type=int, default=400_000)
+    parser.add_argument("--slots", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    names = (
-        options.scenario or {"table": ["reference", "reference-busy"], "samples": ["reference-busy"]}[options.recipe]
-    )
-    for name in names:
+    for name in options.scenario or _USUAL[options.recipe]:
         scenario = scenarios.load_scenario(name)
-        if options.recipe == "table":
-            table(scenario, options.rows, options.slots, options.seed)
-        else:
+        if options.recipe == "samples":
             samples(scenario, options.seeds)
+        else:
+            usual = 400_000 if isinstance(scenario.rate, scenarios.ConstantRate) else scenario.slots  # traces end
+            recipe = {"table": table, "signalling": signalling}[options.recipe]
+            recipe(scenario, options.rows, options.slots or usual, options.seed)
 
 
 if __name__ == "__main__":

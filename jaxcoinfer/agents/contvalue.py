@@ -22,10 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from jaxcoinfer.agents.networks import Mlp
+from jaxcoinfer.agents.networks import Mlp, cosine_adam, descend
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy, restart_ended
@@ -157,10 +156,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
     key_net, key_start, key_test, key_run = jax.random.split(key, 4)
     weights = net.init(key_net, jnp.zeros(env.observation_shape))
     n_updates = config.n_evaluations * config.updates_per_evaluation
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(lambda i: hyper.learning_rate * optax.cosine_decay_schedule(1.0, n_updates)(i)),
-    )
+    optimiser = cosine_adam(hyper.learning_rate, n_updates)
     start = jax.vmap(env.reset, (0, None))
     test_states, _ = start(jax.random.split(key_test, config.evaluation_devices), params)
 
@@ -185,10 +181,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
         state, batch = jax.vmap(one_task, (0, 0, None))(keys, state, weights)
-        gradient = jax.grad(loss)(weights, *batch)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
-            change, optimiser_state = optimiser.update(gradient, optimiser_state, weights)
-        weights = optax.apply_updates(weights, change)
+        weights, optimiser_state = descend(optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state)
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
         return (weights, optimiser_state, state, timestep), None

@@ -18,17 +18,17 @@ Large samples belong to states where the decision is clear, and would drown the 
 Axes: B pairs, P = Le+1 decisions of a task, F features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from jaxcoinfer.agents.contvalue import Learned, first_stop, mean_utility
-from jaxcoinfer.agents.networks import Mlp
+from jaxcoinfer.agents.networks import Face, Mlp, cosine_adam, descend
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
@@ -70,8 +70,12 @@ class Hyper(struct.PyTreeNode):
     limit: Any = 2.0
 
 
+FEATURES = ("waiting_tasks", "wait", "server_backlog", "radio_backlog", "upload", "speed", "lead")
+
+
 class View(struct.PyTreeNode):
-    """A decision as the network sees it: layer, int32; features [F]; scale; lead, the forecast's advantage, scaled."""
+    """A decision as the network sees it: layer, int32; features [F], FEATURES; scale; lead, the forecast's advantage,
+    scaled."""
 
     layer: jax.Array
     features: jax.Array
@@ -119,6 +123,7 @@ def view(env: Stopping, state: State, params: Params) -> View:
     ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
     radio_s = known.radio_bits * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
     task_s = params.layer_s.sum()
+    air_s = params.upload_bits.mean() * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
     scale = 1.0 + known.waiting_tasks + (known.server_backlog_s + radio_s) / task_s
     lead = ahead / (scale + jnp.abs(ahead))
     numbers = [
@@ -126,7 +131,7 @@ def view(env: Stopping, state: State, params: Params) -> View:
         jnp.log1p(known.wait_s / task_s),
         jnp.log1p(known.server_backlog_s / task_s),
         jnp.log1p(radio_s / task_s),
-        known.slot_bits / (known.slot_bits + params.mean_bits),
+        jnp.log(jnp.clip(air_s / task_s, 1e-2, 1e2)),
         known.speed / (known.speed + 1.0),
         lead,
     ]
@@ -153,6 +158,14 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
         return jnp.where(advantage(net, weights, view(env, state, params)) >= 0, STOP, CONTINUE)
 
     return act
+
+
+def interface(env: Stopping, config: Config, weights: Any) -> tuple[Callable[[jax.Array], jax.Array], Face]:
+    """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and what it is."""
+    net: Any = network(env, config)
+    meaning = "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
+    face = Face(FEATURES, meaning, f"{__name__}.view")
+    return lambda features: features[:, -1:] + net.apply(weights, features), face
 
 
 def decide(env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay) -> jax.Array:
@@ -272,10 +285,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
     pairs = start_pairs(key_start, config.n_pairs, params, env)
     weights = net.init(key_net, pairs.parted.features[0])
     n_updates = config.n_evaluations * config.updates_per_evaluation * config.n_batches
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(lambda i: hyper.learning_rate * optax.cosine_decay_schedule(1.0, n_updates)(i)),
-    )
+    optimiser = cosine_adam(hyper.learning_rate, n_updates)
     test_states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key_test, config.evaluation_devices), params)
 
     def miss(weights, samples, place):
@@ -286,9 +296,7 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
         weights, optimiser_state = carry
         most = jnp.clip(samples.count, 1, config.memory)
         gradient = jax.grad(miss)(weights, samples, jax.random.randint(key, (config.batch,), 0, most))
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
-            change, optimiser_state = optimiser.update(gradient, optimiser_state, weights)
-        return (optax.apply_updates(weights, change), optimiser_state), None
+        return descend(optimiser, gradient, weights, optimiser_state), None
 
     def update(carry, key):
         learner, pairs, samples = carry

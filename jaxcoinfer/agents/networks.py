@@ -1,9 +1,22 @@
-"""Networks: Flax Linen modules behind `init` and `apply`."""
+"""What the learners share: networks (Flax Linen modules behind `init` and `apply`) and how they descend."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
+
+
+@dataclass(frozen=True)
+class Face:
+    """What a learned function takes and gives, for who runs it elsewhere: features by name, meaning of the output,
+    and the function of this library that makes the features."""
+
+    features: tuple[str, ...]
+    meaning: str
+    made_by: str
 
 
 class Mlp(nn.Module):
@@ -17,3 +30,16 @@ class Mlp(nn.Module):
         for width in self.hidden:
             x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
+
+
+def cosine_adam(learning_rate: jax.Array | float, n_updates: int) -> optax.GradientTransformation:
+    """Adam on gradients of norm 1 at most; the step size decays to 0 on a cosine over n_updates."""
+    decay = optax.cosine_decay_schedule(1.0, n_updates)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda i: learning_rate * decay(i)))
+
+
+def descend(optimiser: optax.GradientTransformation, gradient: Any, weights: Any, state: Any) -> tuple[Any, Any]:
+    """Returns weights and optimiser state after one step."""
+    with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
+        change, state = optimiser.update(gradient, state, weights)
+    return optax.apply_updates(weights, change), state

@@ -45,7 +45,36 @@ def one_time_greedy(env: Stopping) -> Policy:
 
 def one_time_waiting(env: Stopping) -> Policy:
     """As greedy, and charges each choice for the tasks that wait while it occupies the processor."""
-    return one_time(lambda state, params: jnp.argmax(workload.forecast(env, state, params).value))
+    return one_time(plan_waiting(env))
+
+
+def adaptive_waiting(env: Stopping) -> Policy:
+    """As `one_time_waiting`, decided anew before every layer on what is known then."""
+
+    def act(key, state, observation, params):
+        best = jnp.argmax(workload.forecast(env, state, params).value)
+        return jnp.where(best == state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def at_generation(plan: Planner) -> Policy:
+    """Holds to `plan` made on what server, link and queue were like when the task arrived, not when it began."""
+
+    def act(key, state, observation, params):
+        now = exogenous.look(params.bank, state.row, state.start)
+        then = exogenous.look(params.bank, state.row, state.arrival)
+        seen = jnp.asarray([exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED])
+        record = now.record.at[seen].set(then.record[seen])
+        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record))
+        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def plan_waiting(env: Stopping) -> Planner:
+    """Best expected value of a task, charged for the tasks that wait while it occupies the processor."""
+    return lambda state, params: jnp.argmax(workload.forecast(env, state, params).value)
 
 
 def clairvoyant(env: Stopping) -> Policy:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from jaxcoinfer import evaluate
-from jaxcoinfer.agents import contvalue
+from jaxcoinfer.agents import contvalue, differential
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.evaluate import Tasks
@@ -18,15 +18,16 @@ from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.twin import workload
 
-# What learns: a module with `Config`, `Hyper`, `network`, `train` and `policy`. The first is the method of the system:
-# it is compared with itself without the twin, looked at, and exported.
-LEARNERS: dict[str, Any] = {"continuation value": contvalue}
-METHOD = next(iter(LEARNERS))
+# What learns: a module with `Config`, `Hyper`, `train` and `policy`. METHOD, the published one, is compared with itself
+# without the twin; BEST is looked at and, by its `interface`, exported.
+METHOD, BEST = "continuation value", "differential value"
+LEARNERS: dict[str, Any] = {METHOD: contvalue, BEST: differential}
 WITHOUT_TWIN = f"{METHOD}, no twin"  # of the learning curves
 # What needs no learning, beside the best fixed point, for which the training draw is asked.
 RIVALS: dict[str, Callable[[Stopping], Policy]] = {
     "one-time greedy": rivals.one_time_greedy,
     "one-time waiting": rivals.one_time_waiting,
+    "adaptive waiting": rivals.adaptive_waiting,
     "neurosurgeon": rivals.neurosurgeon,
     "device only": lambda env: rivals.fixed(env.n_layers + 1),
     "edge only": lambda env: rivals.fixed(0),
@@ -34,7 +35,8 @@ RIVALS: dict[str, Callable[[Stopping], Policy]] = {
     "clairvoyant": rivals.clairvoyant,
 }
 COMPARED = "one-time greedy"  # gains are differences to this one
-NOT_DEPLOYABLE = frozenset({"clairvoyant"})
+EXACT = "exact optimum"
+NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})  # one knows the future, the other the law of the world
 
 
 def rival_policies(env: Stopping, fixed: int) -> dict[str, Policy]:
@@ -75,7 +77,7 @@ class World(struct.PyTreeNode):
 class Shared:
     """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
 
-    env: Stopping
+    env: Any  # whatever has the contract of `envs.types`
     policies: tuple[Policy, ...]
 
     def begin(self, row: jax.Array, slot: jax.Array, world: World) -> tuple[Any, Any]:

@@ -21,15 +21,20 @@ from flax import serialization
 
 import jaxcoinfer
 from jaxcoinfer import scenarios
-from jaxcoinfer.envs.stopping import OBSERVATION, Stopping
+from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.profile_checks import Place, structure
-from jaxcoinfer.runs import sweeps
-from jaxcoinfer.runs.contenders import COMPARED, LEARNERS, METHOD
-from jaxcoinfer.runs.pipeline import Checkpoint, Row, Run, RunError
+from jaxcoinfer.runs import signalling, sweeps
+from jaxcoinfer.runs.contenders import BEST, COMPARED, LEARNERS
+from jaxcoinfer.runs.pipeline import Bound, Checkpoint, Row, Run, RunError
 from jaxcoinfer.scenarios import ProfileError, Scenario
 
 CHECKPOINT = "checkpoint.msgpack"
+MESSAGES = (
+    "way",
+    "threshold_slots",
+    *(f"{n}{h}" for n in ("reports", "commands", "utility", "gain") for h in ("", "_half")),
+)
 _FORMAT = 1  # of a checkpoint
 _PROCESS_OF = {
     record: name
@@ -70,6 +75,8 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
         ]
         _write_csv(folder / "metrics.csv", ("policy", "measure", "mean", "half_width"), measures)
         points = [(name, *point) for name, curve in run.curves.items() for point in zip(*curve, strict=True)]
+        told = [(p.way, p.threshold_slots, *_flat(p.reports, p.commands, p.utility, p.gain)) for p in run.messages]
+        _write_csv(folder / "messages.csv", MESSAGES, told)
         _write_csv(folder / "learning.csv", ("learner", "tasks", "utility"), points)
         _write_figures(folder, run)
 
@@ -85,16 +92,23 @@ def summary(run: Run) -> dict[str, Any]:
         for axis, sweep in run.sweeps.items()
     }
     learned = {name: {"tasks": int(seen[-1]), "utility": float(u[-1])} for name, (seen, u) in run.curves.items()}
-    return describe(run.rows, run.checkpoint) | {"sweeps": swept, "learning": learned}
+    told = [
+        {"way": p.way, "threshold_slots": p.threshold_slots}
+        | {name: _pair(getattr(p, name)) for name in ("reports", "commands", "utility", "gain")}
+        for p in run.messages
+    ]
+    found = {"sweeps": swept, "messages": told, "learning": learned}
+    return describe(run.rows, run.bound, run.checkpoint) | found
 
 
-def describe(rows: Mapping[str, Row], checkpoint: Checkpoint) -> dict[str, Any]:
+def describe(rows: Mapping[str, Row], bound: Bound, checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns a table ready for JSON; means with the half widths of their 95 % intervals, SI units."""
     policies = {
         name: {"deployable": row.deployable, "measures": {m: _pair(i) for m, i in _all(row).items()}}
         for name, row in rows.items()
     }
     said = {"system": checkpoint.scenario.system, "scenario": checkpoint.scenario.name, "seed": checkpoint.seed}
+    said |= {"bound": {"what": bound.what, "utility": _pair(bound.utility), "computed": bound.computed}}
     return said | {"compared_with": COMPARED, "policies": policies}
 
 
@@ -156,7 +170,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
-    """Writes the network of the method as a serialised `jax.export` function for CPU and CUDA.
+    """Writes the network of the best learner as a serialised `jax.export` function for CPU and CUDA.
 
     Returns what is written beside it, to `<out>.json`: what goes in and comes out. Raises MissingExtra, RunError.
     """
@@ -164,26 +178,22 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         raise MissingExtra("export needs flatbuffers; install it with: python -m pip install 'jaxcoinfer[export]'")
     from jax import export as jax_export
 
-    learner, env = LEARNERS[METHOD], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
-    net = learner.network(env, learner.Config(hidden=checkpoint.hidden[METHOD]))
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights[METHOD])
+    learner, env = LEARNERS[BEST], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
+    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    function, face = learner.interface(env, learner.Config(hidden=checkpoint.hidden[BEST]), weights)
     (batch,) = jax_export.symbolic_shape("batch")
-    observation = jax.ShapeDtypeStruct((batch, *env.observation_shape), jnp.float32)
-    function = jax.jit(lambda observation: net.apply(weights, observation))
-    content = jax_export.export(function, platforms=("cpu", "cuda"))(observation).serialize()
+    features = jax.ShapeDtypeStruct((batch, len(face.features)), jnp.float32)
+    content = jax_export.export(jax.jit(function), platforms=("cpu", "cuda"))(features).serialize()
     card = {
         "file": out.name,
-        "format": "jax.export: jax.export.deserialize(bytes).call(observation)",
+        "policy": BEST,
+        "format": "jax.export: jax.export.deserialize(bytes).call(features)",
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
-        "input": {"shape": ["batch", len(OBSERVATION)], "dtype": "float32", "features": list(OBSERVATION)},
-        "output": {
-            "shape": ["batch", env.n_layers + 1],
-            "dtype": "float32",
-            "meaning": "utility expected of continuing, by layers done; stop where stopping is worth at least as much",
-        },
-        "observation": "jaxcoinfer.envs.stopping.observe",
+        "input": {"shape": ["batch", len(face.features)], "dtype": "float32", "features": list(face.features)},
+        "output": {"shape": ["batch", env.n_layers + 1], "dtype": "float32", "meaning": face.meaning},
+        "made_by": face.made_by,
     }
     try:
         _replace(out, bytes(content))
@@ -205,11 +215,19 @@ def _write_figures(folder: Path, run: Run) -> None:
         "delay": figures.delays(run.latency_s, run.checkpoint.scenario.deadline_s),
         "decisions": figures.decisions(run.regions.stops, run.regions.backlog_s, run.regions.waiting_tasks),
         "learning": figures.learning(run.curves),
+        "messages": figures.messages(_messages(run.messages)),
     }
     if panels:
         made["sweeps"] = figures.sweeps(panels)
     for name, figure in made.items():
         figure.savefig(folder / f"{name}.png", dpi=figures.DPI)
+
+
+def _messages(points: list[signalling.Point]) -> dict[str, tuple[list[float], list[Interval]]]:
+    """Reports a task and utility of each way to tell the server, by way."""
+    ways = dict.fromkeys(point.way for point in points)
+    of = {way: [point for point in points if point.way == way] for way in ways}
+    return {way: ([p.reports.mean for p in several], [p.utility for p in several]) for way, several in of.items()}
 
 
 @contextmanager
@@ -238,7 +256,11 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _all(row: Row) -> dict[str, Interval]:
-    return row.measures | {"utility_gain": row.gain}
+    return row.measures | {"utility_gain": row.gain, "gap_to_bound": row.gap}
+
+
+def _flat(*intervals: Interval) -> list[float]:
+    return [number for interval in intervals for number in (interval.mean, interval.half)]
 
 
 def _pair(interval: Interval) -> dict[str, float | None]:

@@ -26,11 +26,13 @@ class StatusParams(Params):
     """Params of the system, and of the reports; build with `watch`.
 
     threshold_slots int32: how far the device may be behind the estimate before it reports; assumed_speed: with which
-    the estimate runs ahead, 1 = nominal, at least the fastest.
+    the estimate runs ahead, 1 = nominal, at least the fastest; extrapolates bool: whether the estimate moves on between
+    reports, or the server holds the last report for the truth.
     """
 
     threshold_slots: jax.Array
     assumed_speed: jax.Array
+    extrapolates: jax.Array
 
 
 class Believed(State):
@@ -40,23 +42,23 @@ class Believed(State):
     reports: jax.Array
 
 
-def watch(params: Params, threshold_slots: int) -> StatusParams:
-    """Returns the params with a report threshold, in slots; one beyond the row's length means no report ever."""
+def watch(params: Params, threshold_slots: int, extrapolate: bool = True) -> StatusParams:
+    """Returns the params with a report threshold, in slots; one beyond the row's length means no report ever.
+
+    extrapolate: the estimate moves on between reports; without it the server holds the last report for the truth.
+    """
     if threshold_slots < 0:
         raise ValueError(f"threshold_slots: {threshold_slots}; must be at least 0.")
     fastest = params.bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
-    return StatusParams(**vars(params), threshold_slots=jnp.asarray(threshold_slots, jnp.int32), assumed_speed=fastest)
+    threshold, moves_on = jnp.asarray(threshold_slots, jnp.int32), jnp.asarray(extrapolate, bool)
+    return StatusParams(**vars(params), threshold_slots=threshold, assumed_speed=fastest, extrapolates=moves_on)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """`stopping` as the server sees it: the same contract, params from `watch`, and observations of the believed state.
-
-    extrapolate: the estimate moves on between reports; without it the server holds the last report for the truth.
-    """
+    """`stopping` as the server sees it: the same contract, params from `watch`, observations of the believed state."""
 
     env: Stopping
-    extrapolate: bool = True
 
     @property
     def n_choices(self) -> int:
@@ -89,7 +91,8 @@ class Watched:
         layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
         slots = jnp.where(action == STOP, 0, layer_slots(layer_s, params.assumed_speed, params.slot_s))
         moved = state.slot + slots
-        slot = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved) if self.extrapolate else state.slot
+        moved = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved)
+        slot = jnp.where(params.extrapolates, moved, state.slot)
         reports = truth.slot - slot > params.threshold_slots
         slot = jnp.where(reports, truth.slot, slot)
         start = jnp.where(ends, slot, state.start)
