@@ -41,7 +41,9 @@ def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool) -> tupl
     return Stopping(params.layer_s.shape[0] - 1), params
 
 
-def _make_on_demand(scenario: OnDemandScenario, key: jax.Array, evaluation: bool) -> tuple[OnDemand, on_demand_params.Params]:
+def _make_on_demand(
+    scenario: OnDemandScenario, key: jax.Array, evaluation: bool
+) -> tuple[OnDemand, on_demand_params.Params]:
     world = generators_on_demand.draw(key, scenario, evaluation=evaluation)
     numbers = grid_numbers(scenario.task)
     params = on_demand_params.make_params(

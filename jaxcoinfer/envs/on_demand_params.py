@@ -95,7 +95,7 @@ def make_params(
         **masks,
         **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
         delay_slots=jnp.asarray(delay_slots, jnp.int32),
-        mean_rate_bps=bank.slots[:, :, RATE].mean(),
+        mean_rate_bps=bank.slots[:, :-1, RATE].mean(),
         bank=bank,
     )
 
