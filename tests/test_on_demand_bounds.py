@@ -182,6 +182,16 @@ def test_memory_of_an_outage_is_worth_what_the_bound_says():
     assert mean(found["memory"][0], found["none"][0]).low > 0.0
 
 
+def test_the_chain_of_held_outages_is_right():
+    chain = bounds._held(1e6, HeldOutages(0.2, 2, 3))
+    # Up; out for the 1st slot, which another follows; for the 2nd, which is the last for half; for the 3rd, the last.
+    wanted = [[0.8, 0.2, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.5, 0.0, 0.0, 0.5], [1.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(chain.transition, wanted)
+    np.testing.assert_array_equal(chain.values, [1e6, 0.0, 0.0, 0.0])
+    # A cycle has 1 / .2 = 5 slots up and 2.5 out, in one of two of which there is a 3rd.
+    np.testing.assert_allclose(chain.law, np.array([5.0, 1.0, 1.0, 0.5]) / 7.5, atol=1e-12)
+
+
 def test_a_two_state_outage_is_a_markov_rate():
     outage = dataclasses.replace(TINY, rate=ConstantRate(40e6, (0.2, 0.5)))
     chain = dataclasses.replace(TINY, rate=MarkovRate((0.0, 40e6), ((0.5, 0.5), (0.2, 0.8))))
