@@ -152,8 +152,8 @@ def draw(key: jax.Array, scenario: Scenario, *, evaluation: bool = False) -> Dra
     return Draw(
         arrivals=_arrivals(key_arrivals, shape, scenario),
         edge_work=_edge_work(key_load, shape, scenario),
-        slot_bits=_slot_bits(key_rate, shape, scenario, evaluation),
-        speed=_speed(key_speed, shape, scenario.speed),
+        slot_bits=link_bits(key_rate, shape, scenario.rate, scenario.slot_s, evaluation),
+        speed=speeds(key_speed, shape, scenario.speed),
     )
 
 
@@ -181,26 +181,28 @@ def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: Scenario) -> ja
     raise TypeError(f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.scenarios`.")
 
 
-def _slot_bits(key: jax.Array, shape: tuple[int, int], scenario: Scenario, evaluation: bool) -> jax.Array:
+def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, evaluation: bool) -> jax.Array:
+    """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; files as in `draw`."""
     key_rate, key_outage = jax.random.split(key)
-    match scenario.rate:
+    match rate:
         case scenarios.ConstantRate(rate_bps, leave):
-            bits = constant_bits(shape, rate_bps, scenario.slot_s)
+            bits = constant_bits(shape, rate_bps, slot_s)
         case scenarios.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
-            bits = fading_bits(key_rate, shape, scenario.slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
+            bits = fading_bits(key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
         case scenarios.RecordedRate(train, held_out, leave):
-            bits = _recorded_bits(key_rate, shape, scenario.slot_s, held_out if evaluation else train)
+            bits = _recorded_bits(key_rate, shape, slot_s, held_out if evaluation else train)
         case _:
-            raise TypeError(f"rate: {scenario.rate!r} is no process of `jaxcoinfer.scenarios`.")
+            raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.scenarios`.")
     return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
 
 
-def _speed(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
+def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
+    """Returns the speed a slot of a scenario's `speed`, float32 [K, T]; 1 = nominal."""
     match speed:
         case scenarios.ConstantSpeed():
             return jnp.ones(shape, jnp.float32)
-        case scenarios.MarkovSpeed(speeds, leave):
-            return markov_speed(key, shape, jnp.asarray(speeds, jnp.float32), jnp.asarray(leave, jnp.float32))
+        case scenarios.MarkovSpeed(values, leave):
+            return markov_speed(key, shape, jnp.asarray(values, jnp.float32), jnp.asarray(leave, jnp.float32))
     raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.scenarios`.")
 
 

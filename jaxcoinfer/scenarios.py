@@ -5,7 +5,6 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from jaxcoinfer import profiles
 from jaxcoinfer.profile_checks import (
-    Check,
     Place,
     ProfileError,
     check_sources,
@@ -23,48 +21,23 @@ from jaxcoinfer.profile_checks import (
     many,
     nearest,
     number,
-    require_table,
     sources,
     structure,
     text,
 )
-
-MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
-
-
-def one_of(allowed: Mapping[str, Any]) -> Check:
-    """A table whose `process` names which of the records it is."""
-
-    def check(value: Any, place: Place) -> Any:
-        require_table(value, place)
-        process = value.get("process")
-        if process not in allowed:
-            place.at("process").refuse(process, ", ".join(allowed) + nearest(str(process), list(allowed)))
-        return structure(allowed[process], {k: v for k, v in value.items() if k != "process"}, place)
-
-    return check
-
-
-def word(*allowed: str) -> Check:
-    """One of some words."""
-
-    def check(value: Any, place: Place) -> str:
-        if value not in allowed:
-            place.refuse(value, ", ".join(allowed) + nearest(str(value), list(allowed)))
-        return value
-
-    return check
-
-
-def pair(check: Check) -> Check:
-    """Two values that each pass `check`, or nothing."""
-
-    def check_pair(value: Any, place: Place) -> tuple:
-        if not isinstance(value, list) or len(value) != 2:
-            place.refuse(value, "a list of two numbers")
-        return many(check)(value, place)
-
-    return check_pair
+from jaxcoinfer.scenario_processes import (
+    MAX_SLOTS,
+    ConstantRate,
+    ConstantSpeed,
+    Fading,
+    MarkovSpeed,
+    RecordedRate,
+    one_of,
+    pair,
+    word,
+)
+from jaxcoinfer.scenarios_on_demand import OnDemandScenario
+from jaxcoinfer.scenarios_on_demand import check as check_on_demand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,48 +92,6 @@ class RecordedLoad:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConstantRate:
-    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead state, if any."""
-
-    rate_bps: float = checked(number(above=True))
-    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
-
-
-@dataclasses.dataclass(frozen=True)
-class Fading:
-    """Gauss-Markov shadowing and Rayleigh block fading through Shannon capacity; outages as in ConstantRate."""
-
-    bandwidth_hz: float = checked(number(above=True))
-    snr_db: float = checked(number(-100.0, 100.0))
-    shadowing_db: float = checked(number(0.0, 50.0))
-    shadowing_memory: float = checked(number(0.0, 1.0))
-    block_slots: int = checked(integer(1))
-    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordedRate:
-    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate."""
-
-    train: tuple[str, ...] = checked(many(text, 1))
-    evaluation: tuple[str, ...] = checked(many(text, 1))
-    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
-
-
-@dataclasses.dataclass(frozen=True)
-class ConstantSpeed:
-    """The device always runs at its nominal speed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MarkovSpeed:
-    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a slot."""
-
-    speeds: tuple[float, ...] = checked(many(number(above=True), 2))
-    leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
-
-
-@dataclasses.dataclass(frozen=True)
 class Numbers:
     """A task in plain numbers, as `jaxcoinfer.envs.stopping.Params` names them."""
 
@@ -194,7 +125,7 @@ _TASKS = {"numbers": Numbers, "profiles": FromProfiles}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One task in one world: rows × slots of it are drawn at a time.
+    """One task of `stopping` in one world: rows × slots of it are drawn at a time.
 
     Weights: utility = accuracy_weight * accuracy - latency_s - energy_weight * energy_j.
     deadline_s is reported against, and changes nothing.
@@ -222,10 +153,14 @@ def list_scenarios() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
 
 
-def load_scenario(name_or_path: str | Path) -> Scenario:
+_SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario}
+
+
+def load_scenario(name_or_path: str | Path) -> Any:
     """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
 
-    Raises ProfileError in one line that names file, field, value and what is allowed.
+    Returns the record of its `system`: a `Scenario` or an `OnDemandScenario`. Raises ProfileError in one line that
+    names file, field, value and what is allowed.
     """
     name = str(name_or_path)
     bare = not (name.endswith(".toml") or "/" in name or "\\" in name)
@@ -241,7 +176,10 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
         raise ProfileError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
     if table.pop("kind", None) != "scenario":
         place.at("kind").refuse(table.get("kind"), "'scenario'")
-    scenario = structure(Scenario, table, place)
+    system = table.get("system", "stopping")
+    scenario = structure(_SYSTEMS[word(*_SYSTEMS)(system, place.at("system"))], table, place)
+    if isinstance(scenario, OnDemandScenario):
+        check_on_demand(scenario, place)
     check_sources(table, place)
     return scenario
 

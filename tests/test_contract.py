@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from on_demand_for_tests import random_system as random_on_demand
 from scenarios_for_tests import assert_trees_close, assert_trees_equal, random_system
 
 from jaxcoinfer.envs.types import Outcome, TimeStep
@@ -21,8 +22,14 @@ def stopping():
     return system.env, system.params(), True
 
 
+@cache
+def on_demand():
+    system = random_on_demand(2)
+    return system.env, system.params(), True
+
+
 # name: () -> (env, params, whether it is a queueing system, which never ends)
-ENVIRONMENTS = {"stopping": stopping}
+ENVIRONMENTS = {"stopping": stopping, "on-demand": on_demand}
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -30,12 +37,18 @@ def name(request):
     return request.param
 
 
+def valid(env, params):
+    """Actions that may be taken: all, but for environments with a mask."""
+    state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
+    return np.flatnonzero(env.mask(state, params) if hasattr(env, "mask") else np.ones(env.n_actions))
+
+
 @cache
 def trajectory(name):
     """First (state, time step) of N_ENVS environments, random actions, and all states and time steps that follow."""
     env, params, _ = ENVIRONMENTS[name]()
     key_reset, key_act = jax.random.split(jax.random.key(0))
-    actions = jax.random.randint(key_act, (STEPS, N_ENVS), 0, env.n_actions, jnp.int32)
+    actions = jax.random.choice(key_act, jnp.asarray(valid(env, params), jnp.int32), (STEPS, N_ENVS))
 
     def move(state, action):
         state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
@@ -116,13 +129,13 @@ def test_outcomes_make_sense(name):
     assert ((outcome.accuracy >= 0) & (outcome.accuracy <= 1)).all()
 
 
-def test_every_action_in_range_is_taken_and_does_something(name):
+def test_every_valid_action_is_taken_and_does_something(name):
     env, params, _ = ENVIRONMENTS[name]()
     (state, _), _, _ = trajectory(name)
     state = jax.tree.map(lambda x: x[0], state)
-    after = [env.step(state, jnp.int32(action), params) for action in range(env.n_actions)]
+    after = [env.step(state, jnp.int32(action), params) for action in valid(env, params)]
     rewards = {float(timestep.reward) for _, timestep in after}
-    assert len(rewards) == env.n_actions
+    assert len(rewards) == len(valid(env, params))
 
 
 def test_an_end_is_for_ever_and_pays_nothing(name):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import serialization
 
 import jaxcoinfer
-from jaxcoinfer import scenarios
+from jaxcoinfer import scenarios, scenarios_on_demand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.profile_checks import Place, structure
@@ -38,7 +38,10 @@ MESSAGES = (
 _FORMAT = 1  # of a checkpoint
 _PROCESS_OF = {
     record: name
-    for group in (scenarios._TASKS, scenarios._ARRIVALS, scenarios._LOADS, scenarios._RATES, scenarios._SPEEDS)
+    for group in (
+        *(scenarios._TASKS, scenarios._ARRIVALS, scenarios._LOADS, scenarios._RATES, scenarios._SPEEDS),
+        *scenarios_on_demand.PROCESSES,
+    )
     for name, record in group.items()
 }
 
@@ -120,9 +123,9 @@ def scenario_table(record: Any) -> Any:
         return process | {
             name: dict(value) if name == "source" else scenario_table(value)
             for name, value in fields.items()
-            if value != ()
+            if value not in ((), None)
         }
-    return list(record) if isinstance(record, tuple) else record
+    return [scenario_table(item) for item in record] if isinstance(record, tuple) else record
 
 
 def versions() -> dict[str, Any]:

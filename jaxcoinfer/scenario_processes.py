@@ -1,0 +1,97 @@
+"""Link rates and speeds that scenarios of several systems name, and checks they share. No jax."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxcoinfer.profile_checks import (
+    Check,
+    Place,
+    checked,
+    integer,
+    many,
+    nearest,
+    number,
+    require_table,
+    structure,
+    text,
+)
+
+MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
+
+
+def one_of(allowed: Mapping[str, Any]) -> Check:
+    """A table whose `process` names which of the records it is."""
+
+    def check(value: Any, place: Place) -> Any:
+        require_table(value, place)
+        process = value.get("process")
+        if process not in allowed:
+            place.at("process").refuse(process, ", ".join(allowed) + nearest(str(process), list(allowed)))
+        return structure(allowed[process], {k: v for k, v in value.items() if k != "process"}, place)
+
+    return check
+
+
+def word(*allowed: str) -> Check:
+    """One of some words."""
+
+    def check(value: Any, place: Place) -> str:
+        if value not in allowed:
+            place.refuse(value, ", ".join(allowed) + nearest(str(value), list(allowed)))
+        return value
+
+    return check
+
+
+def pair(check: Check) -> Check:
+    """Two values that each pass `check`, or nothing."""
+
+    def check_pair(value: Any, place: Place) -> tuple:
+        if not isinstance(value, list) or len(value) != 2:
+            place.refuse(value, "a list of two numbers")
+        return many(check)(value, place)
+
+    return check_pair
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantRate:
+    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead state, if any."""
+
+    rate_bps: float = checked(number(above=True))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fading:
+    """Gauss-Markov shadowing and Rayleigh block fading through Shannon capacity; outages as in ConstantRate."""
+
+    bandwidth_hz: float = checked(number(above=True))
+    snr_db: float = checked(number(-100.0, 100.0))
+    shadowing_db: float = checked(number(0.0, 50.0))
+    shadowing_memory: float = checked(number(0.0, 1.0))
+    block_slots: int = checked(integer(1))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRate:
+    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate."""
+
+    train: tuple[str, ...] = checked(many(text, 1))
+    evaluation: tuple[str, ...] = checked(many(text, 1))
+    outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantSpeed:
+    """The device always runs at its nominal speed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovSpeed:
+    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a slot."""
+
+    speeds: tuple[float, ...] = checked(many(number(above=True), 2))
+    leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
