@@ -5,6 +5,7 @@ is imported where it is used, so that help and mistakes are answered at once.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -162,8 +163,9 @@ def _scenarios(options: argparse.Namespace) -> None:
     for scenario in found:
         size = f"{scenario.system}, {scenario.rows} rows of {scenario.slots} slots of {scenario.slot_s * 1e3:g} ms"
         said = [scenario.description, size]
-        for part in ("task", "arrivals", "edge_load", "rate", "speed"):
-            numbers = vars(getattr(scenario, part)).items()
+        parts = {field: part for field, part in vars(scenario).items() if dataclasses.is_dataclass(part)}
+        for part, record in parts.items():
+            numbers = vars(record).items()
             said.append(f"{part}: " + (", ".join(f"{k} {_plain(v)}" for k, v in numbers if v != ()) or "constant"))
         _show(scenario.name, *said)
 

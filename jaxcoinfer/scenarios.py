@@ -28,6 +28,7 @@ from jaxcoinfer.profile_checks import (
     structure,
     text,
 )
+from jaxcoinfer.scenarios_fleet import FleetScenario
 
 MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
 
@@ -217,13 +218,18 @@ class Scenario:
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
+_SYSTEMS = {"stopping": Scenario, "fleet": FleetScenario}
+
+
 def list_scenarios() -> tuple[str, ...]:
     """Names of the shipped scenarios, in alphabetical order."""
     return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
 
 
-def load_scenario(name_or_path: str | Path) -> Scenario:
+def load_scenario(name_or_path: str | Path) -> Any:
     """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
+
+    Returns the record of the file's `system`: `Scenario` or `FleetScenario`.
 
     Raises ProfileError in one line that names file, field, value and what is allowed.
     """
@@ -241,7 +247,8 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
         raise ProfileError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
     if table.pop("kind", None) != "scenario":
         place.at("kind").refuse(table.get("kind"), "'scenario'")
-    scenario = structure(Scenario, table, place)
+    system = word(*_SYSTEMS)(table.get("system"), place.at("system"))
+    scenario = structure(_SYSTEMS[system], table, place)
     check_sources(table, place)
     return scenario
 

@@ -2,21 +2,31 @@
 
 import jax
 
-from jaxcoinfer import exogenous, generators
+from jaxcoinfer import exogenous, generators, generators_fleet
+from jaxcoinfer.envs import fleet_params
+from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import make_params
 from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers
+from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
 
 
-def make(scenario: str | Scenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False):
+def make(scenario: str | Scenario | FleetScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False):
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
     key draws the world (default `jax.random.key(0)`); evaluation takes recorded links from the files that learning
     never sees. Raises ProfileError or TraceError in one line that names file, field, value and what is allowed.
     """
-    if not isinstance(scenario, Scenario):
+    if isinstance(scenario, str):
         scenario = load_scenario(scenario)
-    world = generators.draw(jax.random.key(0) if key is None else key, scenario, evaluation=evaluation)
+    key = jax.random.key(0) if key is None else key
+    if isinstance(scenario, FleetScenario):
+        return _make_fleet(scenario, key)
+    return _make_stopping(scenario, key, evaluation)
+
+
+def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool):
+    world = generators.draw(key, scenario, evaluation=evaluation)
     params = make_params(
         exogenous.make_bank(world),
         world.slot_bits,
@@ -26,3 +36,10 @@ def make(scenario: str | Scenario = "wifi", key: jax.Array | None = None, *, eva
         **task_numbers(scenario.task),
     )
     return Stopping(params.layer_s.shape[0] - 1), params
+
+
+def _make_fleet(scenario: FleetScenario, key: jax.Array):
+    numbers = fleet_numbers(scenario)
+    params = fleet_params.make_params(generators_fleet.draw(key, scenario), **numbers)
+    _, n_versions, n_cuts = numbers["device_s"].shape
+    return Fleet(scenario.devices, n_versions, n_cuts, with_cloud=scenario.cloud is not None), params
