@@ -1,5 +1,7 @@
 """The draw of a fleet's world. Axes: K rows, T slots, D devices."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -9,51 +11,53 @@ from jaxcoinfer.physics.link import snr_db, spectral_efficiency
 from jaxcoinfer.scenarios_fleet import FleetScenario, Radio, Tasks, Vary
 
 
+@partial(jax.jit, static_argnames="scenario")
 def draw(key: jax.Array, scenario: FleetScenario) -> FleetBank:
     """Returns one realisation of a fleet's world, rows of `slots` slots and one more; consumes the key."""
-    key_link, key_weight, key_active, key_speed, key_kind, key_band, key_server = jax.random.split(key, 7)
-    rows, slots = scenario.rows, scenario.slots + 1
-    shape = (rows, slots, scenario.devices)
+    key_noise, key_start, key_weight, key_active, key_kind, key_shares = jax.random.split(key, 6)
+    rows, slots, radio = scenario.rows, scenario.slots + 1, scenario.radio
+    shape, flat = (rows, slots, scenario.devices), (rows * scenario.devices, slots)
+    moves = [(radio.velocity_memory, radio.speed_mps)] * 2
+    noise = processes(key_noise, flat, [*moves, *[(radio.fading_memory, 0.5**0.5)] * 2, _law(scenario.speed)])
+    start = jax.random.uniform(key_start, (2, flat[0]), maxval=2.0 * radio.half_side_m)
+    metres = distance_m(start, noise[:2], scenario.slot_s, radio)
+    snr = 10.0 ** (snr_db(metres, radio.snr_at_100_m_db, radio.path_loss) / 10.0)
+    efficiency = spectral_efficiency(snr * (noise[2] ** 2 + noise[3] ** 2), *radio.efficiency)
+    others = processes(key_shares, (rows, slots), [_law(scenario.bandwidth), _law(scenario.capacity)])
     shares = jnp.asarray([kind.share for kind in scenario.kinds], jnp.float32)
-    of_kind = jax.random.categorical(key_kind, jnp.log(shares), shape=(rows, scenario.devices))
+    kind = jax.random.categorical(key_kind, jnp.log(shares), shape=(rows, scenario.devices))
     return FleetBank(
-        efficiency=efficiency(key_link, shape, scenario.slot_s, scenario.radio),
+        efficiency=_of_devices(efficiency, shape),
         weight=weights(key_weight, shape, scenario.tasks),
-        speed=_of_devices(varying(key_speed, (rows * scenario.devices, slots), scenario.speed), shape),
+        speed=_of_devices(around(noise[4], scenario.speed), shape),
         active=activity(key_active, shape, scenario.tasks.leave),
-        kind=of_kind.astype(jnp.int32),
-        bandwidth=varying(key_band, (rows, slots), scenario.bandwidth),
-        server=varying(key_server, (rows, slots), scenario.capacity),
+        kind=kind.astype(jnp.int32),
+        bandwidth=around(others[0], scenario.bandwidth),
+        server=around(others[1], scenario.capacity),
     )
 
 
-def efficiency(key: jax.Array, shape: tuple[int, int, int], slot_s: float, radio: Radio) -> jax.Array:
-    """Bits a second and hertz of walking devices, [K, T, D]: path loss and Rayleigh fading through Shannon capacity."""
-    key_walk, key_fade = jax.random.split(key)
-    flat = (shape[0] * shape[2], shape[1])
-    snr = 10.0 ** (snr_db(distance_m(key_walk, flat, slot_s, radio), radio.snr_at_100_m_db, radio.path_loss) / 10.0)
-    fading = rayleigh_power(key_fade, flat, radio.fading_memory)
-    return _of_devices(spectral_efficiency(snr * fading, *radio.efficiency), shape)
+def processes(key: jax.Array, shape: tuple[int, int], laws: list[tuple[float, float]]) -> jax.Array:
+    """Independent Gauss-Markov processes [len(laws), *shape], mean 0, each law (memory, deviation).
+
+    Two of deviation sqrt(1/2), squared and added, are the power of Rayleigh fading, mean 1. All in one call, which
+    compiles once.
+    """
+    memory, deviation = jnp.asarray(laws, jnp.float32).T
+    keys = jax.random.split(key, len(laws))
+    return jax.vmap(gauss_markov, (0, None, 0, 0))(keys, shape, memory, deviation)
 
 
-def distance_m(key: jax.Array, shape: tuple[int, int], slot_s: float, radio: Radio) -> jax.Array:
-    """Metres to the base station of devices with Gauss-Markov velocity in a square whose borders turn them back."""
-    squares = jnp.zeros(shape)
-    for key_axis in jax.random.split(key):
-        key_start, key_velocity = jax.random.split(key_axis)
-        velocity = gauss_markov(key_velocity, shape, radio.velocity_memory, radio.speed_mps)
-        start = jax.random.uniform(key_start, (shape[0], 1), maxval=2.0 * radio.half_side_m)
-        path = start + slot_s * jnp.cumsum(velocity, axis=1)
-        # Folded at both borders: |((path mod 4r) - 2r)| - r lies in [-r, r].
-        folded = jnp.abs(path % (4.0 * radio.half_side_m) - 2.0 * radio.half_side_m) - radio.half_side_m
-        squares = squares + folded**2
-    return jnp.maximum(jnp.sqrt(squares), radio.nearest_m)
+def distance_m(start_m: jax.Array, velocity_mps: jax.Array, slot_s: float, radio: Radio) -> jax.Array:
+    """Metres to the base station [N, T] of devices in a square whose borders turn them back.
 
-
-def rayleigh_power(key: jax.Array, shape: tuple[int, int], memory: float) -> jax.Array:
-    """Power gain of Rayleigh fading, mean 1, [N, T]: squares of two Gauss-Markov processes of deviation sqrt(1/2)."""
-    parts = [gauss_markov(part, shape, memory, 0.5**0.5) for part in jax.random.split(key)]
-    return parts[0] ** 2 + parts[1] ** 2
+    start_m [2, N] from 0 to one side; velocity_mps [2, N, T]. Folded at both borders: with half side r,
+    `|path mod 4r - 2r| - r` lies in [-r, r].
+    """
+    side = 2.0 * radio.half_side_m
+    path = start_m[..., None] + slot_s * jnp.cumsum(velocity_mps, axis=-1)
+    place = jnp.abs(path % (2.0 * side) - side) - radio.half_side_m
+    return jnp.maximum(jnp.sqrt((place**2).sum(axis=0)), radio.nearest_m)
 
 
 def weights(key: jax.Array, shape: tuple[int, ...], tasks: Tasks) -> jax.Array:
@@ -71,9 +75,13 @@ def activity(key: jax.Array, shape: tuple[int, int, int], leave: tuple[float, ..
     return _of_devices(states == 0, shape)
 
 
-def varying(key: jax.Array, shape: tuple[int, int], vary: Vary) -> jax.Array:
-    """A Gauss-Markov process [N, T] around a mean, kept within its range."""
-    return jnp.clip(vary.mean + gauss_markov(key, shape, vary.memory, vary.deviation), *vary.within)
+def around(noise: jax.Array, vary: Vary) -> jax.Array:
+    """A process around its mean, kept within its range."""
+    return jnp.clip(vary.mean + noise, *vary.within)
+
+
+def _law(vary: Vary) -> tuple[float, float]:
+    return vary.memory, vary.deviation
 
 
 def _of_devices(flat: jax.Array, shape: tuple[int, int, int]) -> jax.Array:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxcoinfer import profiles
 from jaxcoinfer.profile_checks import Check, Place, checked, identifier, integer, many, number, record, sources, text
@@ -177,7 +178,7 @@ def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
     return numbers
 
 
-def _sums(values: list[float]) -> np.ndarray:
+def _sums(values: ArrayLike) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(values)])
 
 

@@ -37,9 +37,9 @@ def test_the_bound_by_hand():
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), n_devices=st.sampled_from([2, 3]), cloud=st.booleans())
-def test_bound_below_optimum_below_answer(seed, n_devices, cloud):
-    system = random_fleet(seed, n_devices, cloud)
+@given(seed=st.integers(0, 10**6), cloud=st.booleans())
+def test_bound_below_optimum_below_answer(seed, cloud):
+    system = random_fleet(seed, 3 - cloud, cloud)
     given_numbers = system.reference(0, 1)
     best = reference.optimum(*given_numbers)
     found = solve(tables(state_at(0, 1), system.params()))
@@ -86,6 +86,7 @@ def test_absent_devices_and_order_change_nothing():
     for seed in range(4):
         of = random_tables(seed, 6)
         found = solve(of)
+        np.testing.assert_allclose(found.cost, total_cost(of, found.choice), rtol=1e-6)
         padded = solve(jax.tree.map(lambda table: jnp.pad(table, ((0, 3), (0, 0))), of))
         np.testing.assert_allclose([padded.bound, padded.cost], [found.bound, found.cost], rtol=1e-5)
         np.testing.assert_array_equal(padded.choice[:6], found.choice)
@@ -98,9 +99,3 @@ def test_absent_devices_and_order_change_nothing():
 def test_nobody_there_costs_nothing():
     found = solve(jax.tree.map(jnp.zeros_like, random_tables(0, 6)))
     assert float(found.bound) == 0.0 and float(found.cost) == 0.0
-
-
-def test_the_cost_is_that_of_the_choice():
-    of = random_tables(1, 8)
-    found = solve(of)
-    np.testing.assert_allclose(found.cost, total_cost(of, found.choice), rtol=1e-6)

@@ -70,18 +70,18 @@ def _halve(at_price, excess, highest):
     `excess(reply, price)` falls as the price rises, as the derivative of a concave function does.
     """
 
-    def step(_, carry):
+    def step(i, carry):
         low, high, below, above = carry
-        middle = 0.5 * (low + high)
-        here = at_price(middle)
-        more = excess(here, middle) > 0.0
-        low, below = _choose(more, (middle, here), (low, below))
-        high, above = _choose(more, (high, above), (middle, here))
+        # The ends first, within the loop too: what is evaluated is then compiled once.
+        price = jnp.where(i == 0, 0.0, jnp.where(i == 1, highest, 0.5 * (low + high)))
+        here = at_price(price)
+        more = (i == 0) | ((i > 1) & (excess(here, price) > 0.0))
+        low, below = _choose(more, (price, here), (low, below))
+        high, above = _choose(more, (high, above), (price, here))
         return low, high, below, above
 
-    zero = jnp.zeros_like(highest)
-    carry = (zero, highest, at_price(zero), at_price(highest))
-    return jax.lax.fori_loop(0, HALVINGS, step, carry)
+    unknown = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at_price, highest))
+    return jax.lax.fori_loop(0, HALVINGS + 2, step, (highest, highest, unknown, unknown))
 
 
 def solve(tables: Tables) -> Certificate:

@@ -1,31 +1,35 @@
 """Environments, and `make`, which builds one from a scenario."""
 
+from typing import Any
+
 import jax
 
 from jaxcoinfer import exogenous, generators, generators_fleet
 from jaxcoinfer.envs import fleet_params
 from jaxcoinfer.envs.fleet import Fleet
+from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.envs.stopping import Stopping
-from jaxcoinfer.envs.stopping_params import make_params
+from jaxcoinfer.envs.stopping_params import Params, make_params
 from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers
 from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
 
 
-def make(scenario: str | Scenario | FleetScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False):
+def make(
+    scenario: str | Scenario | FleetScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False
+) -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
     key draws the world (default `jax.random.key(0)`); evaluation takes recorded links from the files that learning
     never sees. Raises ProfileError or TraceError in one line that names file, field, value and what is allowed.
     """
-    if isinstance(scenario, str):
-        scenario = load_scenario(scenario)
+    record = scenario if isinstance(scenario, Scenario | FleetScenario) else load_scenario(scenario)
     key = jax.random.key(0) if key is None else key
-    if isinstance(scenario, FleetScenario):
-        return _make_fleet(scenario, key)
-    return _make_stopping(scenario, key, evaluation)
+    if isinstance(record, FleetScenario):
+        return _make_fleet(record, key)
+    return _make_stopping(record, key, evaluation)
 
 
-def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool):
+def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool) -> tuple[Stopping, Params]:
     world = generators.draw(key, scenario, evaluation=evaluation)
     params = make_params(
         exogenous.make_bank(world),
@@ -38,7 +42,7 @@ def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool):
     return Stopping(params.layer_s.shape[0] - 1), params
 
 
-def _make_fleet(scenario: FleetScenario, key: jax.Array):
+def _make_fleet(scenario: FleetScenario, key: jax.Array) -> tuple[Fleet, FleetParams]:
     numbers = fleet_numbers(scenario)
     params = fleet_params.make_params(generators_fleet.draw(key, scenario), **numbers)
     _, n_versions, n_cuts = numbers["device_s"].shape

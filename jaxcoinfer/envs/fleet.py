@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer.envs.fleet_params import FleetParams
-from jaxcoinfer.envs.types import TimeStep
+from jaxcoinfer.envs.types import Outcome, TimeStep
 from jaxcoinfer.exogenous_fleet import FleetSlot, look
 from jaxcoinfer.physics.allocation import Tables, allocate, at, normalised
 from jaxcoinfer.physics.energy import transmit_energy_j
@@ -47,24 +47,17 @@ class FleetAction(struct.PyTreeNode):
     compute: jax.Array
 
 
-class FleetOutcome(struct.PyTreeNode):
-    """How the tasks of a slot ended, [D]: `jaxcoinfer.envs.types.Outcome` and the class of each task.
+class FleetOutcome(Outcome):
+    """How the tasks of a slot ended, [D] each, utility the cost of a task, negative; and the class of each task.
 
-    Numbers mean something only where `finished`. utility: its cost, negative. latency_sensitive: w above one half.
+    latency_sensitive bool: w above one half.
     """
 
-    finished: jax.Array
-    choice: jax.Array
-    latency_s: jax.Array
-    energy_j: jax.Array
-    accuracy: jax.Array
-    utility: jax.Array
-    reports: jax.Array
     latency_sensitive: jax.Array
 
 
 class Work(struct.PyTreeNode):
-    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s with all the server."""
+    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s with all server."""
 
     base_s: jax.Array
     send_s: jax.Array

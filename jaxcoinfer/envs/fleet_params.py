@@ -1,7 +1,7 @@
 """The numbers of a `fleet`: the record, and the one function that builds it.
 
-Axes: D devices, N kinds of machine, V model versions, P cuts (0 sends the input, P-1 sends nothing), C choices: version,
-cut and, with a cloud, second cut, in this order, the last running fastest.
+Axes: D devices, N kinds of machine, V model versions, P cuts (0 sends the input, P-1 sends nothing), C choices:
+version, cut and, with a cloud, second cut, in this order, the last running fastest.
 """
 
 from typing import Any
@@ -98,7 +98,7 @@ def make_params(
 
 def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns what `FleetParams` holds by choice, [C] or [N, C], from the sums up to each cut."""
-    n_kinds, n_versions, n_cuts = numbers["device_s"].shape
+    _, n_versions, n_cuts = numbers["device_s"].shape
     last = n_cuts - 1
     seconds = np.arange(n_cuts) if "backhaul_bps" in numbers else np.array([last])
     version, cut, second = (x.ravel() for x in np.meshgrid(range(n_versions), range(n_cuts), seconds, indexing="ij"))

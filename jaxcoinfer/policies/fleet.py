@@ -5,6 +5,7 @@ choices by itself, only the choices are played. Axes: D devices, C choices.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ MAX_ANSWERS = 1 << 21  # that `exhaustive` tries
 def planned(env: Fleet, plan: Planner) -> Policy:
     """Plays `plan(tables of this slot)` in every slot."""
 
-    def act(key, state, observation, params):
+    def act(key, state, observation, params) -> Any:
         choice, bandwidth, compute = plan(tables(state, params))
         return FleetAction(choice, bandwidth, compute) if env.learned_shares else choice
 
