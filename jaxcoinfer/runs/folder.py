@@ -106,9 +106,9 @@ def scenario_table(record: Any) -> Any:
         return process | {
             name: dict(value) if name == "source" else scenario_table(value)
             for name, value in fields.items()
-            if value != ()
+            if value != () and value is not None
         }
-    return list(record) if isinstance(record, tuple) else record
+    return [scenario_table(item) for item in record] if isinstance(record, tuple) else record
 
 
 def versions() -> dict[str, Any]:
