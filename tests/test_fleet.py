@@ -91,7 +91,7 @@ def test_the_environment_with_given_shares_is_the_reference(seed, cloud):
 
 
 def test_a_slot_by_hand():
-    # Device 0 sends 1e6 bits at 2 bit/s/Hz over 1e6 Hz, half of which others leave: 1 s with all of it. Its 3e9 FLOP take
+    # Device 0 sends 1e6 bits at 2 bit/s/Hz over 1e6 Hz, of which others leave half: 1 s with all. Its 3e9 FLOP take
     # 1 s of a server of 6e9 FLOP/s, half of it left. Device 1 sends 4e6 bits, 4 s, and runs the same. Both w are .5.
     # Roots 1 and 2 of the band, 1 and 1 of the server: x = 1/3 and 2/3, so 3 and 6 s; y = 1/2 and 1/2, so 2 and 2 s.
     # With .25 s of overheads and .05 s there and back T = 5.3 and 8.3 s. Cost, with reference 1 s and accuracy .8:
