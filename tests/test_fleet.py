@@ -139,7 +139,7 @@ def test_the_twin_is_the_environment_for_every_device_and_choice(cloud):
         changed[device, :, device] = np.arange(env.n_choices)
     steps = step_all(env, state, jnp.asarray(changed.reshape(-1, 6)), params)
     tasks = np.asarray(fleet.active(state, params)).sum()
-    mask = np.asarray(fleet.action_mask(state, params))
+    mask = np.asarray(env.mask(state, params))
     assert mask.any() and (cloud != mask.all())
     played = -np.asarray(steps.reward).reshape(costs.shape) * tasks
     np.testing.assert_allclose(costs[mask], played[mask], rtol=2e-5)

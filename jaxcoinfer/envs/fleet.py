@@ -122,6 +122,11 @@ class Fleet:
         """Returns the choice that runs a version wholly on the device."""
         return (version + 1) * self.n_choices // self.n_versions - 1
 
+    def mask(self, state: FleetState, params: FleetParams) -> jax.Array:
+        """Returns which choices are valid, [D, C] bool; an absent device, whose choice means nothing, has the first."""
+        here = active(state, params)[:, None]
+        return jnp.where(here, params.valid[None], (jnp.arange(self.n_choices) == 0)[None])
+
     def reset(self, key: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)
@@ -214,12 +219,6 @@ def tables(state: FleetState, params: FleetParams) -> Tables:
         bandwidth=jnp.where(here & valid, of_latency * of.send_s, 0.0),
         compute=jnp.where(here & valid, of_latency * of.run_s, 0.0),
     )
-
-
-def action_mask(state: FleetState, params: FleetParams) -> jax.Array:
-    """Returns which choices are valid, [D, C] bool; an absent device, whose choice means nothing, has them all."""
-    here = look(params.bank, state.row, state.slot).active
-    return params.valid[None] | ~here[:, None]
 
 
 def active(state: FleetState, params: FleetParams) -> jax.Array:
