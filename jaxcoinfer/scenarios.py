@@ -153,7 +153,7 @@ def list_scenarios() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
 
 
-_SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario}
+SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario}
 
 
 def load_scenario(name_or_path: str | Path) -> Any:
@@ -177,7 +177,7 @@ def load_scenario(name_or_path: str | Path) -> Any:
     if table.pop("kind", None) != "scenario":
         place.at("kind").refuse(table.get("kind"), "'scenario'")
     system = table.get("system", "stopping")
-    scenario = structure(_SYSTEMS[word(*_SYSTEMS)(system, place.at("system"))], table, place)
+    scenario = structure(SYSTEMS[word(*SYSTEMS)(system, place.at("system"))], table, place)
     if isinstance(scenario, OnDemandScenario):
         check_on_demand(scenario, place)
     check_sources(table, place)

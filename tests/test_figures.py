@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from jaxcoinfer import figures
 from jaxcoinfer.evaluate import Interval
+from jaxcoinfer.figures import common
+from jaxcoinfer.figures import stopping as figures
 
 NAMES = ("continuation value", "one-time greedy", "edge only", "something new")
 ROWS = dict(
@@ -28,7 +29,7 @@ def made(name: str) -> Figure:
     tasks = np.arange(100, 10_000, 100)
     match name:
         case "utility":
-            return figures.utility(ROWS, GAINS, "one-time greedy")
+            return common.utility(ROWS, GAINS, "one-time greedy")
         case "sweeps":
             return figures.sweeps({"arrival rate, tasks/s": (POINTS, LINES, 2.0), "load, share": (POINTS, LINES, 1.0)})
         case "delays":
@@ -49,10 +50,10 @@ def figure(request) -> Figure:
 
 
 def test_is_small_enough_and_draws_without_a_warning(figure):
-    width, height = figure.get_size_inches() * figures.DPI
+    width, height = figure.get_size_inches() * common.DPI
     assert width <= 900 and height <= 600
     stream = io.BytesIO()
-    figure.savefig(stream, dpi=figures.DPI)
+    figure.savefig(stream, dpi=common.DPI)
     assert stream.getvalue().startswith(b"\x89PNG")
 
 
@@ -134,5 +135,5 @@ def test_learning_means_are_over_bins_of_a_tenth_of_a_decade():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, jaxcoinfer.figures as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, jaxcoinfer.figures.stopping as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
