@@ -51,7 +51,7 @@ def test_it_learns_to_beat_greedy_and_traces_once():
     other = jaxcoinfer.make(scenario, jax.random.key(3))[1]
     contvalue.train(jax.random.key(4), other, contvalue.Hyper(learning_rate=1e-3), env=env, config=config)
     assert contvalue.train._cache_size() == before + 1
-    assert np.isfinite(learned.curve).all() and int(learned.tasks[-1]) == 64 * 400
+    assert np.isfinite(learned.curve).all() and int(learned.steps[-1]) == 64 * 400
     held_out = jaxcoinfer.make(scenario, jax.random.key(5))[1]
     rivals = {"greedy": policies.one_time_greedy(env), "learned": contvalue.policy(env, config, learned.weights)}
     tasks = evaluate.evaluate(env, held_out, rivals, jax.random.key(6))

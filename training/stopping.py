@@ -85,7 +85,7 @@ def samples(scenario: Scenario, seeds: int) -> None:
             chosen = dataclasses.replace(config, twin=twin)
             key = jax.random.fold_in(jax.random.key(seed), LEARN)
             learned = contvalue.train(key, params, contvalue.Hyper(), env=env, config=chosen)
-            needed[twin] = _first_lasting(np.asarray(learned.curve), np.asarray(learned.tasks), goal(key))
+            needed[twin] = _first_lasting(np.asarray(learned.curve), np.asarray(learned.steps), goal(key))
         line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
         line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
         record("samples", line)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents.networks import Mlp, cosine_adam, descend
+from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy, restart_ended
@@ -55,14 +55,6 @@ class Hyper(struct.PyTreeNode):
 
     learning_rate: Any = 3e-3
     exploration: Any = 0.1
-
-
-class Learned(struct.PyTreeNode):
-    """weights of the network; curve [n_evaluations], mean utility a task; tasks [n_evaluations], seen until then."""
-
-    weights: Any
-    curve: jax.Array
-    tasks: jax.Array
 
 
 def network(env: Stopping, config: Config) -> Mlp:

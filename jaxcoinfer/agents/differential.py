@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents.contvalue import Learned, first_stop, mean_utility
-from jaxcoinfer.agents.networks import Face, Mlp, cosine_adam, descend
+from jaxcoinfer.agents.contvalue import first_stop, mean_utility
+from jaxcoinfer.agents.networks import Face, Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy

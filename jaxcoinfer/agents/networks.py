@@ -7,6 +7,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
+from flax import struct
+
+
+class Learned(struct.PyTreeNode):
+    """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each look; steps
+    [n_evaluations]: tasks, or environment steps, seen until then."""
+
+    weights: Any
+    curve: jax.Array
+    steps: jax.Array
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
         latency_s={name: one.latency_s for name, one in main.items()},
         sweeps=sweeps.collect(plan, scenario, {name: several[1:] for name, several in tasks.items() if name != EXACT}),
         messages=messages,
-        curves={name: (np.asarray(one.tasks), np.asarray(one.curve)) for name, one in curves.items()},
+        curves={name: (np.asarray(one.steps), np.asarray(one.curve)) for name, one in curves.items()},
         regions=regions,
     )
     rows = table(main, env, world, scenario, float(solving.result().gain_per_task) if solving else None)
@@ -222,7 +222,7 @@ def _look(env: Stopping, params: Params, policy: Policy, key: jax.Array) -> tupl
 
 
 def _n_seen(learned: Any) -> int:
-    return int(learned.tasks[-1])
+    return int(learned.steps[-1])
 
 
 def _sheets(found: _Found) -> dict[str, Sheet]:

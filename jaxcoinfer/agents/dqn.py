@@ -1,0 +1,114 @@
+"""Deep Q-learning: one network of action values, a slow copy to look ahead with, double and masked.
+
+    goal_a = r_a + gamma Q^(s', argmax_a' Q(s', a')),   loss = mean over the actions a that were seen, by weight w_a,
+    of huber(Q(s, a) - goal_a)
+
+With the twin all actions are seen, and w_a is `masked.nearness`, as in `agents.sac`.
+Mnih et al. (Nature 518, 2015), double after van Hasselt et al. (arXiv 1509.06461). Axes: N transitions, A actions.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.agents import masked, replay
+from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
+from jaxcoinfer.agents.replay import Algorithm, Outcomes, ReplayConfig
+from jaxcoinfer.rollout import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ReplayConfig):
+    """What decides shapes and branches: see `ReplayConfig`."""
+
+
+class Hyper(struct.PyTreeNode):
+    """Numbers of the training, so that a sweep is a `vmap`.
+
+    learning_rate: initial step size, decays to 0 on a cosine; discount: gamma; exploration: probability of a random
+    valid action; focus: distance from the best value at which an error counts half; smoothing: share of the network
+    that goes into its slow copy with every batch; width: the error from which on the loss grows linearly.
+    """
+
+    learning_rate: Any = 1e-3
+    discount: Any = 0.0
+    exploration: Any = 0.1
+    focus: Any = 0.05
+    smoothing: Any = 0.01
+    width: Any = 10.0
+
+
+def loss(values: jax.Array, goals: jax.Array, weight: jax.Array, counts: jax.Array, width: jax.Array) -> jax.Array:
+    """Returns the mean of `sum_a w_a huber(Q(a) - goal_a) / sum_a w_a` over the transitions that count.
+
+    `huber(x) = x^2 / 2` up to |x| = width, `width (|x| - width / 2)` beyond. values, goals [N, A]; weight [N, A], 0 for
+    actions that were not seen; counts [N], 0 or 1.
+    """
+    error = jnp.abs(values - goals)
+    inner = jnp.minimum(error, width)
+    huber = 0.5 * inner**2 + width * (error - inner)
+    of_each = (weight * huber).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1e-9)
+    return (of_each * counts).sum() / jnp.maximum(counts.sum(), 1.0)
+
+
+def network(env: Any, config: ReplayConfig) -> Mlp:
+    """Values of all actions [A] from one observation [F]."""
+    return Mlp(config.hidden, env.n_actions)
+
+
+def policy(env: Any, config: Config, weights: Any) -> Policy:
+    """The valid action of the largest value."""
+    net: Any = network(env, config)
+    return replay.greedy_policy(env, lambda observation, mask: masked.best(net.apply(weights, observation), mask))
+
+
+def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
+    """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the optimiser)."""
+    net: Any = network(env, config)
+    adam = cosine_adam(hyper.learning_rate, config.n_updates)
+
+    def start(key, observation):
+        weights = net.init(key, observation)
+        return weights, weights, adam.init(weights)
+
+    def act(learner, observation, mask):
+        return masked.best(net.apply(learner[0], observation), mask)
+
+    def explore(key, learner, observation, mask):
+        key_whether, key_which = jax.random.split(key)
+        drawn = jax.random.categorical(key_which, jnp.where(mask, 0.0, -jnp.inf)).astype(jnp.int32)
+        return jnp.where(jax.random.bernoulli(key_whether, hyper.exploration), drawn, act(learner, observation, mask))
+
+    def learn(key, learner, batch):
+        weights, slow, state = learner
+        following = masked.best(net.apply(weights, batch.next_observation), batch.next_mask)
+        ahead = masked.take(net.apply(slow, batch.next_observation), following)
+        goals = batch.earned + (hyper.discount * batch.goes_on * ahead)[:, None]
+
+        near = masked.nearness(net.apply(slow, batch.observation), batch.mask, hyper.focus)
+        weight = jnp.where(batch.known, near, 0.0)
+
+        def miss(weights):
+            return loss(net.apply(weights, batch.observation), goals, weight, batch.counts, hyper.width)
+
+        weights, state = descend(adam, jax.grad(miss)(weights), weights, state)
+        slow = jax.tree.map(lambda old, new: old + hyper.smoothing * (new - old), slow, weights)
+        return weights, slow, state
+
+    return Algorithm(start, explore, learn, act)
+
+
+@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
+def train(
+    key: jax.Array, params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None
+) -> Learned:
+    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
+
+    outcomes(env, state, params) -> what each action earns [A], for the twin; actions must not move the world.
+    """
+    learner, learned = replay.train(key, params, algorithm(env, config, hyper), env, config, outcomes)
+    return learned.replace(weights=learner[0])

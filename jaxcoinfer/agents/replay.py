@@ -1,0 +1,204 @@
+"""Learning from a memory on the device: what soft actor-critic and deep Q share, which is all but their losses.
+
+With the twin, a memory holds what every action would have earned, and not only the one taken. That is the whole truth
+where actions do not move the world (`on-demand`: link and load are not the device's doing), since the next state is
+then the same for all of them. Axes: N environments, M places of the memory, F features, A actions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.agents.networks import Learned
+from jaxcoinfer.rollout import Policy, restart_ended
+
+Outcomes = Callable[[Any, Any, Any], jax.Array]  # (env, state, params) -> what each action earns [A]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """What decides shapes and branches of learning from memory.
+
+    n_envs environments take n_steps steps, then n_batches batches are learned from the latest `memory` transitions;
+    updates_per_evaluation times so, then a look at the greedy policy; n_evaluations times so. twin: learn from what
+    every action would have earned.
+    """
+
+    hidden: tuple[int, ...] = (128, 128)
+    n_envs: int = 64
+    n_steps: int = 4
+    n_batches: int = 16
+    batch: int = 256
+    memory: int = 1 << 16
+    n_evaluations: int = 20
+    updates_per_evaluation: int = 20
+    evaluation_envs: int = 256
+    evaluation_steps: int = 100
+    twin: bool = True
+
+    @property
+    def n_updates(self) -> int:
+        """Batches learned in all."""
+        return self.n_evaluations * self.updates_per_evaluation * self.n_batches
+
+    @property
+    def steps(self) -> jax.Array:
+        """Environment steps until each look [n_evaluations], int32."""
+        return jnp.arange(1, self.n_evaluations + 1) * (self.updates_per_evaluation * self.n_steps * self.n_envs)
+
+
+class Transition(struct.PyTreeNode):
+    """One step: observation [F], mask [A] bool and action int32 before it; earned [A]: what each action earns, of which
+    `known` bool [A] were seen; next_observation [F], next_mask [A] after it; goes_on: 0 where the world ended, 1 also
+    where only the record did; counts: 0 where the environment had ended before."""
+
+    observation: jax.Array
+    mask: jax.Array
+    action: jax.Array
+    earned: jax.Array
+    known: jax.Array
+    next_observation: jax.Array
+    next_mask: jax.Array
+    goes_on: jax.Array
+    counts: jax.Array
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What is the algorithm's own; learner: its weights and all else it adapts.
+
+    start(key, observation) -> learner; explore(key, learner, observation, mask) -> action; learn(key, learner, batch)
+    -> learner; act(learner, observation, mask) -> action, greedy.
+    """
+
+    start: Callable[[jax.Array, jax.Array], Any]
+    explore: Callable[[jax.Array, Any, jax.Array, jax.Array], jax.Array]
+    learn: Callable[[jax.Array, Any, Transition], Any]
+    act: Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+def outcomes_of(transition_reward: jax.Array, action: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (earned, known) [A] where only the action taken was seen."""
+    taken = jnp.arange(mask.shape[0], dtype=jnp.int32) == action
+    return jnp.where(taken, transition_reward, 0.0), taken
+
+
+def collect(
+    key: jax.Array, env: Any, params: Any, explore: Callable, start: tuple[Any, Any], n_steps: int, outcomes: Any
+) -> tuple[tuple[Any, Any], Transition]:
+    """Returns (state, timestep) of N environments n_steps later, and the transitions [n_steps, N].
+
+    explore(key, observation, mask) -> action; outcomes: None without the twin.
+    """
+
+    def one(key, state, timestep):
+        mask = env.mask(state, params)
+        action = explore(key, timestep.observation, mask)
+        ended = timestep.terminated | timestep.truncated
+        after, next_timestep = env.step(state, action, params)
+        if outcomes is None:
+            earned, known = outcomes_of(next_timestep.reward, action, mask)
+        else:
+            earned, known = jnp.where(mask, outcomes(env, state, params), 0.0), mask
+        seen = Transition(
+            timestep.observation,
+            mask,
+            action,
+            earned,
+            known,
+            next_timestep.observation,
+            env.mask(after, params),
+            (~next_timestep.terminated).astype(jnp.float32),
+            (~ended).astype(jnp.float32),
+        )
+        return (after, next_timestep), seen
+
+    def step(carry, key):
+        keys = jax.random.split(key, carry[1].reward.shape[0])
+        return jax.vmap(one)(keys, *carry)
+
+    return jax.lax.scan(step, start, jax.random.split(key, n_steps))
+
+
+def mean_reward(env: Any, params: Any, policy: Callable, start: tuple[Any, Any], n_steps: int) -> jax.Array:
+    """Returns the mean reward a step of `policy(observation, mask)`, n_steps of N environments that do not restart."""
+
+    def one(state, timestep):
+        alive = ~(timestep.terminated | timestep.truncated)
+        after, next_timestep = env.step(state, policy(timestep.observation, env.mask(state, params)), params)
+        return (after, next_timestep), (jnp.where(alive, next_timestep.reward, 0.0), alive)
+
+    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), start, length=n_steps)
+    return reward.sum() / jnp.maximum(alive.sum(), 1).astype(jnp.float32)
+
+
+def train(
+    key: jax.Array, params: Any, algorithm: Algorithm, env: Any, config: ReplayConfig, outcomes: Outcomes | None
+) -> tuple[Any, Learned]:
+    """Returns the learner and what is told of it (its weights are the caller's to take). One scan; consumes the key."""
+    if config.twin and outcomes is None:
+        raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
+    asked = outcomes if config.twin else None
+    if config.memory % (config.n_envs * config.n_steps):
+        raise ValueError(f"memory: {config.memory}; must be a multiple of n_envs * n_steps, which is written at once.")
+    key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
+    reset = jax.vmap(env.reset, (0, None))
+    begun = reset(jax.random.split(key_envs, config.n_envs), params)
+    test = reset(jax.random.split(key_test, config.evaluation_envs), params)
+    learner = algorithm.start(key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation))
+
+    def update(carry, key):
+        learner, envs, memory, count = carry
+        key_collect, key_restart, key_learn = jax.random.split(key, 3)
+        explore = partial(_explore, algorithm, learner)
+        envs, seen = collect(key_collect, env, params, explore, envs, config.n_steps, asked)
+        envs = restart_ended(env, params, key_restart, *envs)
+        memory = _write(memory, seen, count)
+        count = count + config.n_envs * config.n_steps
+
+        def learn(learner, key):
+            key_places, key_own = jax.random.split(key)
+            places = jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.memory))
+            return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], memory)), None
+
+        learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
+        return (learner, envs, memory, count), None
+
+    def stage(carry, key):
+        carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
+        return carry, mean_reward(env, params, partial(algorithm.act, carry[0]), test, config.evaluation_steps)
+
+    carry = (learner, begun, _empty(key, env, params, algorithm, learner, begun, config, asked), jnp.int32(0))
+    (learner, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
+    return learner, Learned(None, curve, config.steps)
+
+
+def _explore(algorithm, learner, key, observation, mask):
+    return algorithm.explore(key, learner, observation, mask)
+
+
+def _empty(key, env, params, algorithm, learner, begun, config, asked) -> Transition:
+    explore = partial(_explore, algorithm, learner)
+    shapes = jax.eval_shape(lambda k, b: collect(k, env, params, explore, b, 1, asked)[1], key, begun)
+    return jax.tree.map(lambda leaf: jnp.zeros((config.memory, *leaf.shape[2:]), leaf.dtype), shapes)
+
+
+def _write(memory: Transition, seen: Transition, count: jax.Array) -> Transition:
+    """Writes seen [n_steps, N] over the oldest."""
+
+    def write(old, new):
+        flat = new.reshape(-1, *new.shape[2:])
+        place = (count % old.shape[0],) + (0,) * (old.ndim - 1)
+        return jax.lax.dynamic_update_slice(old, flat, place)
+
+    return jax.tree.map(write, memory, seen)
+
+
+def greedy_policy(env: Any, act: Callable[[jax.Array, jax.Array], jax.Array]) -> Policy:
+    """Returns `act(observation, mask)` as a policy of `env`."""
+    return lambda key, state, observation, params: act(observation, env.mask(state, params))
