@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxcoinfer import evaluate
 from jaxcoinfer.evaluate import Interval
 
 DPI = 100
@@ -24,6 +25,17 @@ STYLES = {
     "best fixed point": ("#CC79A7", "X", ":"),
     "random": ("#999999", "<", "--"),
     "neurosurgeon": ("#882255", ">", "-."),
+    # of on-demand
+    "soft actor-critic": ("#D55E00", "o", "-"),
+    "memory actor-critic": ("#332288", "h", "-"),
+    "actor-critic, no twin": ("#6699CC", "8", "--"),
+    "deep Q": ("#117733", "p", "-."),
+    "proximal policy": ("#AA4499", "d", ":"),
+    "greedy": ("#0072B2", "s", "--"),
+    "edgent": ("#009E73", "^", "-."),
+    "best fixed action": ("#CC79A7", "X", ":"),
+    "full information": ("#000000", "D", ":"),
+    "exact with memory": ("#000000", "H", "-."),
 }
 _SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
 
@@ -63,6 +75,33 @@ def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: 
     axes.set_yticks(range(len(order)), order)
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(-0.6, len(order) - 0.4)
+
+
+def learning_band(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Reward against steps (logarithmic), the mean over seeds with its interval as a band.
+
+    curves: name -> (steps [n], values [seeds, n]). What lies far below the end of every curve is cut off.
+    """
+    figure, (axes,) = panels(1, 1)
+    style_of = styles(curves)
+    ends, starts = [], []
+    for name, (steps, values) in curves.items():
+        colour, _, dashes = style_of[name]
+        several = [evaluate.interval(at_step) for at_step in values.T]
+        mean, half = (np.array([getattr(i, part) for i in several]) for part in ("mean", "half"))
+        axes.plot(steps, mean, color=colour, linestyle=dashes, linewidth=2, label=name)
+        axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+        ends.append(mean[-1])
+        starts.append(mean.min())
+    if ends:
+        top = max(ends)
+        span = max(3 * (top - min(ends)), min(0.5, top - min(starts)), 1e-3)
+        axes.set_ylim(top - span, top + 0.15 * span)
+    axes.set_xscale("log")
+    axes.set_xlabel("steps of the environment seen while learning")
+    axes.set_ylabel("reward a step, on the training draw, mean of seeds ± 95 %")
+    axes.legend(loc="lower right", frameon=False, fontsize=12)
+    return figure
 
 
 def panels(n_rows: int, n_columns: int, **options) -> tuple[Figure, list[Axes]]:
