@@ -36,6 +36,19 @@ def unroll(
     return state, timestep, steps
 
 
+def mean_reward(env: Any, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int) -> jax.Array:
+    """Returns the mean reward a step of a policy that draws nothing, n_steps of B environments that do not restart."""
+    unused = jax.random.key(0)
+
+    def one(state, timestep):
+        alive = ~(timestep.terminated | timestep.truncated)
+        after, following = env.step(state, policy(unused, state, timestep.observation, params), params)
+        return (after, following), (jnp.where(alive, following.reward, 0.0), alive)
+
+    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), start, length=n_steps)
+    return reward.sum() / jnp.maximum(alive.sum(), 1).astype(jnp.float32)
+
+
 def restart_ended(env: Any, params: Any, key: jax.Array, state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
     """Gives every one of B environments that has ended a fresh start; the others go on.
 

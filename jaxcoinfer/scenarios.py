@@ -36,6 +36,7 @@ from jaxcoinfer.scenario_processes import (
     pair,
     word,
 )
+from jaxcoinfer.scenarios_fleet import FleetScenario
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
 from jaxcoinfer.scenarios_on_demand import check as check_on_demand
 
@@ -148,19 +149,19 @@ class Scenario:
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
+SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario, "fleet": FleetScenario}
+
+
 def list_scenarios() -> tuple[str, ...]:
     """Names of the shipped scenarios, in alphabetical order."""
     return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
 
 
-SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario}
-
-
 def load_scenario(name_or_path: str | Path) -> Any:
     """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
 
-    Returns the record of its `system`: a `Scenario` or an `OnDemandScenario`. Raises ProfileError in one line that
-    names file, field, value and what is allowed.
+    Returns the record of its `system`: `Scenario`, `OnDemandScenario` or `FleetScenario`. Raises ProfileError in one
+    line that names file, field, value and what is allowed.
     """
     name = str(name_or_path)
     bare = not (name.endswith(".toml") or "/" in name or "\\" in name)

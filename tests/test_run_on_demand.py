@@ -16,7 +16,16 @@ from jaxcoinfer.misses import MissRatio
 from jaxcoinfer.policies import on_demand as rivals
 from jaxcoinfer.runs import folder, on_demand
 from jaxcoinfer.runs import looks_on_demand as looks
-from jaxcoinfer.runs.contenders_on_demand import BEST, COMPARED, EXACT, EXACT_MEMORY, INFORMED, LEARNERS, rival_policies
+from jaxcoinfer.runs.contenders_on_demand import (
+    BEST,
+    COMPARED,
+    EXACT,
+    EXACT_MEMORY,
+    INFORMED,
+    LEARNERS,
+    outcomes,
+    rival_policies,
+)
 from training.on_demand import first_lasting
 
 SCENARIO = dataclasses.replace(scenarios.load_scenario("on-demand-markov"), rows=4, slots=300)
@@ -165,12 +174,12 @@ def test_shares_are_told_in_six_characters():
 
 def test_outcomes_look_through_memory(world):
     env, params = world
-    from jaxcoinfer.runs.contenders_on_demand import outcomes
-
     plain, _ = env.reset(jax.random.key(0), params)
     stacked, _ = Stacked(env, 4).reset(jax.random.key(0), params)
-    np.testing.assert_array_equal(outcomes(env, plain, params), outcomes(Stacked(env, 4), stacked, params))
-    assert jnp.isfinite(outcomes(env, plain, params)).sum() == params.valid.sum()
+    np.testing.assert_array_equal(
+        outcomes(env, plain, jnp.int32(0), params), outcomes(Stacked(env, 4), stacked, jnp.int32(1), params)
+    )
+    assert jnp.isfinite(outcomes(env, plain, jnp.int32(0), params)).sum() == params.valid.sum()
 
 
 def test_the_first_lasting_look_is_where_a_window_of_looks_is_good_enough():

@@ -108,7 +108,7 @@ def train(
 ) -> Learned:
     """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
 
-    outcomes(env, state, params) -> what each action earns [A], for the twin; actions must not move the world.
+    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
     """
     learner, learned = replay.train(key, params, algorithm(env, config, hyper), env, config, outcomes)
     return learned.replace(weights=learner[0])

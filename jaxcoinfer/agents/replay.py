@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer.agents.networks import Learned
-from jaxcoinfer.rollout import Policy, restart_ended
+from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
-Outcomes = Callable[[Any, Any, Any], jax.Array]  # (env, state, params) -> what each action earns [A]
+# (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
+Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def collect(
         if outcomes is None:
             earned, known = outcomes_of(next_timestep.reward, action, mask)
         else:
-            earned, known = jnp.where(mask, outcomes(env, state, params), 0.0), mask
+            earned, known = jnp.where(mask, outcomes(env, state, action, params), 0.0), mask
         seen = Transition(
             timestep.observation,
             mask,
@@ -123,18 +124,6 @@ def collect(
         return jax.vmap(one)(keys, *carry)
 
     return jax.lax.scan(step, start, jax.random.split(key, n_steps))
-
-
-def mean_reward(env: Any, params: Any, policy: Callable, start: tuple[Any, Any], n_steps: int) -> jax.Array:
-    """Returns the mean reward a step of `policy(observation, mask)`, n_steps of N environments that do not restart."""
-
-    def one(state, timestep):
-        alive = ~(timestep.terminated | timestep.truncated)
-        after, next_timestep = env.step(state, policy(timestep.observation, env.mask(state, params)), params)
-        return (after, next_timestep), (jnp.where(alive, next_timestep.reward, 0.0), alive)
-
-    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), start, length=n_steps)
-    return reward.sum() / jnp.maximum(alive.sum(), 1).astype(jnp.float32)
 
 
 def train(
@@ -171,7 +160,8 @@ def train(
 
     def stage(carry, key):
         carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-        return carry, mean_reward(env, params, partial(algorithm.act, carry[0]), test, config.evaluation_steps)
+        act = greedy_policy(env, partial(algorithm.act, carry[0]))
+        return carry, mean_reward(env, params, act, test, config.evaluation_steps)
 
     carry = (learner, begun, _empty(key, env, params, algorithm, learner, begun, config, asked), jnp.int32(0))
     (learner, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))

@@ -4,28 +4,35 @@ from typing import Any
 
 import jax
 
-from jaxcoinfer import exogenous, exogenous_on_demand, generators, generators_on_demand
-from jaxcoinfer.envs import on_demand_params
+from jaxcoinfer import exogenous, exogenous_on_demand, generators, generators_fleet, generators_on_demand
+from jaxcoinfer.envs import fleet_params, on_demand_params
+from jaxcoinfer.envs.fleet import Fleet
+from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params, make_params
 from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers
+from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario, grid_numbers
+
+AnyScenario = Scenario | OnDemandScenario | FleetScenario
 
 
 def make(
-    scenario: str | Scenario | OnDemandScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False
+    scenario: str | AnyScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False
 ) -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
     key draws the world (default `jax.random.key(0)`); evaluation takes recorded links from the files that learning
     never sees. Raises ProfileError or TraceError in one line that names file, field, value and what is allowed.
     """
-    known = scenario if isinstance(scenario, Scenario | OnDemandScenario) else load_scenario(scenario)
+    record = scenario if isinstance(scenario, AnyScenario) else load_scenario(scenario)
     key = jax.random.key(0) if key is None else key
-    if isinstance(known, OnDemandScenario):
-        return _make_on_demand(known, key, evaluation)
-    return _make_stopping(known, key, evaluation)
+    if isinstance(record, OnDemandScenario):
+        return _make_on_demand(record, key, evaluation)
+    if isinstance(record, FleetScenario):
+        return _make_fleet(record, key)
+    return _make_stopping(record, key, evaluation)
 
 
 def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool) -> tuple[Stopping, Params]:
@@ -56,3 +63,10 @@ def _make_on_demand(
         **numbers,
     )
     return OnDemand(*numbers["accuracy"].shape, n_classes=len(scenario.classes)), params
+
+
+def _make_fleet(scenario: FleetScenario, key: jax.Array) -> tuple[Fleet, FleetParams]:
+    numbers = fleet_numbers(scenario)
+    params = fleet_params.make_params(generators_fleet.draw(key, scenario), **numbers)
+    _, n_versions, n_cuts = numbers["device_s"].shape
+    return Fleet(scenario.devices, n_versions, n_cuts, with_cloud=scenario.cloud is not None), params

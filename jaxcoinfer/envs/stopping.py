@@ -107,6 +107,10 @@ class Stopping:
     def observation_shape(self) -> tuple[int, ...]:
         return (len(OBSERVATION),)
 
+    def mask(self, state: State, params: Params) -> jax.Array:
+        """Returns which actions are valid, bool [2]: both, always."""
+        return jnp.ones((self.n_actions,), bool)
+
     def reset(self, key: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)

@@ -5,8 +5,9 @@ randomness in `params.bank`. It has
 
     reset(key, params) -> (state, TimeStep)
     step(state, action, params) -> (state, TimeStep)
+    mask(state, params) -> which actions are valid, bool
 
-both pure, for one environment; `jax.vmap` makes many. `step` does not reset: an environment that has ended stays as it
+all pure, for one environment; `jax.vmap` makes many. `step` does not reset: an environment that has ended stays as it
 is and pays nothing, and the observation is always the one before any reset.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.agents import dqn, sac
+from jaxcoinfer.agents import dqn, ppo, sac
 from jaxcoinfer.bounds import on_demand as bounds
 from jaxcoinfer.bounds.on_demand import Solution
 from jaxcoinfer.envs.on_demand import OnDemand
@@ -46,11 +46,13 @@ class Learner:
 
 
 # BEST is compared with itself without the twin, looked at and exported.
-BEST, MEMORY, DEEP_Q = "soft actor-critic", "memory actor-critic", "deep Q"
+BEST, MEMORY = "soft actor-critic", "memory actor-critic"
+DEEP_Q, PROXIMAL = "deep Q", "proximal policy"
 LEARNERS = {
     BEST: Learner(sac),
     MEMORY: Learner(sac, memory=8),
     DEEP_Q: Learner(dqn),
+    PROXIMAL: Learner(ppo),
 }
 WITHOUT_TWIN = "actor-critic, no twin"  # of the learning curves
 COMPARED = "greedy"  # gains are differences to this one
@@ -60,10 +62,10 @@ NOT_DEPLOYABLE = frozenset(
 )  # one knows the slot to come, the others the law of the world
 
 
-def outcomes(env: Any, state: Any, params: Params) -> jax.Array:
-    """Returns what each action earns [A], for learners with the twin."""
+def outcomes(env: Any, state: Any, action: jax.Array, params: Params) -> jax.Array:
+    """Returns what each action earns [A], for learners with the twin; the action taken changes nothing."""
     if isinstance(env, Stacked):
-        return outcomes(env.env, state.state, params)
+        return outcomes(env.env, state.state, action, params)
     return twin.evaluate(env, state, params).utility
 
 

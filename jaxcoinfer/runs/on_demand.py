@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer import evaluate, misses
-from jaxcoinfer.agents import dqn, sac
+from jaxcoinfer.agents import dqn, ppo, sac
 from jaxcoinfer.agents.networks import Face
 from jaxcoinfer.bounds import on_demand as bounds
 from jaxcoinfer.bounds.on_demand import Solution
@@ -37,6 +37,7 @@ from jaxcoinfer.runs.contenders_on_demand import (
     LEARNERS,
     MEMORY,
     NOT_DEPLOYABLE,
+    PROXIMAL,
     WITHOUT_TWIN,
     play_learners,
     rival_policies,
@@ -68,11 +69,13 @@ class Sizes:
     factors: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)
 
 
-# Few batches between looks: the first points of the learning curve then lie before a method has learned.
-_SMALL = {"hidden": (64, 64), "n_envs": 64, "batch": 256, "updates_per_evaluation": 10, "n_evaluations": 60}
-_REPLAY: dict[str, Any] = _SMALL | {"memory": 1 << 14, "evaluation_envs": 64}
+# Few batches between looks: the first points of the learning curve then lie before a method has learned. All see
+# equally many steps.
+_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 40, "evaluation_envs": 64}
+_REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
-FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN})
+_PPO = ppo.Config(**_ALL, n_steps=8, updates_per_evaluation=5, n_batches=4)
+FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
 QUICK = Sizes(
     {BEST: dataclasses.replace(_SAC, n_evaluations=20), DEEP_Q: dataclasses.replace(_DQN, n_evaluations=20)},
     seeds=3,
