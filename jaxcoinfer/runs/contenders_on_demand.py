@@ -38,7 +38,8 @@ class Learner:
         def of_seed(key):
             return self.module.train(key, params, hyper, env=seen_as, config=config, outcomes=outcomes)
 
-        return jax.block_until_ready(jax.vmap(of_seed)(keys))
+        # One after another: on two cores as fast as side by side, and compiled in half the time.
+        return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
 
     def policy(self, env: OnDemand, config: Any, weights: Any) -> Policy:
         """Returns the greedy policy, for `self.env(env)`."""

@@ -71,13 +71,13 @@ class Sizes:
 
 # Few batches between looks: the first points of the learning curve then lie before a method has learned. All see
 # equally many steps.
-_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 40, "evaluation_envs": 64}
+_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 30, "evaluation_envs": 64}
 _REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
 _PPO = ppo.Config(**_ALL, n_steps=8, updates_per_evaluation=5, n_batches=4)
 FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
 QUICK = Sizes(
-    {BEST: dataclasses.replace(_SAC, n_evaluations=20), DEEP_Q: dataclasses.replace(_DQN, n_evaluations=20)},
+    {BEST: dataclasses.replace(_SAC, n_evaluations=12), DEEP_Q: dataclasses.replace(_DQN, n_evaluations=12)},
     seeds=3,
     rows=8,
     slots=2048,
