@@ -3,8 +3,8 @@
 At prices mu, nu of the two shares a choice costs its device `a + 2 sqrt(mu b) + 2 sqrt(nu c)` (`bounds.dual`), and the
 root of a price is what all devices together ask for, `sqrt(mu) = sum_i sqrt(b_i)`. So the network starts from the
 demand at no price, and in each round lets every device answer softly to the prices, sums the demand and moves the
-prices towards it; how fast, how softly, and what is added to it is learned. The logits of a device are its costs at the last
-prices, and a learned part of its own features and of the fleet's.
+prices towards it; how fast, how softly, and what is added to it is learned. The logits of a device are its costs at the
+last prices, and a learned part of its own features and of the fleet's.
 
 All that one device tells another goes through sums: permuting the devices permutes the answer, an absent one, whose
 tables are zeros, changes nothing, and weights learned at one D serve any other. The cost is linear in D. Sums over sets
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxcoinfer.agents import masked
 from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.envs import fleet
 from jaxcoinfer.envs.fleet import Fleet, FleetAction, FleetState
@@ -93,9 +94,8 @@ class PriceNet(nn.Module):
 
     def _log_demand(self, seen: FleetView, prices: jax.Array, sharpness: jax.Array) -> jax.Array:
         """Logarithm of what devices that answer softly to the prices ask for, [..., 2]."""
-        cost = jnp.where(seen.valid, self._cost(seen, prices), jnp.inf)
-        answer = jnp.where(seen.valid, nn.softmax(-sharpness * cost, axis=-1), 0.0)
-        sums = [(answer * root).sum(axis=(-2, -1)) for root in (seen.send, seen.run)]
+        log_answer = masked.log_probabilities(-sharpness * self._cost(seen, prices), seen.valid)
+        sums = [masked.expectation(log_answer, root, seen.valid).sum(axis=-1) for root in (seen.send, seen.run)]
         return jnp.log(jnp.maximum(jnp.stack(sums, axis=-1), _LEAST))
 
 
