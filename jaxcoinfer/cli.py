@@ -12,7 +12,7 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from jaxcoinfer import __version__, profiles, scenarios
 
-SYSTEMS = ("stopping",)
+SYSTEMS = {"stopping": "wifi", "on-demand": "on-demand-markov"}  # and the scenario each takes unless told
 WIDTH = 80
 
 
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "system", metavar="SYSTEM", nargs="?", default="stopping", choices=SYSTEMS, help=", ".join(SYSTEMS)
     )
-    run.add_argument("--scenario", metavar="NAME|PATH", default="wifi", help="shipped name or TOML file; default: wifi")
+    usual = ", ".join(SYSTEMS.values())
+    run.add_argument("--scenario", metavar="NAME|PATH", help=f"shipped name or TOML file; default: {usual}")
     run.add_argument("--seed", metavar="N", type=_seed, default=0, help="of all randomness; default: 0")
     run.add_argument("--quick", action="store_true", help="smaller: a first look, not a result")
     run.add_argument("--out", metavar="FOLDER", type=Path, help="new or empty; default: runs/SCENARIO-SEED-TIME")
@@ -97,16 +98,17 @@ def _seed(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     begin_s, created = time.perf_counter(), datetime.now().astimezone()
-    scenario = scenarios.load_scenario(options.scenario)
+    scenario = scenarios.load_scenario(options.scenario or SYSTEMS[options.system])
     if scenario.system != options.system:
         raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}, not {options.system}")
     out = options.out or Path("runs") / f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
-    from jaxcoinfer.runs import folder, pipeline
-    from jaxcoinfer.runs.contenders import COMPARED
+    from jaxcoinfer.runs import folder
+    from jaxcoinfer.runs.systems import SYSTEMS as systems
 
     folder.check_target(out)
+    system = systems[options.system]
     with _progress() as progress:
-        run = pipeline.run(scenario, options.seed, pipeline.QUICK if options.quick else pipeline.FULL, progress)
+        run = system.run(scenario, options.seed, system.QUICK if options.quick else system.FULL, progress)
     seconds = time.perf_counter() - begin_s
     facts = {"command": options.command_line, "created": created.isoformat(timespec="seconds")}
     facts |= {"seconds": round(seconds, 1), "seed": options.seed, "quick": options.quick, **folder.versions()}
@@ -114,21 +116,21 @@ def _run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"folder": str(out), **folder.summary(run)}, allow_nan=False))
     else:
-        _print_table(run.rows, run.bound, COMPARED)
+        _print_table(run.table)
         print(f"{out} written, {time.perf_counter() - begin_s:.0f} s in all")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jaxcoinfer.runs import folder, pipeline
-    from jaxcoinfer.runs.contenders import COMPARED
+    from jaxcoinfer.runs import folder
+    from jaxcoinfer.runs.systems import SYSTEMS as systems
 
     checkpoint = folder.load(options.run)
     with _progress() as progress:
-        rows, bound = pipeline.evaluate_again(checkpoint, options.seed, progress)
+        table = systems[checkpoint.scenario.system].evaluate_again(checkpoint, options.seed, progress)
     if options.json:
-        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(rows, bound, checkpoint)}, allow_nan=False))
+        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(table, checkpoint)}, allow_nan=False))
     else:
-        _print_table(rows, bound, COMPARED)
+        _print_table(table)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -171,28 +173,48 @@ def _scenarios(options: argparse.Namespace) -> None:
         _show(scenario.name, *said)
 
 
-def _print_table(rows: Mapping[str, Any], bound: Any, compared: str) -> None:
+def _print_table(table: Any) -> None:
     """Prints the policies, 80 columns wide: those of a device by utility, then the yardsticks."""
+    rows, compared = table.rows, table.compared
+    means = {name: {measure: i.mean for measure, i in row.measures.items()} for name, row in rows.items()}
+    scaled = {"latency_s": 1e3, "energy_j": 1e3, "deadline_misses": 1e2}
+    digits = {m: _digits(max(abs(mean[m]) for mean in means.values()) * by) for m, by in scaled.items()}
+    digits["deadline_misses"] = 1
+    heads = ("policy", "utility\n± 95 %", "gap to\nbound", "delay\nms", "accu-\nracy", "energy\nmJ", "late\n%")
+    lines = []
+    for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
+        mark, gain = "" if row.deployable else " *", "" if name == compared else _short(row.gain, "+")
+        delay, energy, late = (f"{means[name][m] * by:.{digits[m]}f}" for m, by in scaled.items())
+        accuracy = f"{means[name]['accuracy']:.3f}"
+        utility = _short(row.measures["utility"])
+        lines.append((name + mark, utility, f"{row.gap.mean:.3f}", delay, accuracy, energy, late, gain))
+    _print_sheet((*heads, f"gain on\n{compared}"), lines)
+    bound = table.bound
+    computed = "" if bound.computed is None else f", computed {bound.computed:.4f}"
+    print("* a yardstick: knows the future, or the law of the world")
+    print(f"bound: {bound.what}, {_short(bound.utility)}{computed}")
+    for sheet in table.printed:
+        print()
+        _print_sheet(*sheet)
+
+
+def _print_sheet(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table of text, its first column to the left, the others to the right."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="")
-    table.add_column("\npolicy", no_wrap=True)
-    gain = f"gain on\n{compared}"
-    for head in ("utility\n± 95 %", "gap to\nbound", "delay\nms", "accu-\nracy", "energy\nmJ", "late\n%", gain):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
-        mean = {measure: interval.mean for measure, interval in row.measures.items()}
-        utility, gap = _short(row.measures["utility"]), f"{row.gap.mean:.3f}"
-        delay, energy = (f"{mean[measure] * 1e3:.0f}" for measure in ("latency_s", "energy_j"))
-        late = f"{mean['deadline_misses'] * 100:.1f}"
-        gain = "" if name == compared else _short(row.gain, "+")
-        mark = "" if row.deployable else " *"
-        table.add_row(name + mark, utility, gap, delay, f"{mean['accuracy']:.3f}", energy, late, gain)
-    console = Console(width=WIDTH, no_color=True, highlight=False)
-    computed = "" if bound.computed is None else f", computed {bound.computed:.4f}"
-    console.print(table, "* a yardstick: knows the future, or the law of the world")
-    console.print(f"bound: {bound.what}, {_short(bound.utility)}{computed}")
+    lines = max(head.count("\n") for head in header)
+    for i, head in enumerate(header):
+        table.add_column("\n" * (lines - head.count("\n")) + head, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=WIDTH, no_color=True, highlight=False).print(table)
+
+
+def _digits(largest: float) -> int:
+    """Decimals that leave about three figures of the largest number of a column."""
+    return 0 if not largest < 100 else 1
 
 
 def _short(interval: Any, sign: str = "") -> str:

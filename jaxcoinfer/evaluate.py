@@ -114,10 +114,11 @@ def _row_percentile(tasks: Tasks, share: float) -> np.ndarray:
     return np.array([np.percentile(row, share) for row in rows])
 
 
-def summarise(tasks: Tasks, n_choices: int, deadline_s: float) -> dict[str, Interval]:
+def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> dict[str, Interval]:
     """Returns every measure of one policy by name, each with its interval over rows.
 
     Percentiles are taken in each row and averaged. `choice_i` is the share of tasks that took choice i.
+    deadline_s: of all tasks, or of each [N].
     """
     values = {
         "utility": tasks.utility,

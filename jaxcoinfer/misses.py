@@ -4,13 +4,17 @@ Axes: N tasks, K rows, G classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 from jaxcoinfer.envs.on_demand_params import Params
 from jaxcoinfer.evaluate import Tasks
-from jaxcoinfer.exogenous_on_demand import CLASS
+from jaxcoinfer.exogenous_on_demand import CLASS, look
+from jaxcoinfer.rollout import Policy
 
 
 @dataclass(frozen=True)
@@ -40,24 +44,58 @@ def miss_ratios(tasks: Tasks, params: Params) -> tuple[MissRatio, ...]:
     """Returns the share of missed deadlines of each class [G], of tasks as `evaluate.run` returns them."""
     kinds = task_classes(tasks, params)
     deadline_s = np.asarray(params.deadline_s)
-    missed = tasks.latency_s > deadline_s[kinds]
-    return tuple(_ratio(tasks.row[kinds == g], missed[kinds == g], tasks.n_rows) for g in range(len(deadline_s)))
+    late, count = np.zeros((2, tasks.n_rows, len(deadline_s)), np.int64)
+    np.add.at(late, (tasks.row, kinds), tasks.latency_s > deadline_s[kinds])
+    np.add.at(count, (tasks.row, kinds), 1)
+    return ratios(late, count)
 
 
-def _ratio(row: np.ndarray, missed: np.ndarray, n_rows: int) -> MissRatio:
+def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns how many tasks of each row and class missed, and how many there were, int32 [K, G]; consumes the key.
+
+    For many tasks: nothing else of them is kept. Jittable; env: an `OnDemand`, or that with memory.
+    """
+    first = jnp.asarray(params.delay_slots, jnp.int32)
+
+    def one_row(row, key):
+        def task(carry, step):
+            state, timestep, late, seen = carry
+            key, slot = step
+            kind = look(params.bank, row, slot).task_class
+            action = policy(key, state, timestep.observation, params)
+            state, timestep = env.step(state, action, params)
+            outcome = timestep.outcome
+            own = (jnp.arange(params.deadline_s.shape[0]) == kind) & outcome.finished
+            missed = own & (outcome.latency_s > params.deadline_s)
+            return (state, timestep, late + missed.astype(jnp.int32), seen + own.astype(jnp.int32)), None
+
+        none = jnp.zeros(params.deadline_s.shape, jnp.int32)
+        n_slots = params.bank.n_slots
+        steps = (jax.random.split(key, n_slots), first + jnp.arange(n_slots, dtype=jnp.int32))
+        (_, _, late, seen), _ = jax.lax.scan(task, (*env.begin(row, first, params), none, none), steps)
+        return late, seen
+
+    n_rows = params.bank.n_rows
+    return jax.vmap(one_row)(jnp.arange(n_rows, dtype=jnp.int32), jax.random.split(key, n_rows))
+
+
+def ratios(late: np.ndarray, count: np.ndarray) -> tuple[MissRatio, ...]:
+    """Returns the share of missed deadlines of each class [G] from counts by row and class [K, G]."""
+    return tuple(_ratio(late[:, g], count[:, g]) for g in range(late.shape[1]))
+
+
+def _ratio(late: np.ndarray, count: np.ndarray) -> MissRatio:
     """Clopper-Pearson with the effective number of tasks (Korn and Graubard, Survey Methodology 24, 1998).
 
     Misses come in bursts, so n tasks tell as much as `n / max(1, D)` that were independent, with D the variance of the
     ratio over rows by that of n independent tasks. No miss at all still gives an upper end, about `3.7 / n`.
     """
-    n, k = len(missed), int(missed.sum())
+    n, k, n_rows = int(count.sum()), int(late.sum()), len(count)
     if n == 0:
         return MissRatio(float("nan"), 0.0, 1.0, 0, 0)
     ratio, effective = k / n, float(n)
     if 0 < k < n:
-        count = np.bincount(row, minlength=n_rows)
-        residual = np.bincount(row, missed, minlength=n_rows) - ratio * count
-        variance = n_rows / (n_rows - 1) * (residual**2).sum() / n**2
+        variance = n_rows / (n_rows - 1) * ((late - ratio * count) ** 2).sum() / n**2
         effective = n / max(1.0, variance / (ratio * (1 - ratio) / n))
     hits = ratio * effective
     low = stats.beta.ppf(0.025, hits, effective - hits + 1) if k > 0 else 0.0

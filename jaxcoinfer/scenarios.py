@@ -149,15 +149,12 @@ class Scenario:
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
-_SYSTEMS = {"stopping": Scenario, "fleet": FleetScenario}
+SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario, "fleet": FleetScenario}
 
 
 def list_scenarios() -> tuple[str, ...]:
     """Names of the shipped scenarios, in alphabetical order."""
     return tuple(sorted(path.stem for path in (profiles.profiles_root() / "scenarios").glob("*.toml")))
-
-
-_SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario, "fleet": FleetScenario}
 
 
 def load_scenario(name_or_path: str | Path) -> Any:
@@ -181,7 +178,7 @@ def load_scenario(name_or_path: str | Path) -> Any:
     if table.pop("kind", None) != "scenario":
         place.at("kind").refuse(table.get("kind"), "'scenario'")
     system = table.get("system", "stopping")
-    scenario = structure(_SYSTEMS[word(*_SYSTEMS)(system, place.at("system"))], table, place)
+    scenario = structure(SYSTEMS[word(*SYSTEMS)(system, place.at("system"))], table, place)
     if isinstance(scenario, OnDemandScenario):
         check_on_demand(scenario, place)
     check_sources(table, place)

@@ -20,7 +20,7 @@ from jaxcoinfer.rollout import Policy
 from jaxcoinfer.twin import workload
 
 PROCESSOR, RADIO, SERVER = 1, 2, 3  # tracks
-_TRACKS = {PROCESSOR: "device: processor", RADIO: "device: radio", SERVER: "server: own work"}
+TRACKS = {PROCESSOR: "device: processor", RADIO: "device: radio", SERVER: "server: own work"}
 
 
 class Trips(struct.PyTreeNode):
@@ -86,9 +86,7 @@ def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     tasks that wait for the processor. A task that uploads its input at once leaves no slice on the processor.
     """
     slot_us = slot_s * 1e6
-    events = [_named("process_name", 0, "stopping")]
-    for track, name in _TRACKS.items():
-        events += [_named("thread_name", track, name), _named("thread_sort_index", track, track)]
+    events = tracks("stopping")
     began, arrived = [], []
     for i in np.flatnonzero(trips.valid):
         trip = jax.tree.map(lambda leaf, i=i: leaf[i], trips)
@@ -102,6 +100,14 @@ def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
+def tracks(system: str) -> list[dict[str, Any]]:
+    """Returns the events that name the system and its tracks."""
+    events = [_named("process_name", 0, system)]
+    for track, name in TRACKS.items():
+        events += [_named("thread_name", track, name), _named("thread_sort_index", track, track)]
+    return events
+
+
 def _task_slices(trip: Trips, slot_us: float) -> list[dict[str, Any]]:
     n_points = len(trip.slots) - 1
     name, last = f"task {int(trip.task)}", int(trip.choice)
@@ -113,21 +119,22 @@ def _task_slices(trip: Trips, slot_us: float) -> list[dict[str, Any]]:
         "utility": round(float(trip.utility), 6),
     }
     begins_us = trip.slots * slot_us
-    slices = [_slice(PROCESSOR, name, begins_us[0], begins_us[last], numbers)] if last else []
+    slices = [slice_of(PROCESSOR, name, begins_us[0], begins_us[last], numbers)] if last else []
     for layer in range(last):
         what = f"layer {layer + 1}" if layer < n_points - 1 else "exit head"
-        slices.append(_slice(PROCESSOR, what, begins_us[layer], begins_us[layer + 1], {"task": int(trip.task)}))
+        slices.append(slice_of(PROCESSOR, what, begins_us[layer], begins_us[layer + 1], {"task": int(trip.task)}))
     if last < n_points:
         sent_us = float(trip.upload_end * slot_us)
         served_us = sent_us + float(trip.server_wait_s) * 1e6
         sending = {"layers_done": last, **numbers}
         waited = {"server_wait_s": round(float(trip.server_wait_s), 6), **numbers}
-        slices.append(_slice(RADIO, name, trip.upload_begin * slot_us, sent_us, sending))
-        slices.append(_slice(SERVER, name, served_us, served_us + float(trip.server_s) * 1e6, waited))
+        slices.append(slice_of(RADIO, name, trip.upload_begin * slot_us, sent_us, sending))
+        slices.append(slice_of(SERVER, name, served_us, served_us + float(trip.server_s) * 1e6, waited))
     return slices
 
 
-def _slice(track: int, name: str, begin_us: float, end_us: float, numbers: dict[str, Any]) -> dict[str, Any]:
+def slice_of(track: int, name: str, begin_us: float, end_us: float, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Returns the event of something that lasts, microseconds."""
     begin, end = round(float(begin_us), 3), round(float(end_us), 3)
     return {
         "ph": "X",

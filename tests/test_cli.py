@@ -32,6 +32,8 @@ def _scenario(tmp_path, old, new):
         (["run", "--scenario", "wfii"], ["wfii", "wifi", "reference"]),
         (["run", "--bogus"], ["--bogus"]),
         (["run", "flying"], ["flying", "stopping"]),
+        (["run", "on-demand", "--scenario", "wifi"], ["wifi", "stopping", "not on-demand"]),
+        (["run", "--scenario", "on-demand-markov"], ["on-demand-markov", "not stopping"]),
         (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
         (["walk"], ["walk", "run"]),
         (["evaluate", "nowhere"], ["nowhere", "no such folder"]),

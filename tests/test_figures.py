@@ -10,8 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from jaxcoinfer import figures
 from jaxcoinfer.evaluate import Interval
+from jaxcoinfer.figures import common, on_demand
+from jaxcoinfer.figures import stopping as figures
+from jaxcoinfer.misses import MissRatio
 
 NAMES = ("continuation value", "one-time greedy", "edge only", "something new")
 ROWS = dict(
@@ -21,6 +23,11 @@ GAINS = {name: Interval(row.mean - 0.28, row.half) for name, row in ROWS.items()
 POINTS = (1.0, 2.0, 4.0)
 LINES = {name: [Interval(row.mean - 0.1 * x, 0.1) for x in POINTS] for name, row in ROWS.items()}
 LATENCY_S = {name: np.random.default_rng(i).exponential(0.2 * (i + 1), 500) for i, name in enumerate(NAMES)}
+CLASSES = ("interactive", "control", "safety")
+RARE, NEVER = MissRatio(1e-3, 5e-4, 2e-3, 10, 10_000), MissRatio(0.0, 0.0, 4e-4, 0, 10_000)
+RATIOS = {name: (RARE, NEVER, MissRatio(1.0, 0.999, 1.0, 10_000, 10_000)) for name in NAMES}
+DECIDED = tuple(np.arange(24).reshape(2, 3, 4) % n for n in (4, 7, 5))  # exit, cut, bits
+BAND = {name: (np.arange(1, 20) * 100, np.log(np.arange(1, 20) + np.arange(3)[:, None])) for name in NAMES}
 
 
 def made(name: str) -> Figure:
@@ -28,7 +35,7 @@ def made(name: str) -> Figure:
     tasks = np.arange(100, 10_000, 100)
     match name:
         case "utility":
-            return figures.utility(ROWS, GAINS, "one-time greedy")
+            return common.utility(ROWS, GAINS, "one-time greedy")
         case "sweeps":
             return figures.sweeps({"arrival rate, tasks/s": (POINTS, LINES, 2.0), "load, share": (POINTS, LINES, 1.0)})
         case "delays":
@@ -39,20 +46,35 @@ def made(name: str) -> Figure:
             return figures.messages(
                 {"twin": ((0.1, 1.0), LINES["one-time greedy"][:2]), "held": ((2.0,), LINES["edge only"][:1])}
             )
+        case "band":
+            return common.learning_band(BAND)
+        case "class delays":
+            return on_demand.delays({name: [values] * 3 for name, values in LATENCY_S.items()}, CLASSES)
+        case "choices":
+            return on_demand.choices(np.geomspace(1e6, 1e8, 4), np.linspace(0.5, 1, 3), DECIDED, CLASSES)
+        case "misses":
+            return on_demand.misses(RATIOS, CLASSES, (0.05, 1e-3, 1e-5))
+        case "deadlines":
+            panel = ((0.01, 0.02, 0.05), LINES, 0.02)
+            return on_demand.deadlines({"interactive": panel, "control": panel})
         case _:
             return figures.learning({name: (tasks, np.log(tasks) * (i + 1)) for i, name in enumerate(NAMES[:2])})
 
 
-@pytest.fixture(scope="module", params=["utility", "sweeps", "delays", "decisions", "messages", "learning"])
+STOPPING = ["utility", "sweeps", "delays", "decisions", "messages", "learning"]
+ON_DEMAND = ["band", "class delays", "choices", "misses", "deadlines"]
+
+
+@pytest.fixture(scope="module", params=STOPPING + ON_DEMAND)
 def figure(request) -> Figure:
     return made(request.param)
 
 
 def test_is_small_enough_and_draws_without_a_warning(figure):
-    width, height = figure.get_size_inches() * figures.DPI
+    width, height = figure.get_size_inches() * common.DPI
     assert width <= 900 and height <= 600
     stream = io.BytesIO()
-    figure.savefig(stream, dpi=figures.DPI)
+    figure.savefig(stream, dpi=common.DPI)
     assert stream.getvalue().startswith(b"\x89PNG")
 
 
@@ -60,7 +82,8 @@ def test_every_axis_has_a_label(figure):
     shared = (figure.get_supxlabel(), figure.get_supylabel())
     for axes in figure.axes:
         assert axes.get_xlabel() or shared[0]
-        assert axes.get_ylabel() or shared[1] or axes.get_subplotspec().colspan.start or "utility" in axes.get_xlabel()
+        names = set(NAMES) <= {label.get_text() for label in axes.get_yticklabels()}  # say themselves what they are
+        assert axes.get_ylabel() or shared[1] or axes.get_subplotspec().colspan.start or names
 
 
 def drawn_tick_labels(axis) -> list:
@@ -75,7 +98,8 @@ def test_texts_do_not_overlap(figure):
     figure.draw(renderer)
     texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, axes.title)]
     texts += [text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in drawn_tick_labels(axis)]
-    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    texts += [text for legend in legends for text in legend.get_texts()]
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text()]
     for i, (name, box) in enumerate(boxes):
         for other_name, other in boxes[:i]:
@@ -133,6 +157,31 @@ def test_learning_means_are_over_bins_of_a_tenth_of_a_decade():
     np.testing.assert_allclose(bold.get_xdata(), [np.sqrt(1000 * 1010), 5000])
 
 
+def test_a_band_is_the_mean_and_interval_of_seeds():
+    axes = common.learning_band({"x": (np.array([10, 20]), np.array([[1.0, 4.0], [3.0, 4.0]]))}).axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_data(), [[10, 20], [2.0, 4.0]])
+    ends = axes.collections[0].get_paths()[0].vertices[:, 1]
+    # t_{.975, 1} = 12.706, deviation sqrt(2), over sqrt(2)
+    assert (ends.min(), ends.max()) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
+
+
+def test_misses_show_intervals_targets_and_an_arrow_where_none_was_late():
+    interactive, control, _ = made("misses").axes
+    assert interactive.get_xscale() == "log" and len(interactive.containers) == len(NAMES)
+    mark, _, (ends,) = interactive.containers[0].lines
+    np.testing.assert_allclose(ends.get_segments()[0][:, 0], [5e-4, 2e-3])
+    assert mark.get_xdata()[0] == 1e-3 and [line.get_xdata()[0] for line in control.get_lines()] == [1e-3]
+    assert [text.xyann[0] for text in control.texts] == [4e-4] * len(NAMES)  # from the upper end of the interval
+
+
+def test_choices_show_each_decision_where_it_was_taken():
+    drawn = made("choices").axes
+    assert [axes.get_title() for axes in drawn[:3]] == ["exit", "cut, layers on the device", "bits of the feature"]
+    for i, axes in enumerate(drawn):
+        shown = np.asarray(axes.collections[0].get_array()).reshape(3, 4)
+        np.testing.assert_array_equal(np.unique(DECIDED[i % 3])[shown], DECIDED[i % 3][i // 3])
+
+
 def test_pyplot_is_not_imported():
-    code = "import sys, jaxcoinfer.figures as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, jaxcoinfer.figures.stopping as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

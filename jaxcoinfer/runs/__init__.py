@@ -1,1 +1,1 @@
-"""Runs: train and evaluate (`pipeline`), at other numbers of a scenario too (`sweeps`), and keep it (`folder`)."""
+"""Runs: train and evaluate (`stopping`, `on_demand`: see `types.System`), and keep what came of it (`folder`)."""

@@ -1,19 +1,15 @@
-"""Who is compared: learners and rivals by name, and how all of them play in the same worlds."""
+"""Who is compared in `stopping`: learners and rivals by name."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from jaxcoinfer import evaluate
 from jaxcoinfer.agents import contvalue, differential
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
-from jaxcoinfer.evaluate import Tasks
 from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.twin import workload
@@ -62,40 +58,3 @@ def best_fixed(env: Stopping, params: Params, n_tasks: int = 512) -> int:
     each = jax.jit(jax.vmap(jax.vmap(play, (None, 0, None)), (None, None, 0)))
     total, count = (np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, choices))
     return int(np.argmax(total / np.maximum(count, 1)))
-
-
-class World(struct.PyTreeNode):
-    """Numbers of an environment, and which policy acts in it."""
-
-    params: Params
-    policy: jax.Array
-
-    bank = property(lambda self: self.params.bank)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shared:
-    """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
-
-    env: Any  # whatever has the contract of `envs.types`
-    policies: tuple[Policy, ...]
-
-    def begin(self, row: jax.Array, slot: jax.Array, world: World) -> tuple[Any, Any]:
-        return self.env.begin(row, slot, world.params)
-
-    def step(self, state: Any, action: jax.Array, world: World) -> tuple[Any, Any]:
-        return self.env.step(state, action, world.params)
-
-    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: World) -> jax.Array:
-        """The policy of the world."""
-        return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
-
-
-def play(
-    env: Stopping, policies: Mapping[str, Policy], worlds: Sequence[Params], key: jax.Array
-) -> dict[str, list[Tasks]]:
-    """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
-    shared = Shared(env, tuple(policies.values()))
-    all_worlds = [World(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
-    tasks = evaluate.run(shared, all_worlds, shared.act, key)
-    return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -21,20 +20,14 @@ from flax import serialization
 
 import jaxcoinfer
 from jaxcoinfer import scenarios, scenarios_on_demand
-from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.profile_checks import Place, structure
-from jaxcoinfer.runs import signalling, sweeps
-from jaxcoinfer.runs.contenders import BEST, COMPARED, LEARNERS
-from jaxcoinfer.runs.pipeline import Bound, Checkpoint, Row, Run, RunError
-from jaxcoinfer.scenarios import ProfileError, Scenario
+from jaxcoinfer.runs.comparison import pair
+from jaxcoinfer.runs.systems import SYSTEMS
+from jaxcoinfer.runs.types import Checkpoint, Row, Run, RunError, Sheet, Table
+from jaxcoinfer.scenarios import ProfileError
 
 CHECKPOINT = "checkpoint.msgpack"
-MESSAGES = (
-    "way",
-    "threshold_slots",
-    *(f"{n}{h}" for n in ("reports", "commands", "utility", "gain") for h in ("", "_half")),
-)
 _FORMAT = 1  # of a checkpoint
 _PROCESS_OF = {
     record: name
@@ -74,45 +67,30 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
         (folder / "timeline.json").write_text(json.dumps(run.trace, allow_nan=False), encoding="utf-8")
         (folder / CHECKPOINT).write_bytes(pack(checkpoint))
         measures = [
-            (name, measure, i.mean, i.half) for name, row in run.rows.items() for measure, i in _all(row).items()
+            (name, measure, i.mean, i.half) for name, row in run.table.rows.items() for measure, i in _all(row).items()
         ]
-        _write_csv(folder / "metrics.csv", ("policy", "measure", "mean", "half_width"), measures)
-        points = [(name, *point) for name, curve in run.curves.items() for point in zip(*curve, strict=True)]
-        told = [(p.way, p.threshold_slots, *_flat(p.reports, p.commands, p.utility, p.gain)) for p in run.messages]
-        _write_csv(folder / "messages.csv", MESSAGES, told)
-        _write_csv(folder / "learning.csv", ("learner", "tasks", "utility"), points)
-        _write_figures(folder, run)
+        _write_csv(folder / "metrics.csv", (("policy", "measure", "mean", "half_width"), measures))
+        for name, sheet in (run.table.sheets | run.sheets).items():
+            _write_csv(folder / f"{name}.csv", sheet)
+        for name, figure in run.figures().items():
+            figure.savefig(folder / f"{name}.png")
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Returns what a run found, ready for JSON: every measure of every policy, the sweeps, the end of learning."""
-    swept = {
-        axis: {
-            "numbers": sweep.numbers,
-            "trained": sweep.trained,
-            "utility": {name: [_pair(i) for i in line] for name, line in sweep.utility.items()},
-        }
-        for axis, sweep in run.sweeps.items()
-    }
-    learned = {name: {"tasks": int(seen[-1]), "utility": float(u[-1])} for name, (seen, u) in run.curves.items()}
-    told = [
-        {"way": p.way, "threshold_slots": p.threshold_slots}
-        | {name: _pair(getattr(p, name)) for name in ("reports", "commands", "utility", "gain")}
-        for p in run.messages
-    ]
-    found = {"sweeps": swept, "messages": told, "learning": learned}
-    return describe(run.rows, run.bound, run.checkpoint) | found
+    """Returns what a run found, ready for JSON: every measure of every policy, and what its system adds."""
+    return describe(run.table, run.checkpoint) | run.found
 
 
-def describe(rows: Mapping[str, Row], bound: Bound, checkpoint: Checkpoint) -> dict[str, Any]:
+def describe(table: Table, checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns a table ready for JSON; means with the half widths of their 95 % intervals, SI units."""
     policies = {
-        name: {"deployable": row.deployable, "measures": {m: _pair(i) for m, i in _all(row).items()}}
-        for name, row in rows.items()
+        name: {"deployable": row.deployable, "measures": {m: pair(i) for m, i in _all(row).items()}}
+        for name, row in table.rows.items()
     }
+    bound = table.bound
     said = {"system": checkpoint.scenario.system, "scenario": checkpoint.scenario.name, "seed": checkpoint.seed}
-    said |= {"bound": {"what": bound.what, "utility": _pair(bound.utility), "computed": bound.computed}}
-    return said | {"compared_with": COMPARED, "policies": policies}
+    said |= {"bound": {"what": bound.what, "utility": pair(bound.utility), "computed": bound.computed}}
+    return said | {"compared_with": table.compared, "policies": policies} | table.found
 
 
 def scenario_table(record: Any) -> Any:
@@ -162,10 +140,13 @@ def load(folder: Path) -> Checkpoint:
     if not whole:
         raise RunError(f"{path}: damaged: its checksum does not fit; run again, or restore the file")
     state: Any = serialization.msgpack_restore(content)
-    if state.pop("format") != _FORMAT or not set(state["weights"]) <= set(LEARNERS):
+    known = state.pop("format") == _FORMAT
+    given = json.loads(state["scenario"]) if known else {}
+    system = SYSTEMS.get(given.get("system", ""))
+    if system is None or not set(state["weights"]) <= set(system.LEARNERS):
         raise RunError(f"{path}: made by another version of jaxcoinfer; run again")
     try:
-        scenario = structure(Scenario, json.loads(state["scenario"]), Place(str(path), "scenario"))
+        scenario = structure(scenarios.SYSTEMS[given["system"]], given, Place(str(path), "scenario"))
     except ProfileError as error:
         raise RunError(f"{error}; made by another version of jaxcoinfer?") from None
     hidden = {name: tuple(widths) for name, widths in json.loads(state["hidden"]).items()}
@@ -181,56 +162,28 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         raise MissingExtra("export needs flatbuffers; install it with: python -m pip install 'jaxcoinfer[export]'")
     from jax import export as jax_export
 
-    learner, env = LEARNERS[BEST], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
-    function, face = learner.interface(env, learner.Config(hidden=checkpoint.hidden[BEST]), weights)
+    portable = SYSTEMS[checkpoint.scenario.system].portable(checkpoint)
+    face = portable.face
     (batch,) = jax_export.symbolic_shape("batch")
     features = jax.ShapeDtypeStruct((batch, len(face.features)), jnp.float32)
-    content = jax_export.export(jax.jit(function), platforms=("cpu", "cuda"))(features).serialize()
+    exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(features)
     card = {
         "file": out.name,
-        "policy": BEST,
+        "policy": portable.policy,
         "format": "jax.export: jax.export.deserialize(bytes).call(features)",
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
         "input": {"shape": ["batch", len(face.features)], "dtype": "float32", "features": list(face.features)},
-        "output": {"shape": ["batch", env.n_layers + 1], "dtype": "float32", "meaning": face.meaning},
+        "output": {"shape": ["batch", exported.out_avals[0].shape[1]], "dtype": "float32", "meaning": face.meaning},
         "made_by": face.made_by,
     }
     try:
-        _replace(out, bytes(content))
+        _replace(out, bytes(exported.serialize()))
         _replace(Path(f"{out}.json"), _json(card).encode())
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror}") from None
     return card
-
-
-def _write_figures(folder: Path, run: Run) -> None:
-    from jaxcoinfer import figures
-
-    utility = {name: row.measures["utility"] for name, row in run.rows.items()}
-    gains = {name: row.gain for name, row in run.rows.items()}
-    labels = {sweeps.ARRIVALS: "arrival rate, tasks/s", sweeps.LOAD: "server load by other devices, share"}
-    panels = {labels[axis]: (s.numbers, s.utility, s.trained) for axis, s in run.sweeps.items() if s.numbers}
-    made = {
-        "utility": figures.utility(utility, gains, COMPARED),
-        "delay": figures.delays(run.latency_s, run.checkpoint.scenario.deadline_s),
-        "decisions": figures.decisions(run.regions.stops, run.regions.backlog_s, run.regions.waiting_tasks),
-        "learning": figures.learning(run.curves),
-        "messages": figures.messages(_messages(run.messages)),
-    }
-    if panels:
-        made["sweeps"] = figures.sweeps(panels)
-    for name, figure in made.items():
-        figure.savefig(folder / f"{name}.png", dpi=figures.DPI)
-
-
-def _messages(points: list[signalling.Point]) -> dict[str, tuple[list[float], list[Interval]]]:
-    """Reports a task and utility of each way to tell the server, by way."""
-    ways = dict.fromkeys(point.way for point in points)
-    of = {way: [point for point in points if point.way == way] for way in ways}
-    return {way: ([p.reports.mean for p in several], [p.utility for p in several]) for way, several in of.items()}
 
 
 @contextmanager
@@ -262,15 +215,6 @@ def _all(row: Row) -> dict[str, Interval]:
     return row.measures | {"utility_gain": row.gain, "gap_to_bound": row.gap}
 
 
-def _flat(*intervals: Interval) -> list[float]:
-    return [number for interval in intervals for number in (interval.mean, interval.half)]
-
-
-def _pair(interval: Interval) -> dict[str, float | None]:
-    pair = {"mean": interval.mean, "half_width": interval.half}
-    return {name: float(value) if math.isfinite(value) else None for name, value in pair.items()}
-
-
 def _json(content: Any) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -279,7 +223,8 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(_json(content), encoding="utf-8")
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def _write_csv(path: Path, sheet: Sheet) -> None:
+    header, rows = sheet
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)

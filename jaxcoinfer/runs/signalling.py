@@ -17,7 +17,7 @@ from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.evaluate import Interval, Tasks
 from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs.contenders import Shared, World
+from jaxcoinfer.runs.jobs import Shared, World
 from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.twin.status import Watched, watch
 

@@ -1,0 +1,173 @@
+"""`on-demand` at full length: every policy on the shipped scenarios, what the twin is worth, and how rare misses are.
+
+    python -m training.on_demand table [--scenario on-demand-markov ...] [--rows 96] [--seeds 5]
+    python -m training.on_demand samples [--scenario on-demand-markov ...] [--seeds 5]
+    python -m training.on_demand reliability [--scenario on-demand-markov ...] [--tasks 1000000]
+
+`table` trains every learner from several seeds on one draw, then runs all policies on the same held-out rows: a line a
+policy, and for a learner one a seed. `samples` counts the steps soft actor-critic needs, with the twin and without it,
+until its reward stays at 97 % of the exact optimum. `reliability` runs the first seed's learners and their rivals until
+the rarest class has had as many tasks as asked for, and tells the share of late ones by class.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import numpy as np
+
+import jaxcoinfer
+from benchmarks.harness import record
+from jaxcoinfer import evaluate, misses, scenarios
+from jaxcoinfer.bounds import on_demand as bounds
+from jaxcoinfer.bounds.on_demand import Solution
+from jaxcoinfer.envs.on_demand import OnDemand
+from jaxcoinfer.envs.on_demand_params import Params
+from jaxcoinfer.evaluate import Tasks
+from jaxcoinfer.policies.on_demand import best_fixed
+from jaxcoinfer.rollout import Policy
+from jaxcoinfer.runs import on_demand as runs
+from jaxcoinfer.runs.contenders_on_demand import (
+    BEST,
+    EXACT,
+    EXACT_MEMORY,
+    LEARNERS,
+    play_learners,
+    rival_policies,
+)
+from jaxcoinfer.runs.jobs import play
+from jaxcoinfer.scenarios_on_demand import OnDemandScenario
+
+_SHIPPED = [name for name in scenarios.list_scenarios() if name.startswith("on-demand")]
+_CHAINS = ["on-demand-markov", "on-demand-5g", "on-demand-outages"]
+_USUAL = {"table": _SHIPPED, "samples": _CHAINS, "reliability": ["on-demand-markov"]}
+_NEAR = 0.97  # of the exact optimum
+_COMPARED = ("neurosurgeon", "edgent", "best fixed action", "greedy", EXACT, EXACT_MEMORY)
+TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
+
+
+def table(scenario: OnDemandScenario, rows: int, seeds: int) -> None:
+    """Appends one line a policy and seed: utility, its share of the optimum, paired differences to the rivals."""
+    env, params = _world(scenario, TRAIN)
+    solution = bounds.of(scenario, env, params)
+    _, held_out = _world(dataclasses.replace(scenario, rows=rows), HELD_OUT)
+    others = rival_policies(env, best_fixed(env, params), solution)
+    rivals = {name: one for name, (one,) in play(env, others, [held_out], _key(PLAY)).items()}
+    told = {"recipe": "table", "scenario": scenario.name, "rows": rows, "slots": scenario.slots}
+    for name, tasks in rivals.items():
+        record("on_demand", told | {"policy": name} | _measures(tasks, held_out, rivals, solution))
+    for name in LEARNERS:
+        policies, seconds = _learn(name, env, params, seeds)
+        for seed, policy in enumerate(policies):
+            (tasks,) = play_learners(env, {name: policy}, held_out, _key(PLAY))[name]
+            line = told | {"policy": name, "seed": seed, "seconds_of_all_seeds": round(seconds, 1)}
+            record("on_demand", line | _measures(tasks, held_out, rivals, solution))
+
+
+def samples(scenario: OnDemandScenario, seeds: int) -> None:
+    """Appends one line a seed: steps until the reward stays at 97 % of the exact optimum, with twin and without."""
+    env, params = _world(scenario, TRAIN)
+    solution = bounds.of(scenario, env, params)
+    if solution is None:
+        raise SystemExit(f"{scenario.name}: its exact optimum is not known")
+    config = dataclasses.replace(runs.FULL.learners[BEST], n_evaluations=240, evaluation_envs=256, evaluation_steps=200)
+    needed = {}
+    for twin in (True, False):
+        chosen = dataclasses.replace(config, twin=twin)
+        learned = LEARNERS[BEST].train(jax.random.split(_key(LEARN), seeds), params, env, chosen)
+        curves, steps = np.asarray(learned.curve), np.asarray(learned.steps)
+        needed[twin] = [first_lasting(c, s, _NEAR * solution.gain) for c, s in zip(curves, steps, strict=True)]
+    for seed, (with_twin, without) in enumerate(zip(needed[True], needed[False], strict=True)):
+        line = {"recipe": "samples", "scenario": scenario.name, "seed": seed, "share_of_optimum": _NEAR}
+        line |= {"steps_with_twin": with_twin, "steps_without": without, "steps_at_most": int(steps[0, -1])}
+        record("on_demand", line)
+
+
+def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
+    """Appends one line a policy and class: the share of late tasks of at least n_tasks of the class, and its time."""
+    env, params = _world(scenario, TRAIN)
+    others = rival_policies(env, best_fixed(env, params), bounds.of(scenario, env, params))
+    contenders = {name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS}
+    contenders |= {name: (env, policy) for name, policy in others.items()}
+    least = min(c.share for c in scenario.classes)
+    n_draws = int(np.ceil(1.02 * n_tasks / (least * scenario.rows * scenario.slots)))
+    keys = jax.random.split(_key(HELD_OUT), n_draws)
+    for name, (seen_as, policy) in contenders.items():
+        begin_s = time.perf_counter()
+        counted = jax.jit(partial(misses.count, seen_as, policy=policy))
+        parts = [
+            counted(params=jaxcoinfer.make(scenario, key, evaluation=True)[1], key=jax.random.fold_in(key, PLAY))
+            for key in keys
+        ]
+        late, count = (np.concatenate(several).astype(np.int64) for several in zip(*parts, strict=True))
+        seconds = time.perf_counter() - begin_s
+        for c, ratio in zip(scenario.classes, misses.ratios(late, count), strict=True):
+            line = {"recipe": "reliability", "scenario": scenario.name, "policy": name, "class": c.name}
+            line |= {"target": c.target_miss_ratio, **dataclasses.asdict(ratio), "seconds": round(seconds, 1)}
+            record("on_demand", line)
+
+
+def first_lasting(curve: np.ndarray, steps: np.ndarray, goal: float, window: int = 5) -> float:
+    """Returns the steps at the first look from which `window` looks in a row average at least `goal`, or NaN."""
+    reached = np.flatnonzero(np.convolve(curve, np.ones(window) / window, mode="valid") >= goal)
+    return float(steps[reached[0]]) if reached.size else float("nan")
+
+
+def _learn(name: str, env: OnDemand, params: Params, seeds: int) -> tuple[list[Policy], float]:
+    """The greedy policy of each seed, and the seconds that all took to learn."""
+    learner, config, begin_s = LEARNERS[name], runs.FULL.learners[name], time.perf_counter()
+    learned = learner.train(jax.random.split(_key(LEARN), seeds), params, env, config)
+    weights = [jax.tree.map(lambda leaf, i=i: leaf[i], learned.weights) for i in range(seeds)]
+    return [learner.policy(env, config, one) for one in weights], time.perf_counter() - begin_s
+
+
+def _measures(
+    tasks: Tasks, params: Params, rivals: Mapping[str, Tasks], solution: Solution | None
+) -> dict[str, float | None]:
+    """Utility, what it is above that of each rival, and its share of what the exact optimum got on the same rows."""
+    intervals = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
+    compared = [name for name in _COMPARED if name in rivals]
+    intervals |= {f"above_{name.replace(' ', '_')}": evaluate.difference(tasks, rivals[name]) for name in compared}
+    line = {}
+    for what, interval in intervals.items():
+        line |= {what: round(interval.mean, 5), f"{what}_half": round(interval.half, 5)}
+    if solution is not None:
+        best = EXACT_MEMORY if EXACT_MEMORY in rivals else EXACT
+        line["share_of_exact"] = round(float(tasks.utility.mean() / rivals[best].utility.mean()), 5)
+        line["computed_exact"] = solution.gain_history
+    classes = misses.miss_ratios(tasks, params)
+    return line | {f"late_{kind}": ratio.mean for kind, ratio in enumerate(classes)}
+
+
+def _world(scenario: OnDemandScenario, purpose: int) -> tuple[OnDemand, Params]:
+    return jaxcoinfer.make(scenario, _key(purpose), evaluation=purpose == HELD_OUT)
+
+
+def _key(purpose: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(0), purpose)
+
+
+def main() -> None:
+    """Runs one of the recipes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=list(_USUAL))
+    parser.add_argument("--scenario", nargs="+")
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=1_000_000)
+    options = parser.parse_args()
+    for name in options.scenario or _USUAL[options.recipe]:
+        scenario = scenarios.load_scenario(name)
+        if options.recipe == "table":
+            table(scenario, options.rows, options.seeds)
+        elif options.recipe == "samples":
+            samples(scenario, options.seeds)
+        else:
+            reliability(scenario, options.tasks)
+
+
+if __name__ == "__main__":
+    main()
