@@ -2,17 +2,20 @@
 
     python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N] [--seed 0]
     python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
+    python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48] [--slots N] [--seed 0]
     python -m training.stopping signalling [--scenario reference wifi] [--rows 24] [--slots N] [--seed 0]
 
 `table` trains every learner on rows of its own, then runs all policies, the exact optimum among them where there is
 one, on the same held-out rows. `samples` counts the tasks a learner needs, with the twin and without it, until it is as
 good as greedy with waiting cost. `signalling` tells what reports buy, at thresholds of the status twin from 0 to
-infinity, with the learner of differential values deciding on what the server believes.
+infinity, with the learner of differential values deciding on what the server believes. `algorithms` compares that
+learner with proximal policy optimisation on the path taken, discounted as little as it bears.
 """
 
 import argparse
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +24,10 @@ import numpy as np
 import jaxcoinfer
 from benchmarks.harness import record
 from jaxcoinfer import evaluate, scenarios
-from jaxcoinfer.agents import contvalue, differential
+from jaxcoinfer.agents import contvalue, differential, ppo
 from jaxcoinfer.bounds import dynamic_program
 from jaxcoinfer.bounds import stopping as bounds
+from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs import signalling as ways
 from jaxcoinfer.runs.contenders import EXACT, LEARNERS, best_fixed, rival_policies
@@ -34,6 +38,7 @@ _USUAL = {
     "table": ["reference", "reference-busy"],
     "samples": ["reference-busy"],
     "signalling": ["reference", "wifi"],
+    "algorithms": ["reference-busy", "campus-pi"],
 }
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
@@ -64,9 +69,9 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
         line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "policy": name}
         if name == EXACT:
             line |= {"computed_gain": gain, "span": span}
-        rivals = {"greedy": "one-time greedy", "waiting": "one-time waiting", "adaptive": "adaptive waiting"}
-        rivals |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
-        compared = {f"above_{short}": evaluate.difference(tasks, played[rival]) for short, rival in rivals.items()}
+        others = {"greedy": "one-time greedy", "waiting": "one-time waiting", "adaptive": "adaptive waiting"}
+        others |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
+        compared = {f"above_{short}": evaluate.difference(tasks, played[rival]) for short, rival in others.items()}
         for what, interval in {"utility": measures["utility"], **compared}.items():
             line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
         record("reference", line)
@@ -106,6 +111,46 @@ def signalling(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
             interval = getattr(point, name)
             line |= {name: round(interval.mean, 4), f"{name}_half": round(interval.half, 4)}
         record("signalling", line)
+
+
+def algorithms(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+    """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on greedy waiting."""
+    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
+    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
+    _, held_out = jaxcoinfer.make(
+        dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], evaluation=True
+    )
+    proximal = ppo.Config(
+        hidden=(64, 64),
+        twin=False,
+        n_envs=512,
+        n_steps=128,
+        n_batches=16,
+        updates_per_evaluation=4,
+        n_evaluations=15,
+        evaluation_steps=1000,
+    )
+    tried: dict[str, tuple[Any, Any, Any]] = {
+        "differential value": (differential, differential.Config(), differential.Hyper())
+    }
+    for discount in (0.9, 0.99, 0.998):
+        tried[f"proximal policy {discount}"] = (ppo, proximal, ppo.Hyper(discount=discount, entropy_weight=0.01))
+    policies: dict[str, Policy] = {"one-time waiting": rivals.one_time_waiting(env)}
+    learning = {}
+    for name, (module, config, hyper) in tried.items():
+        begin = time.perf_counter()
+        learned = jax.block_until_ready(module.train(keys[LEARN], params, hyper, env=env, config=config))
+        learning[name] = {"train_s": round(time.perf_counter() - begin, 1), "steps": int(learned.steps[-1])}
+        policies[name] = module.policy(env, config, learned.weights)
+    played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
+    for name, tasks in played.items():
+        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "algorithm": name}
+        line |= learning.get(name, {})
+        compared = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
+        compared["above_waiting"] = evaluate.difference(tasks, played["one-time waiting"])
+        for what, interval in compared.items():
+            line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
+        record("algorithms", line)
 
 
 def _utility_of_waiting(env, params, config):
@@ -149,7 +194,7 @@ def main() -> None:
             samples(scenario, options.seeds)
         else:
             usual = 400_000 if isinstance(scenario.rate, scenarios.ConstantRate) else scenario.slots  # traces end
-            recipe = {"table": table, "signalling": signalling}[options.recipe]
+            recipe = {"table": table, "signalling": signalling, "algorithms": algorithms}[options.recipe]
             recipe(scenario, options.rows, options.slots or usual, options.seed)
 
 
