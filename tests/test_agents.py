@@ -134,7 +134,8 @@ def learned_values(name: str, twin: bool):
     module = {"sac": sac, "dqn": dqn}[name]
     config = module.Config(**REPLAY, twin=twin)
     algorithm = module.algorithm(env, config, module.Hyper(**hyper, smoothing=0.05))
-    learner, _ = jax.jit(jax.vmap(lambda p: replay.train(KEY, p, algorithm, env, config, asked)))(params)
+    learn = jax.jit(jax.vmap(lambda p: replay.learn_from_memory(KEY, p, algorithm, env, config, asked)))
+    learner, _ = learn(params)
     net = module.network(env, config)
 
     def value(world, seen, mask):
@@ -142,7 +143,10 @@ def learned_values(name: str, twin: bool):
         found = net.apply(jax.tree.map(lambda leaf: leaf[0], critic.critic) if name == "sac" else critic, seen)
         return jnp.where(mask, found, -jnp.inf).max()
 
-    return value, lambda world, seen, mask: algorithm.act(pick(learner, world), seen, mask)
+    def act(world, seen, mask):
+        return masked.best(net.apply(algorithm.weights(pick(learner, world)), seen), mask)
+
+    return value, act
 
 
 @pytest.mark.parametrize("twin", [False, True])
@@ -183,7 +187,7 @@ def test_what_comes_after_the_end_does_not_count():
 @pytest.mark.parametrize("module", [sac, dqn, ppo])
 def test_new_numbers_do_not_retrace_and_a_twin_needs_outcomes(module):
     shapes = {"n_envs": 4, "n_steps": 2, "n_batches": 1, "updates_per_evaluation": 1, "evaluation_envs": 2}
-    config = module.Config(**shapes, hidden=(4,), n_evaluations=1, evaluation_steps=2)
+    config = module.Config(**shapes, hidden=(4,), n_evaluations=1, evaluation_steps=3)
     env, before = probes.Probe(), module.train._cache_size()
     for seed, world in ((0, 1), (1, 4)):
         params, hyper = probes.World(jnp.int32(world)), module.Hyper(discount=0.1 * seed)

@@ -8,22 +8,25 @@ Mnih et al. (Nature 518, 2015), double after van Hasselt et al. (arXiv 1509.0646
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents import masked, replay
-from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
-from jaxcoinfer.agents.replay import Algorithm, Outcomes, ReplayConfig
-from jaxcoinfer.rollout import Policy
+from jaxcoinfer.agents import masked
+from jaxcoinfer.agents.networks import cosine_adam, descend
+from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, network, policy, train
+
+__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReplayConfig):
     """What decides shapes and branches: see `ReplayConfig`."""
+
+    def algorithm(self, env: Any, hyper: Any) -> Algorithm:
+        return algorithm(env, self, hyper)
 
 
 class Hyper(struct.PyTreeNode):
@@ -55,18 +58,7 @@ def loss(values: jax.Array, goals: jax.Array, weight: jax.Array, counts: jax.Arr
     return (of_each * counts).sum() / jnp.maximum(counts.sum(), 1.0)
 
 
-def network(env: Any, config: ReplayConfig) -> Mlp:
-    """Values of all actions [A] from one observation [F]."""
-    return Mlp(config.hidden, env.n_actions)
-
-
-def policy(env: Any, config: Config, weights: Any) -> Policy:
-    """The valid action of the largest value."""
-    net: Any = network(env, config)
-    return replay.greedy_policy(env, lambda observation, mask: masked.best(net.apply(weights, observation), mask))
-
-
-def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
+def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the optimiser)."""
     net: Any = network(env, config)
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
@@ -75,13 +67,11 @@ def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
         weights = net.init(key, observation)
         return weights, weights, adam.init(weights)
 
-    def act(learner, observation, mask):
-        return masked.best(net.apply(learner[0], observation), mask)
-
     def explore(key, learner, observation, mask):
         key_whether, key_which = jax.random.split(key)
         drawn = jax.random.categorical(key_which, jnp.where(mask, 0.0, -jnp.inf)).astype(jnp.int32)
-        return jnp.where(jax.random.bernoulli(key_whether, hyper.exploration), drawn, act(learner, observation, mask))
+        best = masked.best(net.apply(learner[0], observation), mask)
+        return jnp.where(jax.random.bernoulli(key_whether, hyper.exploration), drawn, best)
 
     def learn(key, learner, batch):
         weights, slow, state = learner
@@ -99,16 +89,4 @@ def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
         slow = jax.tree.map(lambda old, new: old + hyper.smoothing * (new - old), slow, weights)
         return weights, slow, state
 
-    return Algorithm(start, explore, learn, act)
-
-
-@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
-def train(
-    key: jax.Array, params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None
-) -> Learned:
-    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
-
-    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
-    """
-    learner, learned = replay.train(key, params, algorithm(env, config, hyper), env, config, outcomes)
-    return learned.replace(weights=learner[0])
+    return Algorithm(start, explore, learn, lambda learner: learner[0])

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents.networks import Learned
+from jaxcoinfer.agents import masked
+from jaxcoinfer.agents.networks import Learned, Mlp
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
@@ -41,6 +42,10 @@ class ReplayConfig:
     evaluation_envs: int = 256
     evaluation_steps: int = 100
     twin: bool = True
+
+    def algorithm(self, env: Any, hyper: Any) -> "Algorithm":
+        """Returns the algorithm these are the shapes of."""
+        raise NotImplementedError
 
     @property
     def n_updates(self) -> int:
@@ -74,13 +79,13 @@ class Algorithm:
     """What is the algorithm's own; learner: its weights and all else it adapts.
 
     start(key, observation) -> learner; explore(key, learner, observation, mask) -> action; learn(key, learner, batch)
-    -> learner; act(learner, observation, mask) -> action, greedy.
+    -> learner; weights(learner) -> those `policy` takes.
     """
 
     start: Callable[[jax.Array, jax.Array], Any]
     explore: Callable[[jax.Array, Any, jax.Array, jax.Array], jax.Array]
     learn: Callable[[jax.Array, Any, Transition], Any]
-    act: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    weights: Callable[[Any], Any]
 
 
 def outcomes_of(transition_reward: jax.Array, action: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,10 +131,38 @@ def collect(
     return jax.lax.scan(step, start, jax.random.split(key, n_steps))
 
 
+def network(env: Any, config: ReplayConfig) -> Mlp:
+    """Logits, or values, of all actions [A] from one observation [F]."""
+    return Mlp(config.hidden, env.n_actions)
+
+
+def policy(env: Any, config: ReplayConfig, weights: Any) -> Policy:
+    """The valid action of the largest logit, or value."""
+    net: Any = network(env, config)
+
+    def act(key, state, observation, params):
+        return masked.best(net.apply(weights, observation), env.mask(state, params))
+
+    return act
+
+
+@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
 def train(
+    key: jax.Array, params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
+) -> Learned:
+    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
+
+    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
+    """
+    algorithm = config.algorithm(env, hyper)
+    learner, curve = learn_from_memory(key, params, algorithm, env, config, outcomes)
+    return Learned(algorithm.weights(learner), curve, config.steps)
+
+
+def learn_from_memory(
     key: jax.Array, params: Any, algorithm: Algorithm, env: Any, config: ReplayConfig, outcomes: Outcomes | None
-) -> tuple[Any, Learned]:
-    """Returns the learner and what is told of it (its weights are the caller's to take). One scan; consumes the key."""
+) -> tuple[Any, jax.Array]:
+    """Returns the learner, and the mean reward a step of each look [n_evaluations]; consumes the key."""
     if config.twin and outcomes is None:
         raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
     asked = outcomes if config.twin else None
@@ -160,12 +193,12 @@ def train(
 
     def stage(carry, key):
         carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-        act = greedy_policy(env, partial(algorithm.act, carry[0]))
+        act = policy(env, config, algorithm.weights(carry[0]))
         return carry, mean_reward(env, params, act, test, config.evaluation_steps)
 
     carry = (learner, begun, _empty(key, env, params, algorithm, learner, begun, config, asked), jnp.int32(0))
     (learner, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
-    return learner, Learned(None, curve, config.steps)
+    return learner, curve
 
 
 def _explore(algorithm, learner, key, observation, mask):
@@ -187,8 +220,3 @@ def _write(memory: Transition, seen: Transition, count: jax.Array) -> Transition
         return jax.lax.dynamic_update_slice(old, flat, place)
 
     return jax.tree.map(write, memory, seen)
-
-
-def greedy_policy(env: Any, act: Callable[[jax.Array, jax.Array], jax.Array]) -> Policy:
-    """Returns `act(observation, mask)` as a policy of `env`."""
-    return lambda key, state, observation, params: act(observation, env.mask(state, params))

@@ -16,22 +16,25 @@ A actions.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents import masked, replay
-from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
-from jaxcoinfer.agents.replay import Algorithm, Outcomes, ReplayConfig, Transition
-from jaxcoinfer.rollout import Policy
+from jaxcoinfer.agents import masked
+from jaxcoinfer.agents.networks import cosine_adam, descend
+from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, Transition, network, policy, train
+
+__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReplayConfig):
     """What decides shapes and branches: see `ReplayConfig`."""
+
+    def algorithm(self, env: Any, hyper: Any) -> Algorithm:
+        return algorithm(env, self, hyper)
 
 
 class Hyper(struct.PyTreeNode):
@@ -91,18 +94,7 @@ def _mean(values: jax.Array, counts: jax.Array) -> jax.Array:
     return (values * counts).sum() / jnp.maximum(counts.sum(), 1.0)
 
 
-def network(env: Any, config: ReplayConfig) -> Mlp:
-    """Logits, or values, of all actions [A] from one observation [F]."""
-    return Mlp(config.hidden, env.n_actions)
-
-
-def policy(env: Any, config: Config, weights: Any) -> Policy:
-    """The most probable valid action. weights: of the actor."""
-    net: Any = network(env, config)
-    return replay.greedy_policy(env, lambda observation, mask: masked.best(net.apply(weights, observation), mask))
-
-
-def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
+def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (Weights, states of the three optimisers)."""
     net: Any = network(env, config)
     both = jax.vmap(net.apply, (0, None))
@@ -151,19 +143,4 @@ def algorithm(env: Any, config: Config, hyper: Hyper) -> Algorithm:
         slow = jax.tree.map(lambda old, new: old + hyper.smoothing * (new - old), weights.slow, critic)
         return Weights(actor, critic, slow, log_temperature), states
 
-    def act(learner, observation, mask):
-        return masked.best(net.apply(learner[0].actor, observation), mask)
-
-    return Algorithm(start, explore, learn, act)
-
-
-@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
-def train(
-    key: jax.Array, params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None
-) -> Learned:
-    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped. weights: of the actor.
-
-    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
-    """
-    learner, learned = replay.train(key, params, algorithm(env, config, hyper), env, config, outcomes)
-    return learned.replace(weights=learner[0].actor)
+    return Algorithm(start, explore, learn, lambda learner: learner[0].actor)

@@ -62,7 +62,7 @@ class Sizes:
     """
 
     learners: dict[str, Any]
-    seeds: int = 5
+    seeds: int = 3
     rows: int = 1 << 16
     slots: int = 1 << 20
     without_twin: bool = True
@@ -71,7 +71,7 @@ class Sizes:
 
 # Few batches between looks: the first points of the learning curve then lie before a method has learned. All see
 # equally many steps.
-_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 30, "evaluation_envs": 64}
+_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 20, "evaluation_envs": 64}
 _REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
 _PPO = ppo.Config(**_ALL, n_steps=8, updates_per_evaluation=5, n_batches=4)
