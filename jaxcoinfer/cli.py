@@ -20,17 +20,14 @@ from typing import Any, NoReturn
 
 from jaxcoinfer import __version__, profiles, scenarios
 
-SYSTEMS = {
-    "stopping": "wifi",
-    "on-demand": "on-demand-markov",
-    "fleet": "fleet",
-}  # and the scenario each takes unless told
+# And the scenario each takes unless told.
+SYSTEMS = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet"}
 WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """One of the printed table, where all policies have the measure; digits None: as many as its largest number needs."""
+    """One of the printed table, where all policies have the measure; digits None: as its largest number needs."""
 
     head: str
     measure: str

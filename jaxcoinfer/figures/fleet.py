@@ -56,7 +56,7 @@ def choices(found: np.ndarray, kinds: Sequence[str], classes: Sequence[str], wid
     shown = np.nan_to_num(100 * found)
     image = None
     for i, axes in enumerate(axes_of):
-        kind, of_class = i % n_kinds, i // n_kinds
+        of_class, kind = divmod(i, len(kinds))
         image = axes.imshow(shown[kind, of_class], cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axes.grid(False)
         for version, cut in np.ndindex(n_versions, n_cuts):

@@ -17,7 +17,7 @@ Contender = tuple[Any, Policy]  # the environment as the policy sees it, and the
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """n_levels: of the shares it learns, 0 where they follow in closed form; twin, entropy_weight: as in `agents.ppo`."""
+    """n_levels: of the shares it learns, 0: they follow in closed form. twin, entropy_weight: as in `agents.ppo`."""
 
     n_levels: int = 0
     twin: bool = True

@@ -29,18 +29,18 @@ from jaxcoinfer.runs.contenders_fleet import (
     LEARNERS,
     NOT_DEPLOYABLE,
     WITHOUT_TWIN,
-    YARDSTICK,
+    Contender,
     config_of,
     learned_contenders,
     rival_contenders,
 )
 from jaxcoinfer.runs.jobs import Jobs, key_of, make_world
-from jaxcoinfer.runs.played_fleet import FleetTasks, lower_bound, player
+from jaxcoinfer.runs.played_fleet import FleetTasks, certified, player
 from jaxcoinfer.runs.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.scenarios_fleet import FleetScenario
 
 N_TIMELINE = 100  # tasks
-_SWEPT = (COMPARED, "greedy", "equal shares", YARDSTICK)  # beside the learners
+_SWEPT = (COMPARED, "greedy", "equal shares")
 _NOTE = "a yardstick: the answer that comes with the bound, sought anew in every slot"
 
 
@@ -73,8 +73,8 @@ _CONFIG = config_of(
     n_batches=4,
     n_evaluations=40,
     updates_per_evaluation=2,
-    evaluation_envs=32,
-    evaluation_steps=8,
+    evaluation_envs=256,
+    evaluation_steps=4,
 )
 FULL = Sizes(
     _CONFIG,
@@ -118,25 +118,36 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
     hidden = dict.fromkeys(sizes.learners, sizes.config.hidden)
-    with Jobs(progress, 30 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
+    with Jobs(progress, 32 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
         env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
         _, world = make_world(scenario, key_of(seed, jobs.HELD_OUT), evaluation=True)
         work.over("drew the rows", 2)
         keys = jax.random.split(key_of(seed, jobs.LEARN), sizes.seeds)
         learning = _start_learning(work, env, params, keys, sizes)
-        bounding = work.start("computed the bound", 2, lower_bound, env, world)
+        bounding = work.start("computed the bound", 2, certified, env, world)
         others = rival_contenders(env)
         what = f"evaluated {len(others)} rivals"
         playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
+        devices, bandwidths, worlds = _other_worlds(scenario, seed, sizes)
+        varying = [
+            work.start("varied the world", 4, looks.certified_costs, worlds),
+            work.start("varied the world of the rivals", 4, looks.costs, worlds, _swept_rivals),
+        ]
         weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
         learned = learned_contenders(env, hidden, weights)
         trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
-        swept = partial(_swept, hidden=hidden, weights=weights)
-        sweeping = _start_sweeps(work, scenario, seed, sizes, swept)
+        swept = partial(learned_contenders, hidden=hidden, weights=weights)
+        varying.append(work.start("varied the world of the learners", 6, looks.costs, worlds, swept))
         tasks = trying.result() | playing.result()
         curves = {name: _curve(future.result()) for name, future in learning.items()}
-    rows = table(tasks, bounding.result(), scenario)
-    found = _Found(curves, *(sweep.result() for sweep in sweeping), looks.habits(env, tasks[BEST], len(scenario.kinds)))
+    rows = table(tasks, bounding.result()[0], scenario)
+    costs = [learned | others | least for least, others, learned in zip(*(v.result() for v in varying), strict=True)]
+    found = _Found(
+        curves,
+        looks.sweep(devices, costs[: len(devices)]),
+        looks.sweep(bandwidths, costs[len(devices) :]),
+        looks.habits(env, tasks[BEST], len(scenario.kinds)),
+    )
     return Run(
         checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
         table=rows,
@@ -152,14 +163,14 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
     with Jobs(progress, 18) as work:
         env, world = make_world(checkpoint.scenario, key_of(seed, jobs.FRESH), evaluation=True)
         work.over("drew fresh rows", 2)
-        bounding = work.start("computed the bound", 2, lower_bound, env, world)
+        bounding = work.start("computed the bound", 2, certified, env, world)
         others = rival_contenders(env)
         what = f"evaluated {len(others)} rivals"
         playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
         learned = learned_contenders(env, checkpoint.hidden, checkpoint.weights)
         trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
         tasks = trying.result() | playing.result()
-    return table(tasks, bounding.result(), checkpoint.scenario)
+    return table(tasks, bounding.result()[0], checkpoint.scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
@@ -227,26 +238,23 @@ def _start_learning(work: Jobs, env: Fleet, params: Any, keys: jax.Array, sizes:
     }
 
 
-def _start_sweeps(work: Jobs, scenario: FleetScenario, seed: int, sizes: Sizes, swept: Any) -> list[Future]:
-    """Starts to look at other numbers of devices, and at other bandwidths."""
+def _other_worlds(scenario: FleetScenario, seed: int, sizes: Sizes) -> tuple[list[int], list[float], list[looks.World]]:
+    """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the others."""
 
     def made(devices):
         other = dataclasses.replace(scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots)
         return make_world(other, key_of(seed, jobs.HELD_OUT), evaluation=True)
 
-    numbers = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
-    env, world = made(scenario.devices)
-    given = (env, world, sizes.bandwidths, swept(env))
-    return [
-        work.start("varied the number of devices", 8, looks.sweep_devices, made, numbers, swept),
-        work.start("varied the bandwidth", 4, looks.sweep_bandwidth, *given),
-    ]
+    devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
+    bandwidths_hz = [scenario.radio.bandwidth_hz * factor for factor in sizes.bandwidths]
+    env, params = made(scenario.devices)
+    worlds = [(env, params.replace(bandwidth_hz=jnp.float32(hz))) for hz in bandwidths_hz]
+    return devices, bandwidths_hz, [*map(made, devices), *worlds]
 
 
-def _swept(env: Fleet, *, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> dict[str, Any]:
-    """Whom the sweeps show, in a fleet of any size."""
-    others = rival_contenders(env)
-    return learned_contenders(env, hidden, weights) | {name: others[name] for name in _SWEPT}
+def _swept_rivals(env: Fleet) -> dict[str, Contender]:
+    """Whom the sweeps show beside the learners and the yardstick."""
+    return {name: contender for name, contender in rival_contenders(env).items() if name in _SWEPT}
 
 
 def _of_first_seed(weights: Any) -> Any:

@@ -14,14 +14,17 @@ from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.runs.comparison import flat, pair
-from jaxcoinfer.runs.contenders_fleet import Contender
-from jaxcoinfer.runs.played_fleet import FleetTasks, cost_by_row, lower_bound, player
+from jaxcoinfer.runs.contenders_fleet import YARDSTICK, Contender
+from jaxcoinfer.runs.played_fleet import FleetTasks, certified, player
 from jaxcoinfer.runs.types import Sheet
 from jaxcoinfer.scenarios_fleet import FleetScenario
 
 CLASSES = ("accuracy-sensitive", "latency-sensitive")
+BOUND = "bound"
 _OF_CLASS = ("accuracy", "latency_s", "energy_j", "cost")
 
+World = tuple[Fleet, FleetParams]
+Costs = Mapping[str, np.ndarray]  # policy, or the bound -> cost of a task in each row that has one
 ByClass = dict[str, list[dict[str, Interval]]]  # policy -> of each class its measures
 
 
@@ -48,7 +51,7 @@ class Habits:
 
 def gap_by_row(tasks: FleetTasks, bound: np.ndarray) -> np.ndarray:
     """Returns by how much the cost is above the bound [K], in shares of it, [K]."""
-    return cost_by_row(tasks) / bound - 1.0
+    return -evaluate.by_row(tasks, tasks.utility) / bound - 1.0
 
 
 def by_class(tasks: Mapping[str, FleetTasks]) -> ByClass:
@@ -142,44 +145,46 @@ def shares_sheet(found: Habits, kinds: Sequence[str]) -> Sheet:
     return ("kind", "class", "bandwidth_share", "server_share"), rows
 
 
-def sweep_devices(
-    made: Callable[[int], tuple[Fleet, FleetParams]],
-    numbers: Sequence[int],
-    contenders: Callable[[Fleet], Mapping[str, Contender]],
-) -> Sweep:
-    """Returns what the contenders reach with other numbers of devices; made: the world of each number."""
-    points = []
-    for devices in numbers:
-        env, params = made(devices)
-        points.append((player(contenders(env))(params), lower_bound(env, params)))
-    return _sweep(numbers, points)
+def costs(worlds: Iterable[World], contenders: Callable[[Fleet], Mapping[str, Contender]]) -> list[Costs]:
+    """Returns what a task costs each contender in each world."""
+    players, found = {}, []
+    for env, params in worlds:
+        play = players.setdefault(env, player(contenders(env)))  # compiled once for all worlds of one size
+        found.append({name: _seen(params, _cost_by_row(one)) for name, one in play(params).items()})
+    return found
 
 
-def sweep_bandwidth(
-    env: Fleet, params: FleetParams, factors: Sequence[float], contenders: Mapping[str, Contender]
-) -> Sweep:
-    """Returns what the contenders reach with multiples of the bandwidth, hertz."""
-    play, points = player(contenders), []
-    worlds = [params.replace(bandwidth_hz=params.bandwidth_hz * np.float32(factor)) for factor in factors]
-    for world in worlds:
-        points.append((play(world), lower_bound(env, world)))
-    return _sweep([float(world.bandwidth_hz) for world in worlds], points)
+def certified_costs(worlds: Iterable[World]) -> list[Costs]:
+    """Returns the bound in each world, and what the yardstick, which comes with it, makes of it."""
+    found = [(params, *certified(env, params)) for env, params in worlds]
+    return [{BOUND: _seen(params, bound), YARDSTICK: _seen(params, cost)} for params, bound, cost in found]
 
 
-def _sweep(values: Sequence[float], points: Sequence[tuple[Mapping[str, FleetTasks], np.ndarray]]) -> Sweep:
-    names = list(points[0][0])
+def _cost_by_row(tasks: FleetTasks) -> np.ndarray:
+    total = np.bincount(tasks.row, -tasks.utility, minlength=tasks.n_rows)
+    return total / np.maximum(evaluate.count_by_row(tasks), 1)
+
+
+def _seen(params: FleetParams, by_row: np.ndarray) -> np.ndarray:
+    """Leaves out rows without a task."""
+    return by_row[np.asarray(params.bank.active)[:, :-1].any(axis=(1, 2))]
+
+
+def sweep(values: Sequence[float], found: Sequence[Costs]) -> Sweep:
+    """Returns costs and gaps, given those of each policy and of the bound at each value."""
+    names = [name for name in found[0] if name != BOUND]
     return Sweep(
         values,
-        [evaluate.interval(bound) for _, bound in points],
-        {name: [evaluate.interval(cost_by_row(played[name])) for played, _ in points] for name in names},
-        {name: [evaluate.interval(gap_by_row(played[name], bound)) for played, bound in points] for name in names},
+        [evaluate.interval(costs[BOUND]) for costs in found],
+        {name: [evaluate.interval(costs[name]) for costs in found] for name in names},
+        {name: [evaluate.interval(costs[name] / costs[BOUND] - 1.0) for costs in found] for name in names},
     )
 
 
 def sweep_rows(what: str, sweep: Sweep) -> list[tuple]:
     """Returns a sweep as lines of a CSV file."""
     nothing = [Interval(0.0, 0.0)] * len(sweep.values)
-    lines = {"bound": (sweep.bound, nothing)} | {name: (sweep.cost[name], sweep.gap[name]) for name in sweep.cost}
+    lines = {BOUND: (sweep.bound, nothing)} | {name: (sweep.cost[name], sweep.gap[name]) for name in sweep.cost}
     return [
         (what, float(value), name, *flat(cost, gap))
         for name, (costs, gaps) in lines.items()

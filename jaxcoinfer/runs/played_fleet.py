@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer import evaluate
 from jaxcoinfer.bounds import dual
 from jaxcoinfer.envs import fleet
 from jaxcoinfer.envs.fleet import Fleet
@@ -49,22 +48,27 @@ def player(contenders: Mapping[str, Contender]) -> Callable[[FleetParams], dict[
         return _by_slot(params, lambda row, slot: _ask_all(contenders, row, slot, params))
 
     def play(params: FleetParams) -> dict[str, FleetTasks]:
-        return {name: _tasks(jax.tree.map(np.asarray, found), params) for name, found in of_all(params).items()}
+        found = jax.tree.map(np.asarray, of_all(params))
+        return {name: _tasks(found[name], params) for name in contenders}
 
     return play
 
 
-def lower_bound(env: Fleet, params: FleetParams) -> np.ndarray:
-    """Returns the certified least cost a task, the mean over the slots of each row, [K]."""
-    of_slots = np.asarray(_bounds(env, params), np.float64).sum(axis=0)
-    return of_slots / np.maximum(np.asarray(params.bank.active)[:, :-1].sum(axis=(1, 2)), 1)
+def certified(env: Fleet, params: FleetParams) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of each row, [K], what no policy's cost of a task is below, and the cost of the answer found with it."""
+    tasks = np.maximum(np.asarray(params.bank.active)[:, :-1].sum(axis=(1, 2)), 1)
+    bound, cost = (np.asarray(of_slots, np.float64).sum(axis=0) / tasks for of_slots in _certificates(env, params))
+    return bound, cost
 
 
 @partial(jax.jit, static_argnums=0)
-def _bounds(env: Fleet, params: FleetParams) -> jax.Array:
+def _certificates(env: Fleet, params: FleetParams) -> tuple[jax.Array, jax.Array]:
+    """Bound and cost of all devices in each slot, [T, K]."""
+
     def of_slot(row, slot):
         state, _ = env.begin(row, slot, params)
-        return dual.solve(fleet.tables(state, params)).bound
+        found = dual.solve(fleet.tables(state, params))
+        return found.bound, found.cost
 
     return _by_slot(params, of_slot)
 
@@ -99,8 +103,3 @@ def _tasks(found: dict[str, np.ndarray], params: FleetParams) -> FleetTasks:
     counted = np.bincount(row, minlength=n_rows)
     kept = {name: values[finished] for name, values in found.items()}
     return FleetTasks(row=row, slot=slot, device=device, decisions=counted, n_rows=n_rows, **kept)
-
-
-def cost_by_row(tasks: Tasks) -> np.ndarray:
-    """Returns the mean cost of a task in each row, [K]."""
-    return -evaluate.by_row(tasks, tasks.utility)

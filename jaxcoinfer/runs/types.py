@@ -21,8 +21,8 @@ class RunError(ValueError):
 class Checkpoint:
     """What the policies of a run are made of.
 
-    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is played. hidden, weights: of the network of each
-    learner.
+    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is played. hidden,
+    weights: of the network of each learner.
     """
 
     scenario: Any
