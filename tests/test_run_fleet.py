@@ -60,7 +60,7 @@ def _tiny(monkeypatch):
         slots=SCENARIO.slots,
         sweep_rows=2,
         sweep_slots=4,
-        devices=(0.5, 1.0),
+        devices=(1.0,),
         bandwidths=(0.5, 1.0),
     )
     monkeypatch.setattr(fleet, "QUICK", sizes)
@@ -106,7 +106,6 @@ def _check_numbers(out, summary):
     assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(learned) == 6
     swept = list(csv.DictReader((out / "sweeps.csv").read_text().splitlines()))
     assert {(row["what"], float(row["value"])) for row in swept} == {
-        ("devices", 2.0),
         ("devices", 5.0),
         ("bandwidth_hz", 10e6),
         ("bandwidth_hz", 20e6),

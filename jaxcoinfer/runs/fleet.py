@@ -71,16 +71,16 @@ _CONFIG = config_of(
     n_envs=32,
     n_steps=8,
     n_batches=4,
-    n_evaluations=40,
+    n_evaluations=30,
     updates_per_evaluation=2,
-    evaluation_envs=256,
+    evaluation_envs=128,
     evaluation_steps=4,
 )
 FULL = Sizes(
     _CONFIG,
     learners=(BEST, FREE),
     curves=(WITHOUT_TWIN,),
-    seeds=5,
+    seeds=3,
     rows=32,
     slots=256,
     sweep_rows=16,
@@ -93,7 +93,6 @@ QUICK = dataclasses.replace(
     config=dataclasses.replace(_CONFIG, n_evaluations=12),
     learners=(BEST,),
     curves=(),
-    seeds=3,
     rows=8,
     slots=64,
     sweep_rows=8,
@@ -139,9 +138,11 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
         swept = partial(learned_contenders, hidden=hidden, weights=weights)
         varying.append(work.start("varied the world of the learners", 6, looks.costs, worlds, swept))
         tasks = trying.result() | playing.result()
+        varied = zip(*(future.result() for future in varying), strict=True)
+        costs = [learners | rivals | least for least, rivals, learners in varied]
         curves = {name: _curve(future.result()) for name, future in learning.items()}
-    rows = table(tasks, bounding.result()[0], scenario)
-    costs = [learned | others | least for least, others, learned in zip(*(v.result() for v in varying), strict=True)]
+        bound, _ = bounding.result()
+    rows = table(tasks, bound, scenario)
     found = _Found(
         curves,
         looks.sweep(devices, costs[: len(devices)]),
@@ -170,7 +171,8 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
         learned = learned_contenders(env, checkpoint.hidden, checkpoint.weights)
         trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
         tasks = trying.result() | playing.result()
-    return table(tasks, bounding.result()[0], checkpoint.scenario)
+        bound, _ = bounding.result()
+    return table(tasks, bound, checkpoint.scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
