@@ -20,8 +20,27 @@ from typing import Any, NoReturn
 
 from jaxcoinfer import __version__, profiles, scenarios
 
-SYSTEMS = {"stopping": "wifi", "on-demand": "on-demand-markov"}  # and the scenario each takes unless told
+# And the scenario each takes unless told.
+SYSTEMS = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet"}
 WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One of the printed table, where all policies have the measure; digits None: as its largest number needs."""
+
+    head: str
+    measure: str
+    scale: float
+    digits: int | None = None
+
+
+_COLUMNS = (
+    _Column("delay\nms", "latency_s", 1e3),
+    _Column("accu-\nracy", "accuracy", 1.0, 3),
+    _Column("energy\nmJ", "energy_j", 1e3),
+    _Column("late\n%", "deadline_misses", 1e2, 1),
+)
 
 
 class UsageError(ValueError):
@@ -177,21 +196,20 @@ def _print_table(table: Any) -> None:
     """Prints the policies, 80 columns wide: those of a device by utility, then the yardsticks."""
     rows, compared = table.rows, table.compared
     means = {name: {measure: i.mean for measure, i in row.measures.items()} for name, row in rows.items()}
-    scaled = {"latency_s": 1e3, "energy_j": 1e3, "deadline_misses": 1e2}
-    digits = {m: _digits(max(abs(mean[m]) for mean in means.values()) * by) for m, by in scaled.items()}
-    digits["deadline_misses"] = 1
-    heads = ("policy", "utility\n± 95 %", "gap to\nbound", "delay\nms", "accu-\nracy", "energy\nmJ", "late\n%")
+    columns = [column for column in _COLUMNS if all(column.measure in mean for mean in means.values())]
+    digits = {c: _digits(max(abs(mean[c.measure]) for mean in means.values()) * c.scale) for c in columns}
     lines = []
     for name, row in sorted(rows.items(), key=lambda item: (not item[1].deployable, -item[1].measures["utility"].mean)):
         mark, gain = "" if row.deployable else " *", "" if name == compared else _short(row.gain, "+")
-        delay, energy, late = (f"{means[name][m] * by:.{digits[m]}f}" for m, by in scaled.items())
-        accuracy = f"{means[name]['accuracy']:.3f}"
-        utility = _short(row.measures["utility"])
-        lines.append((name + mark, utility, f"{row.gap.mean:.3f}", delay, accuracy, energy, late, gain))
+        gap = means[name].get("gap_ratio")
+        cells = [f"{means[name][c.measure] * c.scale:.{digits[c] if c.digits is None else c.digits}f}" for c in columns]
+        cells.insert(0, f"{row.gap.mean:.3f}" if gap is None else f"{100 * gap:.2f} %")
+        lines.append((name + mark, _short(row.measures["utility"]), *cells, gain))
+    heads = ("policy", "utility\n± 95 %", "gap to\nbound", *(column.head for column in columns))
     _print_sheet((*heads, f"gain on\n{compared}"), lines)
     bound = table.bound
     computed = "" if bound.computed is None else f", computed {bound.computed:.4f}"
-    print("* a yardstick: knows the future, or the law of the world")
+    print(f"* {table.yardstick}")
     print(f"bound: {bound.what}, {_short(bound.utility)}{computed}")
     for sheet in table.printed:
         print()

@@ -3,8 +3,10 @@
 Axes: N tasks, P = Le+1 decisions of a task, W numbers of waiting tasks, X backlogs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -100,10 +102,10 @@ def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-def tracks(system: str) -> list[dict[str, Any]]:
+def tracks(system: str, names: Mapping[int, str] = MappingProxyType(TRACKS)) -> list[dict[str, Any]]:
     """Returns the events that name the system and its tracks."""
     events = [_named("process_name", 0, system)]
-    for track, name in TRACKS.items():
+    for track, name in names.items():
         events += [_named("thread_name", track, name), _named("thread_sort_index", track, track)]
     return events
 

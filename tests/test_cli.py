@@ -34,6 +34,7 @@ def _scenario(tmp_path, old, new):
         (["run", "flying"], ["flying", "stopping"]),
         (["run", "on-demand", "--scenario", "wifi"], ["wifi", "stopping", "not on-demand"]),
         (["run", "--scenario", "on-demand-markov"], ["on-demand-markov", "not stopping"]),
+        (["run", "fleet", "--scenario", "wifi"], ["wifi", "stopping", "not fleet"]),
         (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
         (["walk"], ["walk", "run"]),
         (["evaluate", "nowhere"], ["nowhere", "no such folder"]),

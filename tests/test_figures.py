@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from jaxcoinfer.evaluate import Interval
-from jaxcoinfer.figures import common, on_demand
+from jaxcoinfer.figures import common, fleet, on_demand
 from jaxcoinfer.figures import stopping as figures
 from jaxcoinfer.misses import MissRatio
 
@@ -28,6 +28,11 @@ RARE, NEVER = MissRatio(1e-3, 5e-4, 2e-3, 10, 10_000), MissRatio(0.0, 0.0, 4e-4,
 RATIOS = {name: (RARE, NEVER, MissRatio(1.0, 0.999, 1.0, 10_000, 10_000)) for name in NAMES}
 DECIDED = tuple(np.arange(24).reshape(2, 3, 4) % n for n in (4, 7, 5))  # exit, cut, bits
 BAND = {name: (np.arange(1, 20) * 100, np.log(np.arange(1, 20) + np.arange(3)[:, None])) for name in NAMES}
+
+KINDS = ("jetson-nano-5w", "raspberry-pi-4", "raspberry-pi-zero-w")
+VERSIONS = np.full((3, 2, 4, 6), 1 / 24)
+VERSIONS[2, 1] = np.nan  # there was no such task
+SHARES = np.array([[0.1, 0.2], [0.0, 0.3], [np.nan, 0.05]])
 
 
 def made(name: str) -> Figure:
@@ -57,15 +62,25 @@ def made(name: str) -> Figure:
         case "deadlines":
             panel = ((0.01, 0.02, 0.05), LINES, 0.02)
             return on_demand.deadlines({"interactive": panel, "control": panel})
+        case "cost":
+            bound = LINES["one-time greedy"]
+            return fleet.cost({"devices": (POINTS, LINES, bound, 2.0), "bandwidth, MHz": (POINTS, LINES, bound, 1.0)})
+        case "gap":
+            return fleet.gap(POINTS, LINES, 2.0)
+        case "versions":
+            return fleet.choices(VERSIONS, KINDS, CLASSES[:2], (1.0, 0.75, 0.5, 0.25))
+        case "shares":
+            return fleet.shares(SHARES, SHARES[::-1], KINDS, CLASSES[:2])
         case _:
             return figures.learning({name: (tasks, np.log(tasks) * (i + 1)) for i, name in enumerate(NAMES[:2])})
 
 
 STOPPING = ["utility", "sweeps", "delays", "decisions", "messages", "learning"]
+FLEET = ["cost", "gap", "versions", "shares"]
 ON_DEMAND = ["band", "class delays", "choices", "misses", "deadlines"]
 
 
-@pytest.fixture(scope="module", params=STOPPING + ON_DEMAND)
+@pytest.fixture(scope="module", params=STOPPING + ON_DEMAND + FLEET)
 def figure(request) -> Figure:
     return made(request.param)
 
@@ -180,6 +195,19 @@ def test_choices_show_each_decision_where_it_was_taken():
     for i, axes in enumerate(drawn):
         shown = np.asarray(axes.collections[0].get_array()).reshape(3, 4)
         np.testing.assert_array_equal(np.unique(DECIDED[i % 3])[shown], DECIDED[i % 3][i // 3])
+
+
+def test_versions_and_cuts_show_their_shares_in_percent():
+    drawn = made("versions").axes
+    assert {text.get_text() for text in drawn[0].texts} == {"4"} and len(drawn[0].texts) == 24
+    assert not drawn[5].texts  # of the kind and class that had no task
+    assert [axes.get_title() for axes in drawn[:3]] == list(KINDS)
+
+
+def test_shares_are_bars_in_percent():
+    band, server = made("shares").axes
+    np.testing.assert_allclose([bar.get_height() for bar in band.patches], [10, 0, 0, 20, 30, 5])
+    np.testing.assert_allclose([bar.get_height() for bar in server.patches], [0, 0, 10, 5, 30, 20])
 
 
 def test_pyplot_is_not_imported():

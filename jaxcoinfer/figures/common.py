@@ -36,6 +36,14 @@ STYLES = {
     "best fixed action": ("#CC79A7", "X", ":"),
     "full information": ("#000000", "D", ":"),
     "exact with memory": ("#000000", "H", "-."),
+    # of fleet
+    "price network": ("#D55E00", "o", "-"),
+    "price network, no twin": ("#6699CC", "8", "--"),
+    "learned shares": ("#332288", "h", "-"),
+    "alternating": ("#882255", ">", "-."),
+    "equal shares": ("#009E73", "^", "-."),
+    "one version": ("#CC79A7", "X", ":"),
+    "dual recovery": ("#000000", "D", ":"),
 }
 _SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
 

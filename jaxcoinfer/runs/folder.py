@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import serialization
 
 import jaxcoinfer
@@ -165,17 +164,24 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
     portable = SYSTEMS[checkpoint.scenario.system].portable(checkpoint)
     face = portable.face
     (batch,) = jax_export.symbolic_shape("batch")
-    features = jax.ShapeDtypeStruct((batch, len(face.features)), jnp.float32)
-    exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(features)
+    inputs = portable.inputs or {"features": ((len(face.features),), "float32")}
+    arrays = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in inputs.values()]
+    exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(*arrays)
+    taken = [{"name": name, "shape": ["batch", *shape], "dtype": kind} for name, (shape, kind) in inputs.items()]
+    alone = {name: value for name, value in taken[0].items() if name != "name"}
     card = {
         "file": out.name,
         "policy": portable.policy,
-        "format": "jax.export: jax.export.deserialize(bytes).call(features)",
+        "format": "jax.export: jax.export.deserialize(bytes).call({})".format(", ".join(inputs)),
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
-        "input": {"shape": ["batch", len(face.features)], "dtype": "float32", "features": list(face.features)},
-        "output": {"shape": ["batch", exported.out_avals[0].shape[1]], "dtype": "float32", "meaning": face.meaning},
+        "input": (alone if len(taken) == 1 else {"arrays": taken}) | {"features": list(face.features)},
+        "output": {
+            "shape": ["batch", *exported.out_avals[0].shape[1:]],
+            "dtype": "float32",
+            "meaning": face.meaning,
+        },
         "made_by": face.made_by,
     }
     try:

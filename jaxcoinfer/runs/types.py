@@ -21,13 +21,13 @@ class RunError(ValueError):
 class Checkpoint:
     """What the policies of a run are made of.
 
-    scenario: as it was run. fixed: the best fixed choice on the training draw. hidden, weights: of the network of each
-    learner.
+    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is played. hidden,
+    weights: of the network of each learner.
     """
 
     scenario: Any
     seed: int
-    fixed: int
+    fixed: Any
     hidden: dict[str, tuple[int, ...]]
     weights: dict[str, Any]
 
@@ -57,7 +57,8 @@ class Table:
     """What the policies achieve on the same held-out rows.
 
     rows by policy; compared: gains are differences to it. sheets: what else there is to say about them, a CSV file
-    each; found: the same or more for JSON; printed: small tables of text that belong below the first one.
+    each; found: the same or more for JSON; printed: small tables of text that belong below the first one; yardstick:
+    what is one.
     """
 
     rows: dict[str, Row]
@@ -66,6 +67,7 @@ class Table:
     sheets: dict[str, Sheet] = dataclasses.field(default_factory=dict)
     found: dict[str, Any] = dataclasses.field(default_factory=dict)
     printed: tuple[Sheet, ...] = ()
+    yardstick: str = "a yardstick: knows the future, or the law of the world"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +88,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Portable:
-    """A learned function [batch, features] -> [batch, outputs], whose it is, and how to use it elsewhere."""
+    """A learned function [batch, features] -> [batch, outputs], whose it is, and how to use it elsewhere.
+
+    inputs: where it takes several arrays [batch, ...], their names in order, shapes without the batch, and types.
+    """
 
     policy: str
-    function: Callable[[jax.Array], jax.Array]
+    function: Callable[..., jax.Array]
     face: Face
+    inputs: Mapping[str, tuple[tuple[int, ...], str]] | None = None
 
 
 class System(Protocol):
