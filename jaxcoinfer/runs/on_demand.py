@@ -69,12 +69,11 @@ class Sizes:
     factors: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)
 
 
-# Few batches between looks: the first points of the learning curve then lie before a method has learned. All see
-# equally many steps.
-_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 20, "evaluation_envs": 64}
+# Few batches between looks: the first points of the learning curve then lie before a method has learned.
+_ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 30, "evaluation_envs": 64}
 _REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
-_PPO = ppo.Config(**_ALL, n_steps=8, updates_per_evaluation=5, n_batches=4)
+_PPO = ppo.Config(**_ALL | {"n_envs": 256})
 FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
 QUICK = Sizes(
     {BEST: dataclasses.replace(_SAC, n_evaluations=12), DEEP_Q: dataclasses.replace(_DQN, n_evaluations=12)},
