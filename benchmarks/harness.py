@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": metadata.version("jax"),
         "commit": _commit(),
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"{Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 
 

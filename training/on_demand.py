@@ -73,7 +73,17 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
     solution = bounds.of(scenario, env, params)
     if solution is None:
         raise SystemExit(f"{scenario.name}: its exact optimum is not known")
-    config = dataclasses.replace(runs.FULL.learners[BEST], n_evaluations=240, evaluation_envs=256, evaluation_steps=200)
+    # Few steps between batches, so that it is steps that are scarce.
+    config = dataclasses.replace(
+        runs.FULL.learners[BEST],
+        n_envs=8,
+        n_steps=1,
+        n_batches=4,
+        updates_per_evaluation=20,
+        n_evaluations=100,
+        evaluation_envs=256,
+        evaluation_steps=200,
+    )
     needed = {}
     for twin in (True, False):
         chosen = dataclasses.replace(config, twin=twin)

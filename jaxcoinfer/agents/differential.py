@@ -16,7 +16,7 @@ Large samples belong to states where the decision is clear, and would drown the 
 `1 / (1 + (A_l / focus)^2)`, which depends on what is known only and so moves no mean.
 
 Compared with proximal policy optimisation on the path taken (`agents.ppo`, discounts .9, .99, .998, as many tasks), by
-utility above one-time waiting: `reference-busy` .134 against -.052, .111, .107; `campus-pi` .012 against -.019, -.021,
+utility above one-time waiting: `reference-busy` .135 against -.052, .111, .107; `campus-pi` .012 against -.019, -.021,
 -.021 (`python -m training.stopping algorithms`). A discount that sees a whole busy period drowns one decision in the
 noise of all that follow; the pair's other device takes that noise away.
 
