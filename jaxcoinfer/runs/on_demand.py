@@ -73,7 +73,7 @@ class Sizes:
 _ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 30, "evaluation_envs": 64}
 _REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
-_PPO = ppo.Config(**_ALL | {"n_envs": 256})
+_PPO = ppo.Config(hidden=(64, 64), n_evaluations=30, evaluation_envs=64)
 FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
 QUICK = Sizes(
     {BEST: dataclasses.replace(_SAC, n_evaluations=12), DEEP_Q: dataclasses.replace(_DQN, n_evaluations=12)},
