@@ -1,0 +1,86 @@
+"""Environment steps a second of whole training, ours beside a trainer of others on the same environment, in one run.
+
+python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
+
+Same network, environments, steps and batches; all learning, no evaluation counted on either side. The other trainer is
+rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`; without it only ours is timed.
+"""
+
+import argparse
+import importlib.util
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxcoinfer
+from benchmarks.harness import measure, record
+from jaxcoinfer.adapters import GymnaxFive
+from jaxcoinfer.agents import ppo, sac
+
+HIDDEN, LEARNING_RATE = (64, 64), 1e-3
+
+
+def ours(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
+    """Returns a function key -> weights, and the steps it takes."""
+    shared = {"hidden": HIDDEN, "twin": False, "n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1}
+    if name == "sac":
+        config: Any = sac.Config(**shared, n_envs=64, n_steps=1, updates_per_evaluation=steps // 64, memory=1 << 14)
+        module: Any = sac
+    else:
+        config = ppo.Config(**shared, n_envs=256, n_steps=16, updates_per_evaluation=steps // 4096)
+        module = ppo
+    hyper = module.Hyper(learning_rate=LEARNING_RATE)
+    taken = config.updates_per_evaluation * config.n_envs * config.n_steps
+    return lambda key: module.train(key, params, hyper, env=env, config=config).weights, taken
+
+
+def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
+    """Returns the same of rejax: 16 batches of 256 for 64 steps (sac); 4 epochs of 8 batches for 4,096 steps (ppo)."""
+    import rejax
+
+    if name == "sac":
+        shapes = {"num_envs": 64, "batch_size": 256, "buffer_size": 1 << 14, "fill_buffer": 256, "num_epochs": 16}
+        shapes |= {"gamma": 0.0, "target_entropy_ratio": 0.1}
+        taken = steps // 64 * 64
+    else:
+        shapes = {"num_envs": 256, "num_steps": 16, "num_minibatches": 8, "num_epochs": 4, "gamma": 0.0}
+        taken = steps // 4096 * 4096
+    network = {"hidden_layer_sizes": HIDDEN, "activation": "tanh"}
+    trainer: Any = (
+        rejax.get_algo(name)
+        .create(
+            env=GymnaxFive(env),
+            env_params=params,
+            agent_kwargs=network,
+            total_timesteps=taken,
+            eval_freq=taken,
+            learning_rate=LEARNING_RATE,
+            **shapes,
+        )
+        .replace(eval_callback=lambda trainer, state, key: jnp.zeros(()))
+    )
+    return lambda key: trainer.train(key)[0].actor_ts.params, taken
+
+
+def main() -> None:
+    """Times both trainers of both algorithms."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", default="on-demand-markov")
+    parser.add_argument("--steps", type=int, default=200_000)
+    options = parser.parse_args()
+    env, params = jaxcoinfer.make(options.scenario, jax.random.key(0))
+    trainers = {"jaxcoinfer": ours} | ({"rejax": theirs} if importlib.util.find_spec("rejax") else {})
+    for name in ("sac", "ppo"):
+        per_s = {}
+        for trainer, build in trainers.items():
+            train, taken = build(name, env, params, options.steps)
+            timed = measure(f"{trainer} {name}", train, jax.random.key(1), repeats=3)
+            per_s[trainer] = taken / timed["median_s"]
+            line = {"scenario": options.scenario, "algorithm": name, "trainer": trainer, "steps": taken}
+            line |= {"steps_per_s": per_s[trainer], "compile_s": timed["compile_s"]}
+            record("training", line | {"times_ours": per_s["jaxcoinfer"] / per_s[trainer]})
+
+
+if __name__ == "__main__":
+    main()
