@@ -139,7 +139,10 @@ def test_the_twin_is_the_environment_for_every_device_and_choice(cloud):
         changed[device, :, device] = np.arange(env.n_choices)
     steps = step_all(env, state, jnp.asarray(changed.reshape(-1, 6)), params)
     tasks = np.asarray(fleet.active(state, params)).sum()
-    mask = np.asarray(env.mask(state, params))
+    here = np.asarray(fleet.active(state, params))
+    mask = np.asarray(params.valid)[None] | ~here[:, None]  # an absent device's tables are zeros, whatever it chooses
+    alone = np.asarray(env.mask(state, params))
+    assert (alone[here] == mask[here]).all() and (alone[~here].sum(axis=1) == 1).all()
     assert mask.any() and (cloud != mask.all())
     played = -np.asarray(steps.reward).reshape(costs.shape) * tasks
     np.testing.assert_allclose(costs[mask], played[mask], rtol=2e-5)

@@ -171,7 +171,7 @@ def test_imports_start_no_backend_and_stay_light(installed):
     assert set(found["brought"]) == modules and "jax" in found["loaded"]
     assert not set(NEVER_AT_IMPORT) & set(found["loaded"])
     bringers = {name for name, heavy in found["brought"].items() if "matplotlib" in heavy}
-    assert bringers <= {"jaxcoinfer.figures"}
+    assert bringers and all(name.startswith("jaxcoinfer.figures") for name in bringers)
     assert found["commands"] == {"jaxcoinfer": True}
 
 
