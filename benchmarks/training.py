@@ -7,6 +7,7 @@ rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`;
 """
 
 import argparse
+import importlib
 import importlib.util
 from typing import Any
 
@@ -37,8 +38,6 @@ def ours(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
 
 def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
     """Returns the same of rejax: 16 batches of 256 for 64 steps (sac); 4 epochs of 8 batches for 4,096 steps (ppo)."""
-    import rejax
-
     if name == "sac":
         shapes = {"num_envs": 64, "batch_size": 256, "buffer_size": 1 << 14, "fill_buffer": 256, "num_epochs": 16}
         shapes |= {"gamma": 0.0, "target_entropy_ratio": 0.1}
@@ -48,7 +47,8 @@ def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
         taken = steps // 4096 * 4096
     network = {"hidden_layer_sizes": HIDDEN, "activation": "tanh"}
     trainer: Any = (
-        rejax.get_algo(name)
+        importlib.import_module("rejax")
+        .get_algo(name)
         .create(
             env=GymnaxFive(env),
             env_params=params,

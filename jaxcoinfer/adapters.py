@@ -6,11 +6,17 @@ every step that ends, which costs a draw of random numbers a step; `jaxcoinfer.r
 `done` flag take a record's end for the world's, which biases what they learn of the last steps.
 """
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+def _spaces() -> Any:
+    """gymnax's own space records, which trainers test with `isinstance`."""
+    return importlib.import_module("gymnax.environments.spaces")
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,11 @@ class Gymnax:
 
     def action_space(self, params: Any = None) -> Any:
         """Returns gymnax's `Discrete` of all actions, valid or not."""
-        from gymnax.environments import spaces
-
-        return spaces.Discrete(self.env.n_actions)
+        return _spaces().Discrete(self.env.n_actions)
 
     def observation_space(self, params: Any = None) -> Any:
         """Returns gymnax's `Box` from 0 to 1, in which every observation lies."""
-        from gymnax.environments import spaces
-
-        return spaces.Box(0.0, 1.0, self.env.observation_shape)
+        return _spaces().Box(0.0, 1.0, self.env.observation_shape)
 
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]:
         """Returns (observation, state); consumes the key."""
