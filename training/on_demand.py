@@ -44,6 +44,7 @@ from jaxcoinfer.scenarios_on_demand import OnDemandScenario
 _SHIPPED = [name for name in scenarios.list_scenarios() if name.startswith("on-demand")]
 _CHAINS = ["on-demand-markov", "on-demand-5g", "on-demand-outages"]
 _USUAL = {"table": _SHIPPED, "samples": _CHAINS, "reliability": ["on-demand-markov"]}
+_WIDE_ROWS = 1024  # of a draw in which late tasks are counted: all step side by side
 _NEAR = 0.97  # of the exact optimum
 _COMPARED = ("neurosurgeon", "edgent", "best fixed action", "greedy", EXACT, EXACT_MEMORY)
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
@@ -103,13 +104,14 @@ def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
     contenders = {name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS}
     contenders |= {name: (env, policy) for name, policy in others.items()}
     least = min(c.share for c in scenario.classes)
-    n_draws = int(np.ceil(1.02 * n_tasks / (least * scenario.rows * scenario.slots)))
+    wide = dataclasses.replace(scenario, rows=_WIDE_ROWS)
+    n_draws = int(np.ceil(1.02 * n_tasks / (least * wide.rows * wide.slots)))
     keys = jax.random.split(_key(HELD_OUT), n_draws)
     for name, (seen_as, policy) in contenders.items():
         begin_s = time.perf_counter()
         counted = jax.jit(partial(misses.count, seen_as, policy=policy))
         parts = [
-            counted(params=jaxcoinfer.make(scenario, key, evaluation=True)[1], key=jax.random.fold_in(key, PLAY))
+            counted(params=jaxcoinfer.make(wide, key, evaluation=True)[1], key=jax.random.fold_in(key, PLAY))
             for key in keys
         ]
         late, count = (np.concatenate(several).astype(np.int64) for several in zip(*parts, strict=True))
