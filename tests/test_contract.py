@@ -11,7 +11,9 @@ import pytest
 from on_demand_for_tests import random_system as random_on_demand
 from scenarios_for_tests import assert_trees_close, assert_trees_equal, random_system
 
+from jaxcoinfer.envs.stacked import Stacked
 from jaxcoinfer.envs.types import Outcome, TimeStep
+from jaxcoinfer.twin.status import Watched, watch
 
 N_ENVS, STEPS = 12, 300
 
@@ -28,8 +30,20 @@ def on_demand():
     return system.env, system.params(), True
 
 
+@cache
+def watched():
+    env, params, _ = stopping()
+    return Watched(env), watch(params, 3), True
+
+
+@cache
+def stacked():
+    env, params, _ = on_demand()
+    return Stacked(env, 3), params, True
+
+
 # name: () -> (env, params, whether it is a queueing system, which never ends)
-ENVIRONMENTS = {"stopping": stopping, "on-demand": on_demand}
+ENVIRONMENTS = {"stopping": stopping, "on-demand": on_demand, "watched": watched, "stacked": stacked}
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -40,7 +54,9 @@ def name(request):
 def valid(env, params):
     """Actions that may be taken: all, but for environments with a mask."""
     state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
-    return np.flatnonzero(env.mask(state, params) if hasattr(env, "mask") else np.ones(env.n_actions))
+    mask = env.mask(state, params)
+    assert mask.shape == (env.n_actions,) and mask.dtype == bool and mask.any()
+    return np.flatnonzero(mask)
 
 
 @cache

@@ -27,7 +27,7 @@ from jaxcoinfer.runs.contenders_on_demand import (
     outcomes,
     rival_policies,
 )
-from training.on_demand import first_lasting
+from training.curves import first_lasting
 
 SCENARIO = dataclasses.replace(scenarios.load_scenario("on-demand-markov"), rows=4, slots=300)
 BITS = (2, 4, 8)

@@ -40,6 +40,7 @@ from jaxcoinfer.runs.contenders_on_demand import (
 )
 from jaxcoinfer.runs.jobs import play
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
+from training.curves import first_lasting
 
 _SHIPPED = [name for name in scenarios.list_scenarios() if name.startswith("on-demand")]
 _CHAINS = ["on-demand-markov", "on-demand-5g", "on-demand-outages"]
@@ -120,12 +121,6 @@ def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
             line = {"recipe": "reliability", "scenario": scenario.name, "policy": name, "class": c.name}
             line |= {"target": c.target_miss_ratio, **dataclasses.asdict(ratio), "seconds": round(seconds, 1)}
             record("on_demand", line)
-
-
-def first_lasting(curve: np.ndarray, steps: np.ndarray, goal: float, window: int = 5) -> float:
-    """Returns the steps at the first look from which `window` looks in a row average at least `goal`, or NaN."""
-    reached = np.flatnonzero(np.convolve(curve, np.ones(window) / window, mode="valid") >= goal)
-    return float(steps[reached[0]]) if reached.size else float("nan")
 
 
 def _learn(name: str, env: OnDemand, params: Params, seeds: int) -> tuple[list[Policy], float]:

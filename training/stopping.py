@@ -33,6 +33,7 @@ from jaxcoinfer.runs import signalling as ways
 from jaxcoinfer.runs.contenders import EXACT, LEARNERS, best_fixed, rival_policies
 from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.twin import workload
+from training.curves import first_lasting
 
 _USUAL = {
     "table": ["reference", "reference-busy"],
@@ -90,7 +91,7 @@ def samples(scenario: Scenario, seeds: int) -> None:
             chosen = dataclasses.replace(config, twin=twin)
             key = jax.random.fold_in(jax.random.key(seed), LEARN)
             learned = contvalue.train(key, params, contvalue.Hyper(), env=env, config=chosen)
-            needed[twin] = _first_lasting(np.asarray(learned.curve), np.asarray(learned.steps), goal(key))
+            needed[twin] = first_lasting(np.asarray(learned.curve), np.asarray(learned.steps), goal(key))
         line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
         line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
         record("samples", line)
@@ -169,13 +170,6 @@ def _utility_of_waiting(env, params, config):
         return contvalue.mean_utility(env, choose, states, params, config.evaluation_tasks)
 
     return utility
-
-
-def _first_lasting(curve: np.ndarray, tasks: np.ndarray, goal: float, window: int = 5) -> float:
-    """Tasks at the first look from which `window` looks in a row average at least `goal`; NaN if there is none."""
-    mean = np.convolve(curve, np.ones(window) / window, mode="valid")
-    reached = np.flatnonzero(mean >= goal)
-    return float(tasks[reached[0]]) if reached.size else float("nan")
 
 
 def main() -> None:

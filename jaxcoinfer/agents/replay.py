@@ -5,6 +5,7 @@ where actions do not move the world (`on-demand`: link and load are not the devi
 then the same for all of them. Axes: N environments, M places of the memory, F features, A actions.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
+class ReplayConfig(ABC):
     """What decides shapes and branches of learning from memory.
 
     n_envs environments take n_steps steps, then n_batches batches are learned from the latest `memory` transitions;
@@ -43,9 +44,9 @@ class ReplayConfig:
     evaluation_steps: int = 100
     twin: bool = True
 
+    @abstractmethod
     def algorithm(self, env: Any, hyper: Any) -> "Algorithm":
         """Returns the algorithm these are the shapes of."""
-        raise NotImplementedError
 
     @property
     def n_updates(self) -> int:
@@ -88,10 +89,10 @@ class Algorithm:
     weights: Callable[[Any], Any]
 
 
-def outcomes_of(transition_reward: jax.Array, action: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def outcomes_of(reward: jax.Array, action: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (earned, known) [A] where only the action taken was seen."""
     taken = jnp.arange(mask.shape[0], dtype=jnp.int32) == action
-    return jnp.where(taken, transition_reward, 0.0), taken
+    return jnp.where(taken, reward, 0.0), taken
 
 
 def collect(

@@ -54,7 +54,8 @@ class Stacked:
     def step(self, state: Remembered, action: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
         """Steps `env`; the oldest observation is forgotten."""
         inner, timestep = self.env.step(state.state, action, params)
-        past = jnp.concatenate([timestep.observation[None], state.past[:-1]])
+        longer = jnp.concatenate([timestep.observation[None], state.past[:-1]])
+        past = jnp.where(state.state.done, state.past, longer)
         return Remembered(inner, past), timestep.replace(observation=past.reshape(-1))
 
     def _first(self, state: Any, timestep: TimeStep) -> tuple[Remembered, TimeStep]:

@@ -45,6 +45,8 @@ STYLES = {
     "one version": ("#CC79A7", "X", ":"),
     "dual recovery": ("#000000", "D", ":"),
 }
+# Of ways to tell the server, which are no policies: colours that no policy has.
+WAYS = (("#117733", "p", "-"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-."), ("#555555", "d", ":"))
 _SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
 
 

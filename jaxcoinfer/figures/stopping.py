@@ -1,6 +1,5 @@
 """Figures of `stopping`."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -100,7 +99,7 @@ def messages(ways: Mapping[str, tuple[Sequence[float], Sequence[Interval]]]) -> 
     What lies below the best of every way is cut off: without reports and without a twin nothing works.
     """
     figure, (axes,) = common.panels(1, 1)
-    styles = dict(zip(ways, itertools.cycle(common.STYLES.values()), strict=False))
+    styles = dict(zip(ways, common.WAYS, strict=False))
     means = {name: [interval.mean for interval in utility] for name, (_, utility) in ways.items()}
     for name, (reports, _) in ways.items():
         axes.plot(reports, means[name], label=name, **common.line(styles[name]))

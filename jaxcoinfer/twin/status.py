@@ -76,6 +76,10 @@ class Watched:
     def observation_shape(self) -> tuple[int, ...]:
         return self.env.observation_shape
 
+    def mask(self, state: Believed, params: StatusParams) -> jax.Array:
+        """Returns which actions are valid, bool [2]."""
+        return self.env.mask(state.truth, params)
+
     def reset(self, key: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
         """Starts at a random slot of a random row, with the truth reported; consumes the key."""
         return _first(*self.env.reset(key, params))
@@ -100,6 +104,7 @@ class Watched:
         now = exogenous.look(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
         told = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
         believed = Believed(**vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told)
+        believed = jax.tree.map(lambda old, new: jnp.where(state.truth.done, old, new), state, believed)
         return believed, timestep.replace(observation=stopping.observe(believed, params), outcome=outcome)
 
 
