@@ -99,6 +99,14 @@ def identifier(value: Any, place: Place) -> str:
     return value
 
 
+def model(value: Any, place: Place) -> str:
+    """A name, or one with the width of a version behind it: name@0.5."""
+    name, _, width = value.partition("@") if isinstance(value, str) else ("", "", "")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or (width and not re.fullmatch(r"0?\.\d+|1", width)):
+        place.refuse(value, "the name of a network, or name@width")
+    return value
+
+
 def flag(value: Any, place: Place) -> bool:
     """True or false."""
     if not isinstance(value, bool):
@@ -128,7 +136,7 @@ def named_records(cls: Any) -> Check:
     def check(value: Any, place: Place) -> tuple:
         require_table(value, place)
         return tuple(
-            structure(cls, table, place.at(name), dnn=identifier(name, place.at(name))) for name, table in value.items()
+            structure(cls, table, place.at(name), dnn=model(name, place.at(name))) for name, table in value.items()
         )
 
     return check

@@ -41,6 +41,7 @@ __all__ = [
     "ProfileError",
     "Samples",
     "Server",
+    "Version",
     "cumulative_energy_j",
     "head_seconds",
     "layer_seconds",
@@ -51,6 +52,7 @@ __all__ = [
     "load_server",
     "profiles_root",
     "upload_bits",
+    "version",
 ]
 
 BITS_AN_ELEMENT = 32  # of a feature that nobody quantised
@@ -87,6 +89,19 @@ class Exit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Version:
+    """The same chain of layers with `width` of its channels, trained anew: flop, out_elements, parameters [L];
+    head_flop [E-1]; accuracy [E] of its early exits, then of the whole."""
+
+    width: float = checked(number(0.0, 1.0, above=True))
+    flop: tuple[float, ...] = checked(many(number(), 1))
+    out_elements: tuple[int, ...] = checked(many(integer(1), 1))
+    parameters: tuple[int, ...] = checked(many(integer(), 1))
+    head_flop: tuple[float, ...] = checked(many(number()))
+    accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Profile:
     name: str = checked(identifier)
     description: str = checked(text)
@@ -96,13 +111,18 @@ class _Profile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dnn(_Profile):
-    """A network as a chain of layers with early exits. Accuracy is a share in [0, 1]; sizes are bits."""
+    """A network as a chain of layers with early exits. Accuracy is a share in [0, 1]; sizes are bits.
+
+    versions: thinner ones of the same network, by falling width; `version` makes a Dnn of one. samples: of all of them,
+    the network itself first.
+    """
 
     input_bits: int = checked(integer(1))
     full_accuracy: float = checked(number(0.0, 1.0))
     layers: tuple[Layer, ...] = checked(many(record(Layer), 1))
     exits: tuple[Exit, ...] = checked(many(record(Exit)), default=())
     bits: tuple[int, ...] = checked(many(integer(1, 32), 1))
+    versions: tuple[Version, ...] = checked(many(record(Version)), default=())
     samples: Samples | None = dataclasses.field(default=None, compare=False)
 
 
@@ -151,10 +171,15 @@ _CLASS_OF = {"dnn": Dnn, "device": Device, "server": Server, "link": Link}
 def load_dnn(name_or_path: str | Path) -> Dnn:
     """The shipped DNN of that name, or the one in the file at that path, with the `.npz` beside it if any.
 
-    Raises ProfileError in one line that names file, field, value and what is allowed.
+    "name@0.5" is its version of that width. Raises ProfileError in one line that names file, field, value and what is
+    allowed.
     """
+    name, at, width = str(name_or_path).rpartition("@")
+    if at and _is_number(width):
+        return version(load_dnn(name), float(width))
     dnn, table, place = _load("dnn", name_or_path)
     _check_exits(dnn, place)
+    _check_versions(dnn, place)
     if list(dnn.bits) != sorted(set(dnn.bits)):
         place.at("bits").refuse(list(dnn.bits), "bit widths in increasing order, none twice")
     beside = Path(dnn.path).with_suffix(".npz")
@@ -162,8 +187,38 @@ def load_dnn(name_or_path: str | Path) -> Dnn:
         check_sources(table, place)
         return dnn
     check_sources(table, place, extra=("samples",))
-    samples = load_samples(beside, exits=len(dnn.exits) + 1, cuts=len(dnn.layers) + 1, widths=len(dnn.bits))
-    return dataclasses.replace(dnn, samples=samples)
+    shape = (1 + len(dnn.versions), len(dnn.exits) + 1, len(dnn.layers) + 1, len(dnn.bits))
+    return dataclasses.replace(dnn, samples=load_samples(beside, shape))
+
+
+def version(dnn: Dnn, width: float) -> Dnn:
+    """Returns the version of `dnn` that has `width` of its channels, named "name@width"; 1 is the network itself.
+
+    Raises ProfileError where there is no such version.
+    """
+    widths = [1.0, *(thin.width for thin in dnn.versions)]
+    if width not in widths:
+        allowed = ", ".join(f"{w:g}" for w in widths)
+        raise ProfileError(f"{dnn.name}@{width:g}: '{dnn.name}' has no version of that width; allowed: {allowed}")
+    number = widths.index(width)
+    samples = dnn.samples and dnn.samples.of_version(number)
+    if number == 0:
+        return dataclasses.replace(dnn, versions=(), samples=samples)
+    thin = dnn.versions[number - 1]
+    columns = zip(dnn.layers, thin.flop, thin.out_elements, thin.parameters, strict=True)
+    heads = zip(dnn.exits, thin.head_flop, thin.accuracy[:-1], strict=True)
+    layers = [
+        Layer(name=a.name, flop=f, out_elements=o, kernels=a.kernels, parameters=p, cut=a.cut) for a, f, o, p in columns
+    ]
+    return dataclasses.replace(
+        dnn,
+        name=f"{dnn.name}@{width:g}",
+        layers=tuple(layers),
+        exits=tuple(dataclasses.replace(e, head_flop=flop, accuracy=accuracy) for e, flop, accuracy in heads),
+        full_accuracy=thin.accuracy[-1],
+        versions=(),
+        samples=samples,
+    )
 
 
 def load_device(name_or_path: str | Path) -> Device:
@@ -282,6 +337,30 @@ def _check_exits(dnn: Dnn, place: Place) -> None:
             allowed = f"an integer > {before} (the exit before it) and <= {last} (before the last layer)"
             place.at("exits").item(i).at("after_layer").refuse(exit_.after_layer, allowed)
         before = exit_.after_layer
+
+
+def _check_versions(dnn: Dnn, place: Place) -> None:
+    """Versions have the layers and exits of the network, in order of falling width below 1."""
+    n_layers, n_exits = len(dnn.layers), len(dnn.exits)
+    lengths = {"flop": n_layers, "out_elements": n_layers, "parameters": n_layers}
+    lengths |= {"head_flop": n_exits, "accuracy": n_exits + 1}
+    before = 1.0
+    for i, thin in enumerate(dnn.versions):
+        here = place.at("versions").item(i)
+        if not thin.width < before:
+            here.at("width").refuse(thin.width, f"a number < {before:g} (the version before it)")
+        for name, length in lengths.items():
+            if len(getattr(thin, name)) != length:
+                here.at(name).refuse(list(getattr(thin, name)), f"{length} values, as '{dnn.name}' has")
+        before = thin.width
+
+
+def _is_number(text_: str) -> bool:
+    try:
+        float(text_)
+    except ValueError:
+        return False
+    return True
 
 
 def _load_machine(kind: str, name_or_path: str | Path) -> Any:

@@ -298,7 +298,8 @@ def test_measured_accuracy_is_used_where_there_is_some(monkeypatch):
     dnn = profiles.load_dnn("alexnet")
     right = np.zeros((1, 3, 12, 3, 8), bool)
     right[0, 1, 2, 0, :6] = True  # exit 2, cut 2, 8 bits: 6 of 8 samples
-    samples = Samples(samples=8, correct=np.packbits(right, axis=-1), confidence=np.zeros((1, 3, 8)))
+    zeros = np.zeros((1, 3, 8))
+    samples = Samples(samples=8, correct=np.packbits(right, axis=-1), confidence=zeros, entropy=zeros)
     monkeypatch.setattr(profiles, "load_dnn", lambda name: dataclasses.replace(dnn, samples=samples))
     task = GridProfiles(dnn="alexnet", device="jetson-nano-5w", server="edge-gpu", link="wifi-5")
     accuracy = grid_numbers(task)["accuracy"]

@@ -337,7 +337,12 @@ REFUSED = [
     ("dnn", "bits = [8, 32]", "bits = 8", ["bits = 8", "a list of 1 or more"]),
     ("dnn", "bits = [8, 32]", "bits = []", ["bits = []", "a list of 1 or more"]),
     ("device", "[measured.other]", "[[measured]]", ["measured = [", "a table"]),
-    ("device", "[measured.other]", '[measured."a.b"]', ["measured.a.b = 'a.b'", "letters, digits"]),
+    (
+        "device",
+        "[measured.other]",
+        '[measured."a.b"]',
+        ["measured.a.b = 'a.b'", "the name of a network, or name@width"],
+    ),
     ("link", 'trace = ["a.csv"]', 'trace = ["a.csv", 3]', ["trace[1] = 3", "a string"]),
     ("link", 'kind = "link"', 'kind = "device"', ["kind = 'device'", "'link'"]),
     ("link", 'kind = "link"\n', "", ["kind = None", "'link'"]),
@@ -428,12 +433,24 @@ V, E, P, Q, S = 2, 3, 4, 2, 11  # two exits and the full network; three layers a
 def sample_arrays():
     right = np.arange(V * E * P * Q * S).reshape(V, E, P, Q, S) % 3 == 0
     confidence = np.linspace(0, 1, V * E * S, dtype=np.float32).reshape(V, E, S)
-    return right, {"samples": np.array(S), "correct": np.packbits(right, axis=-1), "confidence": confidence}
+    correct = np.packbits(right, axis=-1)
+    return right, {"samples": np.array(S), "correct": correct, "confidence": confidence, "entropy": 2 * confidence}
 
 
-def write_samples(tmp_path, arrays, source='samples = "measured: here"\n'):
+VERSION = """
+[[versions]]
+width = 0.5
+flop = [250.0, 750.0, 0.0]
+out_elements = [5, 10, 5]
+parameters = [1, 2, 3]
+head_flop = [125.0, 250.0]
+accuracy = [0.4, 0.5, 0.8]
+"""
+
+
+def write_samples(tmp_path, arrays, source='samples = "measured: here"\n', versions=VERSION):
     np.savez(tmp_path / "dnn.npz", **arrays)
-    return write(tmp_path, "dnn", "[source]\n", f"[source]\n{source}")
+    return write(tmp_path, "dnn", "[source]\n", f'{versions}[source]\nversions = "assumed: thin"\n{source}')
 
 
 def test_samples_beside_a_dnn_are_read(tmp_path):
@@ -451,13 +468,54 @@ def test_samples_need_a_source_and_a_source_needs_samples(tmp_path):
     assert 'source."samples"' in refusal("dnn", path)
 
 
+def test_a_version_of_a_dnn_is_a_dnn(tmp_path):
+    right, arrays = sample_arrays()
+    path = write_samples(tmp_path, arrays)
+    whole, thin = load_dnn(path), load_dnn(f"{path}@0.5")
+    assert thin == profiles.version(whole, 0.5)
+    assert (thin.name, thin.full_accuracy, thin.versions) == ("tiny@0.5", 0.8, ())
+    assert [layer.flop for layer in thin.layers] == [250.0, 750.0, 0.0]
+    assert upload_bits(thin).tolist() == [800, 5 * 32, 10 * 32, 5 * 32]
+    assert [(e.after_layer, e.head_flop, e.accuracy) for e in thin.exits] == [(1, 125.0, 0.4), (2, 250.0, 0.5)]
+    np.testing.assert_array_equal(thin.samples.unpacked(), right[1:])
+    np.testing.assert_array_equal(profiles.version(whole, 1.0).samples.unpacked(), right[:1])
+    with pytest.raises(ProfileError, match=r"tiny@0.3: 'tiny' has no version of that width; allowed: 1, 0.5"):
+        load_dnn(f"{path}@0.3")
+
+
+def test_a_measured_table_may_be_of_a_version(tmp_path):
+    dnn = load_dnn(write_samples(tmp_path, sample_arrays()[1]))
+    text = DEVICE.replace("[measured.other]", '[measured."tiny@0.5"]').replace("[1.0, 2.0]", "[1, 3, 1]")
+    text = text.replace('"measured.other"', '"measured.tiny@0.5"')
+    device = load_device(write(tmp_path, "device", text=text.replace("energy_j = [3.0, 2.5]", "")))
+    assert layer_seconds(device, profiles.version(dnn, 0.5)).tolist() == [1.0, 3.0, 1.0]
+    assert layer_seconds(device, dnn).tolist() != [1.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("width = 0.5", "width = 1.0", ["versions[0].width = 1.0", "a number < 1 (the version before it)"]),
+        ("accuracy = [0.4, 0.5, 0.8]", "accuracy = [0.4, 0.8]", ["versions[0].accuracy", "3 values, as 'tiny' has"]),
+        ("flop = [250.0, 750.0, 0.0]", "flop = [250.0]", ["versions[0].flop = [250.0]", "3 values"]),
+        ("out_elements = [5, 10, 5]", "out_elements = [5, 0, 5]", ["versions[0].out_elements[1] = 0"]),
+    ],
+)
+def test_wrong_versions_are_refused(tmp_path, old, new, said):
+    path = write_samples(tmp_path, sample_arrays()[1], versions=VERSION.replace(old, new))
+    message = refusal("dnn", path)
+    assert all(part in message for part in said), message
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         ("correct", lambda a: a[:, :2], ["correct = 'uint8 (2, 2, 4, 2, 2)'", "uint8 (2, 3, 4, 2, 2)"]),
         ("correct", lambda a: a[..., :1], ["correct = 'uint8 (2, 3, 4, 2, 1)'", "uint8 (2, 3, 4, 2, 2)"]),
         ("correct", lambda a: a.astype(np.int64), ["correct = 'int64 (2, 3, 4, 2, 2)'", "uint8"]),
-        ("correct", lambda a: np.uint8(3), ["correct = 'uint8 ()'", "uint8 (1, 3, 4, 2, 2)"]),
+        ("correct", lambda a: np.uint8(3), ["correct = 'uint8 ()'", "uint8 (2, 3, 4, 2, 2)"]),
+        ("entropy", lambda a: -a, ["entropy = -0.0", "finite numbers >= 0"]),
+        ("entropy", lambda a: a + np.inf, ["entropy = inf", "finite numbers >= 0"]),
         ("confidence", lambda a: a[:1], ["confidence = 'float32 (1, 3, 11)'", "floating (2, 3, 11)"]),
         ("confidence", lambda a: a * 2, ["confidence = 1.0", "numbers in [0, 1]"]),
         ("confidence", lambda a: a * np.nan, ["confidence = nan", "numbers in [0, 1]"]),
@@ -477,7 +535,7 @@ def test_samples_that_are_incomplete_or_no_archive_are_refused(tmp_path):
     arrays = sample_arrays()[1]
     del arrays["confidence"]
     path = write_samples(tmp_path, arrays)
-    with pytest.raises(ProfileError, match="missing array confidence; found: samples, correct"):
+    with pytest.raises(ProfileError, match="missing array confidence; found: samples, correct, entropy"):
         load_dnn(path)
     for content in (b"", b"PK\x03\x04 no archive", b"text"):
         path.with_suffix(".npz").write_bytes(content)

@@ -1,0 +1,158 @@
+"""Writes what was measured as profiles: `<name>.toml` and `.npz` of the network, `<machine>.toml` of this machine."""
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from profiles.build.data import Images
+from profiles.build.measure import BITS, Answers, Costs
+from profiles.build.model import EXIT_LAYERS, LAYERS, POOLED
+from profiles.build.train import Config
+
+INPUT_BITS = 32 * 32 * 3 * 8
+KERNELS = [1 + (name in POOLED) for name in LAYERS]
+HEAD_KERNELS = 3  # convolution, pooling, linear layer
+
+
+def network(
+    folder: Path,
+    widths: Sequence[float],
+    costs: Sequence[Costs],
+    answers: Sequence[Answers],
+    images: Images,
+    config: Config,
+) -> Path:
+    """Writes `b-alexnet.toml` and `.npz` into `folder`; one of each sequence a version, the whole network first."""
+    whole, right = costs[0], [_own_accuracy(a) for a in answers]
+    lines = [
+        "# Written by `python -m profiles.build measure`; the same command makes it again.",
+        "",
+        'kind = "dnn"',
+        'name = "b-alexnet"',
+        'description = "B-AlexNet on CIFAR-10: trained with two early exits, in four widths, measured image by image"',
+        f"input_bits = {INPUT_BITS} # 3 * 32 * 32 * 8",
+        f"full_accuracy = {right[0][-1]}",
+        f"bits = {list(BITS)}",
+    ]
+    for i, name in enumerate(LAYERS):
+        lines += [
+            "",
+            "[[layers]]",
+            f'name = "{name}"',
+            f"flop = {whole.flop[i]}",
+            f"out_elements = {whole.elements[i]}",
+        ]
+        lines += [f"kernels = {KERNELS[i]}", f"parameters = {whole.parameters[i]}"]
+        lines += ["cut = false # nothing is left for the server"] * (i + 1 == len(LAYERS))
+    for i, layer in enumerate(EXIT_LAYERS):
+        lines += ["", "[[exits]]", f"after_layer = {layer}", f"head_flop = {whole.head_flop[i]}"]
+        lines += [f"head_kernels = {HEAD_KERNELS}", f"accuracy = {right[0][i]}"]
+    for width, cost, own in list(zip(widths, costs, right, strict=True))[1:]:
+        lines += ["", "[[versions]]", f"width = {width}", f"flop = {cost.flop.tolist()}"]
+        lines += [f"out_elements = {cost.elements.tolist()}", f"parameters = {cost.parameters.tolist()}"]
+        lines += [f"head_flop = {cost.head_flop.tolist()}", f"accuracy = {own}"]
+    said = f"{len(answers[0].entropy[0])} CIFAR-10 test images ({images.note}); {_here()}"
+    trained = (
+        f"seed {config.seed}, {config.epochs} epochs of {len(images.train)} images, batches of {config.batch}, "
+        f"exits weighted {', '.join(f'{w:g}' for w in config.exit_weights)}"
+    )
+    counted = (
+        "computed: from weights and shapes, 2 FLOP per multiply-add of every convolution and linear layer, 1 per "
+        "element of a pooling window; normalisation folded into the convolutions; architecture of BranchyNet (arXiv "
+        "1709.01686)"
+    )
+    lines += [
+        "",
+        "[source]",
+        'input_bits = "computed: 3 * 32 * 32 values of 8 bits"',
+        f'full_accuracy = "measured: share of {said}; trained by profiles/build, {trained}"',
+        'bits = "measured: integers of 2, 4 and 8 bits between the least and the largest value that training images '
+        'give, one range for a whole tensor; 32 stands for the feature as it is"',
+        f'layers = "{counted}"',
+        '"exits.after_layer" = "cited: BranchyNet (arXiv 1709.01686), branches after the second and third convolution"',
+        f'"exits.head_flop" = "{counted}"',
+        '"exits.head_kernels" = "computed: convolution, pooling, linear layer"',
+        '"exits.accuracy" = "measured: as full_accuracy"',
+    ]
+    if len(widths) > 1:
+        lines += [f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"']
+    lines += [f'samples = "measured: on {said}"', ""]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "b-alexnet.toml").write_text("\n".join(lines), encoding="utf-8")
+    stacked: dict[str, Any] = {
+        name: np.stack([getattr(a, name) for a in answers]) for name in ("correct", "confidence", "entropy")
+    }
+    np.savez_compressed(
+        folder / "b-alexnet.npz",
+        samples=np.array(stacked["correct"].shape[-1]),
+        correct=np.packbits(stacked["correct"], axis=-1),
+        confidence=stacked["confidence"].astype(np.float16),
+        entropy=np.maximum(stacked["entropy"], 0.0).astype(np.float16),
+    )
+    return folder / "b-alexnet.toml"
+
+
+def machine(
+    folder: Path, name: str, widths: Sequence[float], costs: Sequence[Costs], layer_s: Sequence[np.ndarray]
+) -> Path:
+    """Writes the profile of this machine, as a server, with the seconds of each layer [L] of each version.
+
+    peak_flops is the highest rate of any layer; overhead_s the median of what is left, by kernel.
+    """
+    peak = max(float((cost.flop / seconds).max()) for cost, seconds in zip(costs, layer_s, strict=True))
+    left = [(s - cost.flop / peak) / np.array(KERNELS) for cost, s in zip(costs, layer_s, strict=True)]
+    lines = [
+        "# Written by `python -m profiles.build measure`.",
+        "",
+        'kind = "server"',
+        f'name = "{name}"',
+        f'description = "{_processor()}, one image at a time, as measured with B-AlexNet"',
+        f"overhead_s = {float(np.median(left)):.3g}",
+        f"peak_flops = {_rounded_up(peak)}",
+        "power_idle_w = 8.0",
+        "power_busy_w = 35.0",
+    ]
+    for width, seconds in zip(widths, layer_s, strict=True):
+        key = "b-alexnet" if width == 1 else f'"b-alexnet@{width:g}"'
+        lines += ["", f"[measured.{key}]", f"layer_s = [{', '.join(f'{s:.4g}' for s in seconds)}]"]
+    lines += [
+        "",
+        "[source]",
+        'overhead_s = "computed: median of (seconds - FLOP / peak_flops) / kernels over the layers below"',
+        'peak_flops = "computed: the highest rate of any layer below; not the limit of the hardware"',
+        'power_idle_w = "assumed: not measured; the energy of a server is charged to no device"',
+        'power_busy_w = "assumed: not measured; the energy of a server is charged to no device"',
+        f'measured = "measured: median seconds of each layer, one image, compiled and warm; {_here()}"',
+        "",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.toml").write_text("\n".join(lines), encoding="utf-8")
+    return folder / f"{name}.toml"
+
+
+def _own_accuracy(answers: Answers) -> list[float]:
+    """Accuracy of each exit where nothing is lost on the way [E]."""
+    return [round(float(right[0, -1].mean()), 5) for right in answers.correct]
+
+
+def _rounded_up(number: float) -> float:
+    return float(f"{number * 1.0005:.4g}")
+
+
+def _here() -> str:
+    device = jax.devices()[0]
+    return f"{_processor()}, {os.cpu_count()} cores, {device.platform}, jax {jax.__version__}, {date.today()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
