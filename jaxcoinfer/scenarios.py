@@ -16,6 +16,7 @@ from jaxcoinfer.profile_checks import (
     ProfileError,
     check_sources,
     checked,
+    flag,
     identifier,
     integer,
     many,
@@ -108,13 +109,19 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class FromProfiles:
-    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut before it."""
+    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut before it.
+
+    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is. look: the device sees how sure the
+    exit head is, and may still upload; needs results image by image, in the `.npz` beside the DNN's profile.
+    """
 
     dnn: str = checked(text)
     device: str = checked(text)
     server: str = checked(text)
     link: str = checked(text)
     exit: int = checked(integer(1))
+    bits: int = checked(integer(1, 32), default=profiles.BITS_AN_ELEMENT)
+    look: bool = checked(flag, default=False)
 
 
 _ARRIVALS = {"bernoulli": Bernoulli, "poisson": Poisson, "mmpp": Mmpp, "recorded": RecordedArrivals}
@@ -189,27 +196,70 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     """Returns what `make_params` wants to know about a task, by name.
 
     From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two cuts count as one.
+    With `look` the exit head is one more layer, behind which the output of the layer before it can be sent.
     """
     if isinstance(task, Numbers):
         return dataclasses.asdict(task)
     dnn, device = profiles.load_dnn(task.dnn), profiles.load_device(task.device)
     server, link = profiles.load_server(task.server), profiles.load_link(task.link)
-    leave = next((e for e in dnn.exits if e.after_layer == task.exit), None)
-    if leave is None:
-        exits = ", ".join(str(e.after_layer) for e in dnn.exits) or "none"
-        raise ProfileError(f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}")
-    cuts = [0, *(i + 1 for i, layer in enumerate(dnn.layers[: task.exit]) if layer.cut or i + 1 == task.exit)]
+    leave, cuts = dnn.exits[_exit_number(task, dnn)], _cuts(task, dnn)
     device_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(device, dnn))])
     server_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(server, dnn))])
     head_s = profiles.head_seconds(device, leave)
     energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
+    upload_bits = profiles.upload_bits(dnn) * (task.bits / profiles.BITS_AN_ELEMENT)
+    upload_bits[0] = dnn.input_bits
+    after = [-1] if task.look else []  # the head as a layer: what comes behind it is what comes before it
+    left_s = server_s[-1] - server_s[cuts]
+    through_j = energy_j[-1] + device.power_busy_w * head_s
     return {
-        "layer_s": [*np.diff(device_s[cuts]), head_s],
-        "upload_bits": profiles.upload_bits(dnn)[cuts],
-        "server_s": server_s[-1] - server_s[cuts],
-        "device_energy_j": [*energy_j, energy_j[-1] + device.power_busy_w * head_s],
-        "accuracy": [*[dnn.full_accuracy] * len(cuts), leave.accuracy],
+        "layer_s": [*np.diff(device_s[cuts]), head_s, *[0.0 for _ in after]],
+        "upload_bits": [*upload_bits[cuts], *upload_bits[cuts][after]],
+        "server_s": [*left_s, *left_s[after]],
+        "device_energy_j": [*energy_j, through_j, *[through_j for _ in after]],
+        "accuracy": [*_upload_accuracy(task, dnn, cuts + cuts[-1:] * task.look), leave.accuracy],
         "transmit_w": link.transmit_w,
         "transmit_j_per_bit": link.transmit_j_per_bit,
         "rtt_s": link.rtt_s,
     }
+
+
+def task_samples(task: Numbers | FromProfiles) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns, where the device looks at its exit head, what each choice gets right image by image, bool [P+1, S], and
+    how sure the head is, [S]; else None."""
+    if isinstance(task, Numbers) or not task.look:
+        return None
+    dnn = profiles.load_dnn(task.dnn)
+    if dnn.samples is None:
+        raise ProfileError(f"task.look = true: '{dnn.name}' has no results image by image; allowed: false")
+    number, cuts = _exit_number(task, dnn), _cuts(task, dnn)
+    right = dnn.samples.unpacked()[0, :, :, _bits_number(task, dnn)]
+    choices = [right[-1, cut] for cut in [*cuts, cuts[-1]]]
+    return np.stack([*choices, right[number, task.exit]]), dnn.samples.confidence[0, number]
+
+
+def _exit_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
+    after = [e.after_layer for e in dnn.exits]
+    if task.exit not in after:
+        exits = ", ".join(map(str, after)) or "none"
+        raise ProfileError(f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}")
+    return after.index(task.exit)
+
+
+def _cuts(task: FromProfiles, dnn: profiles.Dnn) -> list[int]:
+    return [0, *(i + 1 for i, layer in enumerate(dnn.layers[: task.exit]) if layer.cut or i + 1 == task.exit)]
+
+
+def _bits_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
+    if task.bits not in dnn.bits:
+        raise ProfileError(f"task.bits = {task.bits}: '{dnn.name}' is known at {', '.join(map(str, dnn.bits))} bits")
+    return dnn.bits.index(task.bits)
+
+
+def _upload_accuracy(task: FromProfiles, dnn: profiles.Dnn, cuts: list[int]) -> list[float]:
+    """Accuracy of the whole network where each cut is sent: measured where it is, else nothing is lost."""
+    if dnn.samples is None and task.bits == profiles.BITS_AN_ELEMENT:
+        return [dnn.full_accuracy] * len(cuts)
+    if dnn.samples is None:
+        raise ProfileError(f"task.bits = {task.bits}: what '{dnn.name}' loses by it is not measured; allowed: 32")
+    return dnn.samples.unpacked()[0, -1, cuts, _bits_number(task, dnn)].mean(axis=-1).tolist()

@@ -169,25 +169,30 @@ class Regions:
 def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     """Returns where a policy stops that goes by `known` alone: radio idle, mean rate, nominal speed, own wait 0.
 
+    An exit head that is looked at is as sure as it is of the median image.
     Backlogs reach to the 95th percentile of the others' in the bank, or to 1 s if that is less.
     """
     tick_s = float(params.slot_s) / exogenous.TICKS
     others_s = np.percentile(np.asarray(params.bank.slots[:, :, exogenous.BACKLOG]), 95) * tick_s
     backlog_s, waiting = np.linspace(0.0, max(float(others_s), 1.0), 81), np.arange(11)
-    zero = jnp.int32(0)
+    zero, number = jnp.int32(0), jnp.int32(0)
+    if params.samples is not None:
+        confidence = np.asarray(params.samples.records[:, -1])
+        number = jnp.int32(np.argsort(confidence)[len(confidence) // 2])  # of the task that has this image in row 0
 
     def stops(params, layer, tasks, ticks):
         begun, _ = env.begin(zero, zero, params)
-        record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(tasks + 1)
+        record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(number + tasks + 1)
         record = record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
         record = record.at[exogenous.BITS].set(params.mean_bits.astype(jnp.int32))
         taken = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
         state = begun.replace(
             slot=jnp.where(jnp.arange(env.n_layers + 1) < layer, taken, 0).sum(dtype=jnp.int32),
             layer=layer,
+            task=number,
             now=exogenous.Slot(record),
             known_s=jnp.float32(0.0),
-            **dict.fromkeys(("row", "task", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero),
+            **dict.fromkeys(("row", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero),
         )
         return policy(jax.random.key(0), state, observe(state, params), params) == STOP
 

@@ -290,6 +290,7 @@ def test_lemma_holds_in_the_slot_by_slot_reference(seed, history):
         end=jnp.asarray(end - start),
         waiting_s=jnp.asarray([task.waiting_cost_s for task in tasks], jnp.float32),
         ordered=jnp.asarray(end[:, None] <= end[None, :]),
+        accuracy=params.accuracy,
     )
     value = np.array([task.value for task in tasks])
     scale = 1.0 + np.abs(value).max()

@@ -30,7 +30,7 @@ from jaxcoinfer.bounds import stopping as bounds
 from jaxcoinfer.policies import stopping as rivals
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs import signalling as ways
-from jaxcoinfer.runs.contenders import EXACT, LEARNERS, best_fixed, rival_policies
+from jaxcoinfer.runs.contenders import EXACT, LEARNERS, choose, rival_policies
 from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.twin import workload
 from training.curves import first_lasting
@@ -48,7 +48,7 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line a policy: utility, and paired differences to the strongest rivals and the exact optimum."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    policies: dict[str, Policy] = rival_policies(env, best_fixed(env, params))
+    policies: dict[str, Policy] = rival_policies(env, choose(env, params))
     for name, learner in LEARNERS.items():
         begin = time.perf_counter()
         config = learner.Config()

@@ -75,7 +75,8 @@ class Hyper(struct.PyTreeNode):
     limit: Any = 2.0
 
 
-FEATURES = ("waiting_tasks", "wait", "server_backlog", "radio_backlog", "upload", "speed", "lead")
+# The confidence of the exit head only where the device looks at it.
+FEATURES = ("waiting_tasks", "wait", "server_backlog", "radio_backlog", "upload", "speed", "confidence", "lead")
 
 
 class View(struct.PyTreeNode):
@@ -139,6 +140,7 @@ def view(env: Stopping, state: State, params: Params) -> View:
         jnp.log1p(radio_s / task_s),
         jnp.log(jnp.clip(air_s / task_s, 1e-2, 1e2)),
         known.speed / (known.speed + 1.0),
+        *([known.confidence] if env.looks else []),
         lead,
     ]
     return View(state.layer, jnp.stack(numbers), scale, lead)
@@ -170,7 +172,8 @@ def interface(env: Stopping, config: Config, weights: Any) -> tuple[Callable[[ja
     """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and what it is."""
     net: Any = network(env, config)
     meaning = "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
-    face = Face(FEATURES, meaning, f"{__name__}.view")
+    features = tuple(name for name in FEATURES if env.looks or name != "confidence")
+    face = Face(features, meaning, f"{__name__}.view")
     return lambda features: features[:, -1:] + net.apply(weights, features), face
 
 

@@ -8,7 +8,8 @@ Proof. Starting later never ends earlier. The radio is first-come first-served: 
 earlier. So is the server: the backlog of the others falls by at most one slot a slot, so `tau + Q(tau)` does not fall
 with tau, and own work of earlier tasks only adds to it. Layers take at least what they take at the row's fastest speed,
 and air time is at least the least that any slot of the row would give. What the queue costs is left out, so the bound
-is close where queues are short, and says little under load; `bounds.dynamic_program` is for that.
+is close where queues are short, and says little under load; `bounds.dynamic_program` is for that. Where an exit head is
+looked at, acc_l is how often choice l is right on images of which the head is as sure: a bound on the mean over them.
 Axes: K rows, N tasks, P = Le+1 stopping points with an upload.
 """
 
@@ -19,15 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer import exogenous
+from jaxcoinfer.envs import stopping_samples
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
+from jaxcoinfer.envs.stopping_samples import Samples
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
 
 
-@partial(jax.jit, static_argnames="env")
 def utility(env: Stopping, params: Params) -> jax.Array:
     """Returns the bound of each task [K, N]; minus infinity where the row ends before every choice is through."""
+    samples = params.samples
+    like = samples and samples.replace(records=jnp.asarray(stopping_samples.of_like_images(samples)))
+    return _utility(env, params, like)
+
+
+@partial(jax.jit, static_argnames="env")
+def _utility(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
     bank = params.bank
     fastest = bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
     slots = layer_slots(params.layer_s, fastest, params.slot_s)
@@ -36,11 +45,12 @@ def utility(env: Stopping, params: Params) -> jax.Array:
     upload_bits = params.upload_bits.astype(jnp.float32)
     upload_energy_j = transmit_energy_j(least_air_s, params.transmit_w, upload_bits, params.transmit_j_per_bit)
     energy_j = params.device_energy_j + jnp.append(upload_energy_j, 0.0)
-    worth = params.accuracy_weight * params.accuracy - params.energy_weight * energy_j
+    cost = params.energy_weight * energy_j
 
     def task(row, number):
         arrival = exogenous.arrival(bank, row, number)
-        best = (worth - _latency_s(params, row, arrival, slots)).max()
+        accuracy = params.accuracy if sure is None else stopping_samples.record(sure, row, number)
+        best = (params.accuracy_weight * accuracy - cost - _latency_s(params, row, arrival, slots)).max()
         return jnp.where(arrival + params.longest_local_slots <= params.last_upload[row], best, -jnp.inf)
 
     numbers = jnp.arange(bank.arrival_slot.shape[1], dtype=jnp.int32)

@@ -17,8 +17,10 @@ from jaxcoinfer.scenarios import Scenario
 def model_of(scenario: Scenario) -> Model | None:
     """Returns the model that `dynamic_program.solve` takes, or None where the scenario is beyond it.
 
-    It needs Bernoulli arrivals, Poisson batches of load, one rate without outages, and one speed.
+    It needs Bernoulli arrivals, Poisson batches of load, one rate without outages, one speed, and no look at an exit.
     """
+    if scenarios.task_samples(scenario.task) is not None:
+        return None
     match scenario:
         case Scenario(
             arrivals=scenarios.Bernoulli(probability),

@@ -11,7 +11,8 @@ from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params, make_params
-from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers
+from jaxcoinfer.envs.stopping_samples import make_samples
+from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers, task_samples
 from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario, grid_numbers
 
@@ -36,16 +37,24 @@ def make(
 
 
 def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool) -> tuple[Stopping, Params]:
-    world = generators.draw(key, scenario, evaluation=evaluation)
-    params = make_params(
+    params = params_of(scenario, generators.draw(key, scenario, evaluation=evaluation), evaluation=evaluation)
+    return Stopping(params.layer_s.shape[0] - 1, looks=params.samples is not None), params
+
+
+def params_of(scenario: Scenario, world: exogenous.Draw, *, evaluation: bool) -> Params:
+    """Returns the params of a `stopping` scenario in a world that was drawn for it; raises like `make`."""
+    numbers, samples, by_image = task_numbers(scenario.task), None, task_samples(scenario.task)
+    if by_image is not None:
+        samples, numbers["accuracy"] = make_samples(*by_image, evaluation=evaluation)
+    return make_params(
         exogenous.make_bank(world),
         world.slot_bits,
         slot_s=scenario.slot_s,
         accuracy_weight=scenario.accuracy_weight,
         energy_weight=scenario.energy_weight,
-        **task_numbers(scenario.task),
+        samples=samples,
+        **numbers,
     )
-    return Stopping(params.layer_s.shape[0] - 1), params
 
 
 def _make_on_demand(

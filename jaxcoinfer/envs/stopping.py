@@ -7,6 +7,9 @@ links and processors that vary.
 Task n waits for the processor, starts at slot `s_n`, and before layer l+1 (l = 0..Le) stops and uploads the output
 of layer l, or continues; continuing at Le runs the exit head and finishes on the device. Axes: K rows, T slots,
 L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+
+A device may look at how sure the exit head is before it settles for the head's answer. The head then counts as the
+last of the Le layers, and stopping after it sends what the layer before it put out.
 """
 
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer import exogenous
+from jaxcoinfer.envs import stopping_samples
 from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.envs.types import Outcome, TimeStep
 from jaxcoinfer.exogenous import SPEED_ONE, TICKS, Slot
@@ -71,7 +75,7 @@ class Known(struct.PyTreeNode):
 
     layer, of Le+1; waiting_tasks, beside the one in hand; wait_s, of the task in hand; server_backlog_s, as the server
     reports it, with own work on the way; radio_bits, still to be sent; slot_bits, what the link carries in this slot;
-    speed of the device, 1 = nominal.
+    speed of the device, 1 = nominal; confidence of the exit head, largest class probability, once it has run, else 0.
     """
 
     layer: jax.Array
@@ -81,18 +85,24 @@ class Known(struct.PyTreeNode):
     radio_bits: jax.Array
     slot_bits: jax.Array
     speed: jax.Array
+    confidence: jax.Array
 
 
 # Observation: `x / (x + half)` of each unbounded number, so that all lie in [0, 1] and small values stay apart.
-OBSERVATION = ("layer", "waiting_tasks", "wait", "server_backlog", "radio_backlog", "rate", "speed")
+# The last only where the device looks at the exit head's confidence.
+OBSERVATION = ("layer", "waiting_tasks", "wait", "server_backlog", "radio_backlog", "rate", "speed", "confidence")
 _HALF_TASKS, _HALF_S = 4.0, 1.0
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """The environment; `n_layers` = Le, layers on the device before the exit head."""
+    """The environment; `n_layers` = Le, layers on the device before it finishes a task by itself.
+
+    looks: the last of them is the exit head, and its confidence is seen; `params.samples` then hold it.
+    """
 
     n_layers: int
+    looks: bool = False
 
     @property
     def n_actions(self) -> int:
@@ -105,7 +115,7 @@ class Stopping:
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        return (len(OBSERVATION),)
+        return (len(OBSERVATION) - (not self.looks),)
 
     def mask(self, state: State, params: Params) -> jax.Array:
         """Returns which actions are valid, bool [2]: both, always."""
@@ -152,7 +162,9 @@ class Stopping:
         stop = action == STOP
         last = state.layer == self.n_layers
         ends = stop | last
-        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = _at_layer(params, state.layer)
+        right = accuracies(state, params)
+        looked_up = _at_layer(params, right, state.layer)
+        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = looked_up
 
         upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
         computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
@@ -168,7 +180,7 @@ class Stopping:
         # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
         idled = ends & (new.slot > computed)
         waiting = jnp.where(idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task))
-        accuracy = jnp.where(stop, accuracy_here, params.accuracy[-1])
+        accuracy = jnp.where(stop, accuracy_here, right[-1])
         on_server_s = upload.server_wait_s + upload.server_s
         upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
         compute_s = seconds(computed - state.slot, params.slot_s)
@@ -195,7 +207,7 @@ class Stopping:
         return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)
 
 
-def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
+def _at_layer(params: Params, right: jax.Array, layer: jax.Array) -> list[jax.Array]:
     """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering one."""
     columns = [
         params.layer_s,
@@ -203,12 +215,26 @@ def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
         params.device_energy_j[:-1],
         jnp.diff(params.device_energy_j),
         params.upload_bits.astype(jnp.float32),
-        params.accuracy[:-1],
+        right[:-1],
     ]
     found = [column[0] for column in columns]
     for i in range(1, params.layer_s.shape[0]):
         found = [jnp.where(layer == i, column[i], value) for column, value in zip(columns, found, strict=True)]
     return found
+
+
+def accuracies(state: State, params: Params) -> jax.Array:
+    """Returns what each choice gets right [P+1]: the task's image, 0 or 1, where there are samples; else the mean."""
+    if params.samples is None:
+        return params.accuracy
+    return stopping_samples.record(params.samples, state.row, state.task)[:-1]
+
+
+def _confidence(state: State, params: Params) -> jax.Array:
+    if params.samples is None:
+        return jnp.zeros((), jnp.float32)
+    ran = state.layer == params.layer_s.shape[0] - 1
+    return jnp.where(ran, stopping_samples.record(params.samples, state.row, state.task)[-1], 0.0)
 
 
 def _speed(slot: Slot) -> jax.Array:
@@ -313,11 +339,12 @@ def known(state: State, params: Params) -> Known:
         radio_bits=_radio_bits(state).astype(jnp.float32),
         slot_bits=state.now.bits.astype(jnp.float32),
         speed=_speed(state.now),
+        confidence=_confidence(state, params),
     )
 
 
 def observe(state: State, params: Params) -> jax.Array:
-    """Returns the observation [7] float32, in the order of `OBSERVATION`, each number in [0, 1].
+    """Returns the observation [7], or [8] with samples, float32, in the order of `OBSERVATION`, all in [0, 1].
 
     layer / (Le + 1); waiting tasks `x / (x + 4)`; wait, server backlog and radio backlog (at the rate of this slot)
     `x / (x + 1 s)`; rate and speed `x / (x + mean)`, with the mean rate of the bank and the nominal speed.
@@ -333,4 +360,4 @@ def observe(state: State, params: Params) -> jax.Array:
         k.slot_bits / (k.slot_bits + params.mean_bits),
         k.speed / (k.speed + 1.0),
     ]
-    return jnp.stack(features)
+    return jnp.stack(features if params.samples is None else [*features, k.confidence])

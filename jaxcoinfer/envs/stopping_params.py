@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from jaxcoinfer import exogenous
+from jaxcoinfer.envs.stopping_samples import Samples
 from jaxcoinfer.exogenous import SPEED_ONE, Bank
 from jaxcoinfer.physics.compute import SLOT_TOLERANCE
 
@@ -23,7 +24,8 @@ class Params(struct.PyTreeNode):
     accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
     of the utility `alpha acc - T - beta E`. bank: the exogenous processes, with these uploads. last_upload [K]: last
     slot at which any upload still ends within the row. longest_local_slots: slots of all layers and the head at the
-    slowest speed. mean_bits: bits a slot, mean of the bank.
+    slowest speed. mean_bits: bits a slot, mean of the bank. samples: results image by image, where there are any;
+    `accuracy` is then what is expected of an image nobody has looked at.
     """
 
     slot_s: jax.Array
@@ -41,6 +43,7 @@ class Params(struct.PyTreeNode):
     last_upload: jax.Array
     longest_local_slots: jax.Array
     mean_bits: jax.Array
+    samples: Samples | None
 
 
 def make_params(
@@ -58,11 +61,11 @@ def make_params(
     rtt_s: float = 0.0,
     accuracy_weight: float = 1.0,
     energy_weight: float = 1.0,
+    samples: Samples | None = None,
 ) -> Params:
     """Builds the numbers of a `stopping` system: casts every one once, derives what is derived, refuses what is wrong.
 
-    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError with the name, the
-    value and what is allowed.
+    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in one line.
     """
     given = {
         "slot_s": slot_s,
@@ -80,6 +83,7 @@ def make_params(
     numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
     _check(numbers)
     _check_records(bank, slot_bits)
+    _check_samples(samples, len(numbers["accuracy"]))
     sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
     table = exogenous.upload_table(slot_bits, sizes)
     slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
@@ -100,6 +104,7 @@ def make_params(
         last_upload=last_upload.astype(jnp.int32),
         longest_local_slots=jnp.asarray(local, jnp.int32),
         mean_bits=slot_bits.astype(jnp.float32).mean(),
+        samples=samples,
     )
 
 
@@ -123,6 +128,12 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
         raise ValueError("slot_s and the seconds of every layer must be above 0.")
     if np.any(numbers["upload_bits"] >= 2**31):
         raise ValueError(f"upload_bits: {numbers['upload_bits']}; allowed: below 2**31.")
+
+
+def _check_samples(samples: Samples | None, n_choices: int) -> None:
+    if samples is not None and samples.records.shape[1] != n_choices + 1:
+        found = samples.records.shape[1]
+        raise ValueError(f"samples: {found} numbers an image; must be {n_choices + 1}: choices, confidence.")
 
 
 def _check_records(bank: Bank, slot_bits: jax.Array) -> None:

@@ -25,6 +25,7 @@ STYLES = {
     "best fixed point": ("#CC79A7", "X", ":"),
     "random": ("#999999", "<", "--"),
     "neurosurgeon": ("#882255", ">", "-."),
+    "threshold exit": ("#6699CC", "8", "-."),
     # of on-demand
     "soft actor-critic": ("#D55E00", "o", "-"),
     "memory actor-critic": ("#332288", "h", "-"),

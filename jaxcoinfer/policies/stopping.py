@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcoinfer import exogenous
+from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.twin import workload
@@ -68,6 +69,20 @@ def at_generation(plan: Planner) -> Policy:
         record = now.record.at[seen].set(then.record[seen])
         begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record))
         return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def threshold_exit(env: Stopping, least: float) -> Policy:
+    """Runs the exit head on every task and settles for its answer where it is at least that sure, else uploads.
+
+    The manner of Teerapittayanon et al., *BranchyNet* (arXiv 1709.01686), by the largest class probability; for an
+    environment that looks at the head's confidence.
+    """
+
+    def act(key, state, observation, params):
+        unsure = (state.layer == env.n_layers) & (stopping.known(state, params).confidence < least)
+        return jnp.where(unsure, STOP, CONTINUE)
 
     return act
 

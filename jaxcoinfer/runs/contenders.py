@@ -1,5 +1,6 @@
 """Who is compared in `stopping`: learners and rivals by name."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.agents import contvalue, differential
+from jaxcoinfer.envs import stopping_samples
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.policies import stopping as rivals
@@ -30,22 +32,50 @@ RIVALS: dict[str, Callable[[Stopping], Policy]] = {
     "random": lambda env: rivals.random_choice(),
     "clairvoyant": rivals.clairvoyant,
 }
+THRESHOLD = "threshold exit"  # where an exit head is looked at
 COMPARED = "one-time greedy"  # gains are differences to this one
 EXACT = "exact optimum"
 NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})  # one knows the future, the other the law of the world
 
 
-def rival_policies(env: Stopping, fixed: int) -> dict[str, Policy]:
-    """Returns the policies that need no learning, by name; fixed: the choice of the best fixed point."""
-    return {name: build(env) for name, build in RIVALS.items()} | {"best fixed point": rivals.fixed(fixed)}
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What rivals take from the training draw: fixed, the best fixed choice; threshold, the confidence from which it is
+    best to settle for the exit head's answer, None where nobody looks at it."""
+
+    fixed: int
+    threshold: float | None
 
 
-def best_fixed(env: Stopping, params: Params, n_tasks: int = 512) -> int:
-    """Returns the choice that, always taken, gives the most utility over the first n_tasks tasks of every row."""
+def rival_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
+    """Returns the policies that need no learning, by name."""
+    found = {name: build(env) for name, build in RIVALS.items()} | {"best fixed point": rivals.fixed(chosen.fixed)}
+    return found if chosen.threshold is None else found | {THRESHOLD: rivals.threshold_exit(env, chosen.threshold)}
 
-    def play(params, row, choice):
+
+def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
+    """Returns what gives the most utility over the first n_tasks tasks of every row of the training draw."""
+    choices = jnp.arange(env.n_choices, dtype=jnp.int32)
+    fixed = int(np.argmax(_mean_utility(env, params, lambda state, params, choice: choice, choices, n_tasks)))
+    if params.samples is None:
+        return Chosen(fixed, None)
+    thresholds = jnp.append(params.samples.edges, 1.0 + 1e-6)  # the last: never settle
+
+    def settle(state, params, least):
+        sure = stopping_samples.record(params.samples, state.row, state.task)[-1] >= least
+        return jnp.where(sure, env.n_layers + 1, env.n_layers)
+
+    utility = _mean_utility(env, params, settle, thresholds, n_tasks)
+    return Chosen(fixed, float(thresholds[np.argmax(utility)]))
+
+
+def _mean_utility(env: Stopping, params: Params, decide: Callable, numbers: jax.Array, n_tasks: int) -> np.ndarray:
+    """Mean utility a task if `decide(state, params, number) -> choice` decides all, for each of the numbers."""
+
+    def play(params, row, number):
         def task(state, _):
             replay = workload.evaluate(env, state, params)
+            choice = decide(state, params, number)
             utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
             return workload.follow(replay, choice, params), (utility, ~state.done)
 
@@ -54,7 +84,6 @@ def best_fixed(env: Stopping, params: Params, n_tasks: int = 512) -> int:
         return utility.sum(), counted.sum()
 
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-    choices = jnp.arange(env.n_choices, dtype=jnp.int32)
     each = jax.jit(jax.vmap(jax.vmap(play, (None, 0, None)), (None, None, 0)))
-    total, count = (np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, choices))
-    return int(np.argmax(total / np.maximum(count, 1)))
+    total, count = (np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, numbers))
+    return total / np.maximum(count, 1)

@@ -59,6 +59,7 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
     """Writes all files of a run; facts: what `config.json` says beside the scenario. Raises RunError, OSError."""
     checkpoint = run.checkpoint
     config = dict(facts) | {"hidden": checkpoint.hidden, "best_fixed_choice": checkpoint.fixed}
+    config |= {"exit_threshold": checkpoint.threshold} if checkpoint.threshold is not None else {}
     config |= {"scenario": scenario_table(checkpoint.scenario)}
     with _whole_folder(out) as folder:
         _write_json(folder / "config.json", config)

@@ -30,12 +30,13 @@ from jaxcoinfer.runs.contenders import (
     METHOD,
     NOT_DEPLOYABLE,
     WITHOUT_TWIN,
-    best_fixed,
+    Chosen,
+    choose,
     rival_policies,
 )
 from jaxcoinfer.runs.jobs import Jobs, key_of, make_world, play
 from jaxcoinfer.runs.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
-from jaxcoinfer.scenarios import Numbers, Scenario, task_numbers
+from jaxcoinfer.scenarios import Numbers, Scenario, task_numbers, task_samples
 
 N_TIMELINE = 100  # tasks
 _TOLD = ("reports", "commands", "utility", "gain")  # of messages
@@ -103,9 +104,10 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
         work.over("drew the rows", 22)
         learning = _start_learning(work, env, params, key_of(seed, jobs.LEARN), sizes)
         drawing = work.start("drew the sweeps", 8, sweeps.plan, scenario, sizes.arrivals, sizes.loads, key_held_out)
-        choosing = work.start("found the best fixed point", 2, best_fixed, env, params)
+        choosing = work.start("chose for the rivals", 2, choose, env, params)
         solving = work.start("computed the exact optimum", 12, dynamic_program.solve, model) if model else None
-        plan, others = drawing.result(), rival_policies(env, choosing.result())
+        plan, chosen = drawing.result(), choosing.result()
+        others = rival_policies(env, chosen)
         worlds = [world, *plan.worlds]
         played = partial(work.start, tasks_in=jobs.n_played)
         exact = {EXACT: bounds.policy(solving.result())} if solving else {}
@@ -132,7 +134,7 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
     )
     rows = table(main, env, world, scenario, float(solving.result().gain_per_task) if solving else None)
     return Run(
-        checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
+        checkpoint=Checkpoint(scenario, seed, chosen.fixed, hidden, jax.device_get(weights), chosen.threshold),
         table=rows,
         sheets=_sheets(found),
         found=_summary(found),
@@ -159,7 +161,8 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
     with Jobs(progress, 40 + 12 * (model is not None)) as work:
         env, params = make_world(scenario, key_of(seed, jobs.FRESH), evaluation=True)
         work.over("drew fresh rows", 20)
-        policies = trained_policies(checkpoint, env) | rival_policies(env, checkpoint.fixed)
+        chosen = Chosen(checkpoint.fixed, checkpoint.threshold)
+        policies = trained_policies(checkpoint, env) | rival_policies(env, chosen)
         solving = work.start("computed the exact optimum", 12, dynamic_program.solve, model) if model else None
         if solving:
             policies[EXACT] = bounds.policy(solving.result())
@@ -178,7 +181,8 @@ def trained_policies(checkpoint: Checkpoint, env: Stopping) -> dict[str, Policy]
 
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of the best learner as a function."""
-    learner, env = LEARNERS[BEST], Stopping(len(checkpoint.scenario.task.layer_s) - 1)
+    learner, task = LEARNERS[BEST], checkpoint.scenario.task
+    env = Stopping(len(task_numbers(task)["layer_s"]) - 1, looks=task_samples(task) is not None)
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
     return Portable(BEST, *learner.interface(env, learner.Config(hidden=checkpoint.hidden[BEST]), weights))
 
@@ -205,11 +209,14 @@ def table(
 
 
 def resolved(scenario: Scenario, sizes: Sizes) -> Scenario:
-    """Returns the scenario at most as large as `sizes` says, its task in plain numbers."""
+    """Returns the scenario at most as large as `sizes` says, its task in plain numbers unless it has samples."""
+    rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
+    scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
+    if task_samples(scenario.task) is not None:
+        return scenario
     numbers = {name: np.asarray(value, np.float64).tolist() for name, value in task_numbers(scenario.task).items()}
     of: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
-    rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
-    return dataclasses.replace(scenario, rows=rows, slots=slots, task=Numbers(**of))
+    return dataclasses.replace(scenario, task=Numbers(**of))
 
 
 def _train(name: str, env: Stopping, params: Params, key: jax.Array, config: Any) -> Any:

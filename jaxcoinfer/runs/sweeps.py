@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from jaxcoinfer import evaluate, exogenous, generators, scenarios
-from jaxcoinfer.envs.stopping_params import Params, make_params
+from jaxcoinfer.envs import params_of
+from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.evaluate import Interval, Tasks
-from jaxcoinfer.scenarios import Scenario, task_numbers
+from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.traces import TraceError
 
 ARRIVALS, LOAD = "arrivals", "edge_load"  # the axes, as a scenario names them
@@ -67,7 +68,9 @@ def plan(scenario: Scenario, arrivals: Sequence[float], loads: Sequence[float], 
     everything = exogenous.concatenate(draws)
     n_worlds = -(-rows_each * len(points) // scenario.rows)  # the last is filled up with rows of the first
     rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
-    worlds = [_params(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything)) for of in rows]
+    worlds = [
+        params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), evaluation=True) for of in rows
+    ]
     return Plan(points, rows_each, worlds)
 
 
@@ -106,12 +109,6 @@ def _busier(scenario: Scenario, factor: float) -> Scenario:
 def _draw(scenario: Scenario, key: jax.Array, n_rows: int) -> exogenous.Draw:
     """The first rows; all are drawn, as another shape would have to be compiled."""
     return jax.tree.map(lambda leaf: leaf[:n_rows], generators.draw(key, scenario, evaluation=True))
-
-
-def _params(scenario: Scenario, draw: exogenous.Draw) -> Params:
-    weights = {"accuracy_weight": scenario.accuracy_weight, "energy_weight": scenario.energy_weight}
-    numbers = task_numbers(scenario.task) | weights
-    return make_params(exogenous.make_bank(draw), draw.slot_bits, slot_s=scenario.slot_s, **numbers)
 
 
 def _utility_by_point(plan: Plan, several: Sequence[Tasks]) -> list[Interval]:

@@ -22,7 +22,8 @@ class Checkpoint:
     """What the policies of a run are made of.
 
     scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is played. hidden,
-    weights: of the network of each learner.
+    weights: of the network of each learner. threshold: confidence of an exit head at which it is best to settle for its
+    answer, on the training draw, where one is looked at.
     """
 
     scenario: Any
@@ -30,6 +31,7 @@ class Checkpoint:
     fixed: Any
     hidden: dict[str, tuple[int, ...]]
     weights: dict[str, Any]
+    threshold: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

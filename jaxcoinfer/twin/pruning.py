@@ -35,6 +35,7 @@ from jaxcoinfer.envs.stopping import Params, State, Stopping
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.queueing import excess_left_s
+from jaxcoinfer.twin import workload
 from jaxcoinfer.twin.workload import Replay
 
 
@@ -43,7 +44,8 @@ class Sure(struct.PyTreeNode):
 
     first: earliest open choice, int32. slots [2, P+1] int32: differences bound t_m − t_l, the least bound t_l − s. air
     [2, P] int32: slots on air. end [P] int32: least slots τ_l − s. waiting_s [P+1], seconds: it and its differences
-    are at most the waiting cost. ordered [P, P] bool: τ_l ≤ τ_m, row l, column m.
+    are at most the waiting cost. ordered [P, P] bool: τ_l ≤ τ_m, row l, column m. accuracy [P+1]: of each choice, or
+    what is expected of it: the lemma then holds for expected values.
     """
 
     first: jax.Array
@@ -52,6 +54,7 @@ class Sure(struct.PyTreeNode):
     end: jax.Array
     waiting_s: jax.Array
     ordered: jax.Array
+    accuracy: jax.Array
 
 
 def limits(params: Params) -> tuple[jax.Array, jax.Array]:
@@ -68,7 +71,8 @@ def after_replay(replay: Replay) -> Sure:
     start, end = replay.end.start, replay.uploads.end
     slots = jnp.append(replay.states.slot, replay.end.slot) - start
     slots, air = (jnp.stack([x, x]) for x in (slots, end - replay.uploads.begin))
-    return Sure(jnp.int32(0), slots, air, end - start, replay.choices.waiting_cost_s, _step(end) >= 0)
+    choices, ordered = replay.choices, _step(end) >= 0
+    return Sure(jnp.int32(0), slots, air, end - start, choices.waiting_cost_s, ordered, choices.accuracy)
 
 
 def at_decision(env: Stopping, state: State, params: Params, limits: tuple[jax.Array, jax.Array]) -> Sure:
@@ -83,7 +87,8 @@ def at_decision(env: Stopping, state: State, params: Params, limits: tuple[jax.A
     waiting_s = waited_s + known.waiting_tasks * seconds(ahead[0], params.slot_s)
     apart = jnp.where(state.slot >= state.radio_free, _step(ahead[0, :-1]), 0)
     ordered = (_step(params.upload_bits) >= 0) | (air[1][:, None] <= air[0][None] + apart)
-    return Sure(state.layer, spent + ahead, air, spent + ahead[0, :-1] + air[0], waiting_s, ordered)
+    accuracy = workload.expected_accuracy(env, state, params)
+    return Sure(state.layer, spent + ahead, air, spent + ahead[0, :-1] + air[0], waiting_s, ordered, accuracy)
 
 
 def most_gain(params: Params, sure: Sure) -> jax.Array:
@@ -92,13 +97,13 @@ def most_gain(params: Params, sure: Sure) -> jax.Array:
     applies = sure.ordered & (_step(layers) > 0) & (layers[:, None] >= sure.first)
     air = jnp.minimum(sure.air[1][:, None] - sure.air[0][None], _step(sure.slots[1, :-1]))
     energy_j = _step(params.device_energy_j[:-1]) + _sent_j(params, -air, _step(params.upload_bits))
-    gain = params.accuracy_weight * _step(params.accuracy[:-1]) - params.energy_weight * energy_j
+    gain = params.accuracy_weight * _step(sure.accuracy[:-1]) - params.energy_weight * energy_j
     return jnp.where(applies, gain - _step(params.server_s) - _step(sure.waiting_s[:-1]), jnp.inf)
 
 
 def ceiling(params: Params, sure: Sure) -> jax.Array:
     """Returns the most each choice can reach, [P+1]; of the device after a replay, its value."""
-    return _value(params, seconds(jnp.append(sure.end, sure.slots[0, -1]), params.slot_s), sure.air[0], sure.waiting_s)
+    return _value(params, sure, seconds(jnp.append(sure.end, sure.slots[0, -1]), params.slot_s), sure.air[0])
 
 
 def can_win(params: Params, sure: Sure, device_value: jax.Array | float = -jnp.inf) -> jax.Array:
@@ -118,7 +123,7 @@ def floor_now(state: State, params: Params, sure: Sure, most_work_s: jax.Array) 
     served_s = jnp.maximum(seconds(state.now.backlog, tick_s) + own_s, seconds(sure.air[1], params.slot_s))
     served_s = served_s + seconds(sure.air[1], most_work_s) + seconds(state.slot - state.start, params.slot_s)
     here = (jnp.arange(served_s.shape[0]) == state.layer) & (state.slot >= state.radio_free)
-    return jnp.where(here, _value(params, jnp.append(served_s, 0.0), sure.air[1], sure.waiting_s)[:-1], -jnp.inf)
+    return jnp.where(here, _value(params, sure, jnp.append(served_s, 0.0), sure.air[1])[:-1], -jnp.inf)
 
 
 def stop_now(params: Params, sure: Sure, value: jax.Array) -> jax.Array:
@@ -144,7 +149,8 @@ def _sent_j(params, air, bits):
     return transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit)
 
 
-def _value(params, end_s, air, waiting_s):  # [P+1]; the server begins, or the device ends, end_s after the task's start
+def _value(params, sure, end_s, air):  # [P+1]; the server begins, or the device ends, end_s after the task's start
     after_s = jnp.append(params.server_s + params.rtt_s, 0.0)
     energy_j = params.device_energy_j + jnp.append(_sent_j(params, air, params.upload_bits), 0.0)
-    return params.accuracy_weight * params.accuracy - end_s - after_s - waiting_s - params.energy_weight * energy_j
+    lost = after_s + sure.waiting_s + params.energy_weight * energy_j
+    return params.accuracy_weight * sure.accuracy - end_s - lost

@@ -3,7 +3,7 @@
 The server decides. It knows the tasks' arrivals and the layers' times, so from the last report it can tell where the
 device is without being told: at layer l of task n at slot `t^_l`. The device's true progress depends on its speed, and
 it reports only where the estimate is off by more than a threshold. Between reports the server decides on what it knew
-at `t^_l`, and the command waits at the device for the layer to end.
+at `t^_l`, and the command waits at the device for the layer to end. How sure an exit head is the device reports always.
 
 The twin assumes the fastest speed of the device: it is never behind, so a command is always there in time and nothing
 is decided on what has not happened yet. Status twin of Hu et al. (arXiv 2405.17664); thresholds and speeds are ours.
@@ -98,6 +98,8 @@ class Watched:
         moved = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved)
         slot = jnp.where(params.extrapolates, moved, state.slot)
         reports = truth.slot - slot > params.threshold_slots
+        if self.env.looks:  # how sure the exit head is, only the device can tell
+            reports = reports | (truth.layer == self.env.n_layers)
         slot = jnp.where(reports, truth.slot, slot)
         start = jnp.where(ends, slot, state.start)
         outcome = timestep.outcome.replace(reports=state.reports)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer import exogenous
-from jaxcoinfer.envs import stopping
+from jaxcoinfer.envs import stopping, stopping_samples
 from jaxcoinfer.envs.stopping import Params, State, Stopping
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
@@ -66,6 +66,7 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
     waiting = stopping.waiting_slots(first, stacked.now, stacked.slot - state.start, state.task)
     choices = _assemble(
         params,
+        accuracy=stopping.accuracies(state, params),
         wait_s=seconds(state.start - state.arrival, params.slot_s),
         compute_s=seconds(stacked.slot - state.start, params.slot_s),
         upload_s=seconds(uploads.end - states.slot, params.slot_s) + params.rtt_s,
@@ -106,6 +107,7 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     radio_s = jnp.maximum(k.radio_bits * params.slot_s / rate_bits - ahead_s[:-1], 0.0)
     choices = _assemble(
         params,
+        accuracy=expected_accuracy(env, state, params),
         wait_s=k.wait_s,
         compute_s=spent_s + ahead_s,
         upload_s=radio_s + air_s + params.rtt_s,
@@ -120,7 +122,18 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     return choices.replace(utility=choices.utility + gone, value=choices.value + gone)
 
 
-def _assemble(params, *, wait_s, compute_s, upload_s, server_wait_s, upload_energy_j, waiting_cost_s) -> Choices:
+def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
+    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once an exit head has been looked at, that
+    of images of which it is as sure."""
+    if params.samples is None:
+        return params.accuracy
+    sure = stopping_samples.expected(params.samples, stopping.known(state, params).confidence)
+    return jnp.where(state.layer == env.n_layers, sure, params.accuracy)
+
+
+def _assemble(
+    params, *, accuracy, wait_s, compute_s, upload_s, server_wait_s, upload_energy_j, waiting_cost_s
+) -> Choices:
     """Joins the parts; compute_s, waiting_cost_s [P+1], wait_s scalar, the others [P]: zero for the last choice."""
     zero = jnp.zeros((1,), jnp.float32)
     upload_s, server_wait_s, server_s, upload_energy_j = (
@@ -128,7 +141,7 @@ def _assemble(params, *, wait_s, compute_s, upload_s, server_wait_s, upload_ener
     )
     own_s = compute_s + upload_s + server_wait_s + server_s
     energy_j = params.device_energy_j + upload_energy_j
-    gain = params.accuracy_weight * params.accuracy - params.energy_weight * energy_j - own_s
+    gain = params.accuracy_weight * accuracy - params.energy_weight * energy_j - own_s
     return Choices(
         wait_s=jnp.broadcast_to(wait_s, own_s.shape),
         compute_s=compute_s,
@@ -137,7 +150,7 @@ def _assemble(params, *, wait_s, compute_s, upload_s, server_wait_s, upload_ener
         server_s=server_s,
         latency_s=wait_s + own_s,
         energy_j=energy_j,
-        accuracy=params.accuracy,
+        accuracy=accuracy,
         utility=gain - wait_s,
         waiting_cost_s=waiting_cost_s,
         value=gain - waiting_cost_s,
