@@ -4,6 +4,7 @@ Each generator returns one field of a `Draw`, [K, T]; `draw` mixes them, and rec
 Axes: K rows, T slots, M states of a Markov chain.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -189,8 +190,9 @@ def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, 
             bits = constant_bits(shape, rate_bps, slot_s)
         case scenarios.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
             bits = fading_bits(key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
-        case scenarios.RecordedRate(train, held_out, leave):
-            bits = _recorded_bits(key_rate, shape, slot_s, held_out if evaluation else train)
+        case scenarios.RecordedRate(train, held_out, leave, share):
+            files = [_part(traces.read_rate_trace(file), share) for file in (held_out if evaluation else train)]
+            bits = _recorded_bits(key_rate, shape, slot_s, files)
         case _:
             raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.scenarios`.")
     return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
@@ -206,9 +208,11 @@ def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
     raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.scenarios`.")
 
 
-def _recorded_bits(key: jax.Array, shape: tuple[int, int], slot_s: float, files: tuple[str, ...]) -> jax.Array:
+def _recorded_bits(
+    key: jax.Array, shape: tuple[int, int], slot_s: float, files: tuple[str, ...], share: float
+) -> jax.Array:
     k, t = shape
-    recorded = [traces.read_rate_trace(file) for file in files]
+    recorded = [_part(traces.read_rate_trace(file), share) for file in files]
     starts = np.asarray(jax.random.uniform(key, (k,)))
     rows = []
     for row in range(k):
@@ -217,6 +221,10 @@ def _recorded_bits(key: jax.Array, shape: tuple[int, int], slot_s: float, files:
             traces.slot_bits(trace, slot_s, t, _random_start_s(trace, trace.duration_s, slot_s, t, starts[row]))
         )
     return jnp.asarray(np.stack(rows), jnp.int32)
+
+
+def _part(trace: traces.RateTrace, share: float) -> traces.RateTrace:
+    return dataclasses.replace(trace, rate_bps=trace.rate_bps * share)
 
 
 def _recorded_counts(key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float) -> jax.Array:

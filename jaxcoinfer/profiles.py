@@ -43,6 +43,8 @@ __all__ = [
     "Server",
     "Version",
     "cumulative_energy_j",
+    "cut_accuracy",
+    "cut_bits",
     "head_seconds",
     "layer_seconds",
     "list_profiles",
@@ -53,6 +55,7 @@ __all__ = [
     "profiles_root",
     "upload_bits",
     "version",
+    "widths",
 ]
 
 BITS_AN_ELEMENT = 32  # of a feature that nobody quantised
@@ -191,16 +194,20 @@ def load_dnn(name_or_path: str | Path) -> Dnn:
     return dataclasses.replace(dnn, samples=load_samples(beside, shape))
 
 
+def widths(dnn: Dnn) -> tuple[float, ...]:
+    """Shares of the channels that the versions of a network have, 1, the network itself, first."""
+    return (1.0, *(thin.width for thin in dnn.versions))
+
+
 def version(dnn: Dnn, width: float) -> Dnn:
     """Returns the version of `dnn` that has `width` of its channels, named "name@width"; 1 is the network itself.
 
     Raises ProfileError where there is no such version.
     """
-    widths = [1.0, *(thin.width for thin in dnn.versions)]
-    if width not in widths:
-        allowed = ", ".join(f"{w:g}" for w in widths)
+    if width not in widths(dnn):
+        allowed = ", ".join(f"{w:g}" for w in widths(dnn))
         raise ProfileError(f"{dnn.name}@{width:g}: '{dnn.name}' has no version of that width; allowed: {allowed}")
-    number = widths.index(width)
+    number = widths(dnn).index(width)
     samples = dnn.samples and dnn.samples.of_version(number)
     if number == 0:
         return dataclasses.replace(dnn, versions=(), samples=samples)
@@ -254,6 +261,25 @@ def list_profiles() -> dict[str, tuple[str, ...]]:
 def upload_bits(dnn: Dnn) -> np.ndarray:
     """Bits to send when cut after l layers, int64 [L + 1]; 0 layers sends the input."""
     return np.array([dnn.input_bits, *(layer.upload_bits for layer in dnn.layers)], dtype=np.int64)
+
+
+def cut_accuracy(dnn: Dnn, bits: int) -> np.ndarray:
+    """Accuracy of the whole network when the feature after l layers is sent at `bits` an element, float64 [L + 1].
+
+    As measured, else `full_accuracy` where the feature is sent as it is. Raises ProfileError where it is not known.
+    """
+    if dnn.samples is None and bits == BITS_AN_ELEMENT:
+        return np.full(len(dnn.layers) + 1, dnn.full_accuracy)
+    if dnn.samples is None:
+        raise ProfileError(f"bits = {bits}: what '{dnn.name}' loses by it is not measured; allowed: {BITS_AN_ELEMENT}")
+    if bits not in dnn.bits:
+        raise ProfileError(f"bits = {bits}: '{dnn.name}' is known at {', '.join(map(str, dnn.bits))}")
+    return dnn.samples.unpacked()[0, -1, :, dnn.bits.index(bits)].mean(axis=-1)
+
+
+def cut_bits(dnn: Dnn, bits: int) -> np.ndarray:
+    """Bits to send when cut after l layers, `bits` an element, float64 [L + 1]; the input is sent as it is."""
+    return np.append(dnn.input_bits, upload_bits(dnn)[1:] * (bits / BITS_AN_ELEMENT))
 
 
 def layer_seconds(device: Device, dnn: Dnn) -> np.ndarray:

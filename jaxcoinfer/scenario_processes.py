@@ -77,11 +77,15 @@ class Fading:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRate:
-    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate."""
+    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate.
+
+    share: of the link that this device gets, the rest is others'.
+    """
 
     train: tuple[str, ...] = checked(many(text, 1))
     evaluation: tuple[str, ...] = checked(many(text, 1))
     outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+    share: float = checked(number(0.0, 1.0, above=True), default=1.0)
 
 
 @dataclasses.dataclass(frozen=True)

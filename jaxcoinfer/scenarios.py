@@ -207,8 +207,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     server_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(server, dnn))])
     head_s = profiles.head_seconds(device, leave)
     energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
-    upload_bits = profiles.upload_bits(dnn) * (task.bits / profiles.BITS_AN_ELEMENT)
-    upload_bits[0] = dnn.input_bits
+    upload_bits = profiles.cut_bits(dnn, task.bits)
     after = [-1] if task.look else []  # the head as a layer: what comes behind it is what comes before it
     left_s = server_s[-1] - server_s[cuts]
     through_j = energy_j[-1] + device.power_busy_w * head_s
@@ -217,7 +216,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
         "upload_bits": [*upload_bits[cuts], *upload_bits[cuts][after]],
         "server_s": [*left_s, *left_s[after]],
         "device_energy_j": [*energy_j, through_j, *[through_j for _ in after]],
-        "accuracy": [*_upload_accuracy(task, dnn, cuts + cuts[-1:] * task.look), leave.accuracy],
+        "accuracy": [*profiles.cut_accuracy(dnn, task.bits)[cuts + cuts[-1:] * task.look], leave.accuracy],
         "transmit_w": link.transmit_w,
         "transmit_j_per_bit": link.transmit_j_per_bit,
         "rtt_s": link.rtt_s,
@@ -233,7 +232,7 @@ def task_samples(task: Numbers | FromProfiles) -> tuple[np.ndarray, np.ndarray] 
     if dnn.samples is None:
         raise ProfileError(f"task.look = true: '{dnn.name}' has no results image by image; allowed: false")
     number, cuts = _exit_number(task, dnn), _cuts(task, dnn)
-    right = dnn.samples.unpacked()[0, :, :, _bits_number(task, dnn)]
+    right = dnn.samples.unpacked()[0, :, :, dnn.bits.index(task.bits)]
     choices = [right[-1, cut] for cut in [*cuts, cuts[-1]]]
     return np.stack([*choices, right[number, task.exit]]), dnn.samples.confidence[0, number]
 
@@ -248,18 +247,3 @@ def _exit_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
 
 def _cuts(task: FromProfiles, dnn: profiles.Dnn) -> list[int]:
     return [0, *(i + 1 for i, layer in enumerate(dnn.layers[: task.exit]) if layer.cut or i + 1 == task.exit)]
-
-
-def _bits_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
-    if task.bits not in dnn.bits:
-        raise ProfileError(f"task.bits = {task.bits}: '{dnn.name}' is known at {', '.join(map(str, dnn.bits))} bits")
-    return dnn.bits.index(task.bits)
-
-
-def _upload_accuracy(task: FromProfiles, dnn: profiles.Dnn, cuts: list[int]) -> list[float]:
-    """Accuracy of the whole network where each cut is sent: measured where it is, else nothing is lost."""
-    if dnn.samples is None and task.bits == profiles.BITS_AN_ELEMENT:
-        return [dnn.full_accuracy] * len(cuts)
-    if dnn.samples is None:
-        raise ProfileError(f"task.bits = {task.bits}: what '{dnn.name}' loses by it is not measured; allowed: 32")
-    return dnn.samples.unpacked()[0, -1, cuts, _bits_number(task, dnn)].mean(axis=-1).tolist()

@@ -38,14 +38,6 @@ def _only(name: str) -> Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Version:
-    """A DNN thinned to `width` of its channels: FLOP by the square of it, features by it. width 1: as profiled."""
-
-    width: float = checked(number(0.0, 1.0, above=True))
-    accuracy: float = checked(number(0.0, 1.0))
-
-
-@dataclasses.dataclass(frozen=True)
 class Kind:
     """A machine of which about the share `share` of the devices are."""
 
@@ -111,6 +103,7 @@ class FleetScenario:
 
     Cost of a task: `(1 - w) (1 - accuracy) + w latency_s / reference_s`. cap_s: what a latency counts at most where
     shares are chosen freely. bandwidth, capacity: shares of link and server that others leave; speed: of each device.
+    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is.
     """
 
     name: str = checked(identifier)
@@ -125,7 +118,7 @@ class FleetScenario:
     dnn: str = checked(text)
     server: str = checked(text)
     link: str = checked(text)
-    versions: tuple[Version, ...] = checked(many(record(Version), 1))
+    bits: int = checked(integer(1, 32), default=profiles.BITS_AN_ELEMENT)
     kinds: tuple[Kind, ...] = checked(_shares_of_kinds)
     tasks: Tasks = checked(record(Tasks))
     radio: Radio = checked(record(Radio))
@@ -139,26 +132,26 @@ class FleetScenario:
 def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
     """Returns what `jaxcoinfer.envs.fleet_params.make_params` wants to know about a fleet, by name.
 
-    A version of width m runs a layer in `kernels * overhead_s + m^2 * rest`: overheads do not shrink. Cuts are those
-    the profile allows, the input first and the whole network on the device last.
+    Versions are those of the DNN, cuts those its profile allows, the input first and the whole network on the device
+    last.
     """
     dnn, link = profiles.load_dnn(scenario.dnn), profiles.load_link(scenario.link)
     server = profiles.load_server(scenario.server)
+    versions = [profiles.version(dnn, width) for width in profiles.widths(dnn)]
     last = len(dnn.layers)
     cuts = [0, *(i for i, layer in enumerate(dnn.layers, 1) if layer.cut and i < last), last]
-    widths = [version.width for version in scenario.versions]
     devices = [profiles.load_device(kind.device) for kind in scenario.kinds]
-    runs = [[_seconds_and_joules(device, dnn, width) for width in widths] for device in devices]
-    upload_bits = profiles.upload_bits(dnn).astype(np.float64)
-    upload_bits[-1] = 0.0  # the result stays where it is wanted
-    thinned = [np.where(np.arange(last + 1) == 0, upload_bits, upload_bits * width) for width in widths]
+    sent = np.array([profiles.cut_bits(thin, scenario.bits) for thin in versions])
+    sent[:, -1] = 0.0  # the result stays where it is wanted
     numbers = {
-        "device_s": np.array([[seconds[cuts] for seconds, _ in run] for run in runs]),
-        "device_energy_j": np.array([[joules[cuts] for _, joules in run] for run in runs]),
-        "work_flop": np.array([_sums([layer.flop * width**2 for layer in dnn.layers])[cuts] for width in widths]),
-        "upload_bits": np.round(np.array(thinned)[:, cuts]),
+        "device_s": [[_sums(profiles.layer_seconds(device, thin))[cuts] for thin in versions] for device in devices],
+        "device_energy_j": [
+            [profiles.cumulative_energy_j(device, thin)[cuts] for thin in versions] for device in devices
+        ],
+        "work_flop": [_sums([layer.flop for layer in thin.layers])[cuts] for thin in versions],
+        "upload_bits": np.round(sent[:, cuts]),
         "overhead_s": _sums([layer.kernels * server.overhead_s for layer in dnn.layers])[cuts],
-        "accuracy": [version.accuracy for version in scenario.versions],
+        "accuracy": [profiles.cut_accuracy(thin, scenario.bits)[cuts] for thin in versions],
         "bandwidth_hz": scenario.radio.bandwidth_hz,
         "server_flops": server.peak_flops,
         "rtt_s": link.rtt_s,
@@ -180,12 +173,3 @@ def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
 
 def _sums(values: ArrayLike) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(values)])
-
-
-def _seconds_and_joules(device: profiles.Device, dnn: profiles.Dnn, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of a thinned network up to each layer [L+1]; its mean watts are those of the whole one."""
-    seconds = profiles.layer_seconds(device, dnn)
-    overhead = np.minimum(seconds, [layer.kernels * device.overhead_s for layer in dnn.layers])
-    thin, full = _sums(overhead + width**2 * (seconds - overhead)), _sums(seconds)
-    joules = profiles.cumulative_energy_j(device, dnn)
-    return thin, joules * np.divide(thin, full, out=np.ones_like(full), where=full > 0)

@@ -70,7 +70,7 @@ def random_fleet(seed: int, n_devices: int, cloud: bool = False, everybody: bool
         "work_flop": sums(VERSIONS) * 1e9,
         "upload_bits": np.round(upload),
         "overhead_s": 0.003 * sums(),
-        "accuracy": rng.uniform(0.4, 0.9, VERSIONS),
+        "accuracy": rng.uniform(0.4, 0.9, (VERSIONS, CUTS)),
         "bandwidth_hz": 10.0 ** rng.uniform(5.5, 7.5),
         "server_flops": 10.0 ** rng.uniform(9.5, 11.5),
         "reference_s": float(rng.choice([0.1, 0.5])),

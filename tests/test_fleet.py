@@ -103,7 +103,7 @@ def test_a_slot_by_hand():
         "work_flop": np.array([[0.0, 3e9]] * 2),
         "upload_bits": np.array([[1e6, 0.0], [4e6, 0.0]]),
         "overhead_s": np.array([0.0, 0.25]),
-        "accuracy": np.array([0.8, 0.8]),
+        "accuracy": np.full((2, 2), 0.8),
         "bandwidth_hz": 1e6,
         "server_flops": 6e9,
         "reference_s": 1.0,
@@ -346,7 +346,6 @@ def test_a_bad_bank_is_refused(name):
     ("old", "new", "says"),
     [
         ("share = 0.5", "share = 0.6", "kinds"),
-        ("width = 0.75", "width = 1.75", "versions[1].width"),
         ("devices = 16", "devices = 0", "devices"),
         ("[0.1523, 5.5547]", "[5.5547, 0.1523]", "radio.efficiency"),
         ('system = "fleet"', 'system = "fleets"', "did you mean 'fleet'"),

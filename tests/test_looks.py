@@ -278,10 +278,10 @@ def test_a_world_with_samples_has_no_exact_optimum(scenario):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"bits": 8}, "task.bits = 8: 'looked-at' is known at 4, 32 bits"),
+        ({"bits": 8}, "bits = 8: 'looked-at' is known at 4, 32"),
         ({"exit": 1}, "task.exit = 1: 'looked-at' has no exit there; allowed: 2"),
         ({"dnn": "alexnet", "exit": 4, "bits": 32}, "task.look = true: 'alexnet' has no results image by image"),
-        ({"dnn": "alexnet", "exit": 4, "bits": 8, "look": False}, "task.bits = 8: what 'alexnet' loses by it"),
+        ({"dnn": "alexnet", "exit": 4, "bits": 8, "look": False}, "bits = 8: what 'alexnet' loses by it"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(scenario, change, said):

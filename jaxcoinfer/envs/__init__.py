@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcoinfer import exogenous, exogenous_on_demand, generators, generators_fleet, generators_on_demand
 from jaxcoinfer.envs import fleet_params, on_demand_params
@@ -77,5 +78,5 @@ def _make_on_demand(
 def _make_fleet(scenario: FleetScenario, key: jax.Array) -> tuple[Fleet, FleetParams]:
     numbers = fleet_numbers(scenario)
     params = fleet_params.make_params(generators_fleet.draw(key, scenario), **numbers)
-    _, n_versions, n_cuts = numbers["device_s"].shape
+    n_versions, n_cuts = np.shape(numbers["work_flop"])
     return Fleet(scenario.devices, n_versions, n_cuts, with_cloud=scenario.cloud is not None), params

@@ -47,7 +47,7 @@ _SHAPES = {
     "work_flop": "VP",
     "upload_bits": "VP",
     "overhead_s": "P",
-    "accuracy": "V",
+    "accuracy": "VP",
     "cloud_overhead_s": "P",
 }
 _POSITIVE = ("bandwidth_hz", "server_flops", "reference_s", "cap_s", "cloud_flops", "backhaul_bps")
@@ -78,7 +78,7 @@ def make_params(
     """Builds the numbers of a fleet: casts every one once, derives what is derived, refuses what is wrong.
 
     Up to each cut: device_s, device_energy_j [N, V, P], work_flop [V, P] and the server's overhead_s [P], running
-    sums. upload_bits [V, P]: sent at a cut, 0 at the last. accuracy [V]. All four numbers of a cloud or none:
+    sums. upload_bits, accuracy [V, P]: of a cut, no bits at the last. All four numbers of a cloud or none:
     cloud_overhead_s [P] as overhead_s. Raises ValueError with the name, the value and what is allowed.
     """
     given = {name: value for name, value in locals().items() if name != "bank" and value is not None}
@@ -116,7 +116,7 @@ def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
         "fixed_s": fixed_s,
         "upload_bits": numbers["upload_bits"][version, cut],
         "server_flop": flop[version, until] - flop[version, cut],
-        "accuracy": numbers["accuracy"][version],
+        "accuracy": numbers["accuracy"][version, cut],
         "valid": second >= cut,
     }
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer import evaluate
+from jaxcoinfer import evaluate, profiles
 from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.agents.fleet_actor import FleetView
 from jaxcoinfer.agents.networks import Face
@@ -307,7 +307,7 @@ def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -
 
     utility = {name: row.measures["utility"] for name, row in table.rows.items()}
     gains = {name: row.gain for name, row in table.rows.items()}
-    kinds, widths = [kind.device for kind in scenario.kinds], [version.width for version in scenario.versions]
+    kinds, widths = [kind.device for kind in scenario.kinds], profiles.widths(profiles.load_dnn(scenario.dnn))
     devices, band, habits = found.devices, found.bandwidths, found.habits
     bandwidth_mhz = np.array(band.values) / 1e6
     panels = {

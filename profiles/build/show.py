@@ -42,7 +42,7 @@ def exits_table(dnn: Dnn) -> list[tuple[Any, ...]]:
 
 def versions(dnn: Dnn) -> list[tuple[float, Dnn]]:
     """(width, the version as a network), the whole one first."""
-    return [(width, profiles.version(dnn, width)) for width in (1.0, *(thin.width for thin in dnn.versions))]
+    return [(width, profiles.version(dnn, width)) for width in profiles.widths(dnn)]
 
 
 def flop_to_exits(dnn: Dnn) -> np.ndarray:

@@ -19,7 +19,7 @@ class System:
     work_flop: Sequence  # [V][P]
     upload_bits: Sequence  # [V][P]
     overhead_s: Sequence  # [P] of the server
-    accuracy: Sequence  # [V]
+    accuracy: Sequence  # [V][P]
     bandwidth_hz: float
     server_flops: float
     reference_s: float
@@ -107,7 +107,7 @@ def serve(system, devices, chosen, x, y, bandwidth, server, capped: bool) -> lis
             latency = system.cap_s
         if capped:
             latency, air = min(latency, system.cap_s), min(air, system.cap_s)
-        accuracy = system.accuracy[choice[0]]
+        accuracy = system.accuracy[choice[0]][choice[1]]
         bits = system.upload_bits[choice[0]][choice[1]]
         energy = system.device_energy_j[device.kind][choice[0]][choice[1]]
         energy += system.transmit_w * air + system.transmit_j_per_bit * bits
@@ -141,7 +141,7 @@ def dual(system, devices, bandwidth, server, mu: float, nu: float) -> float:
         for choice in filter(valid, system.choices()):
             alone, send, run = parts(system, device, choice, bandwidth, server)
             scale = device.weight / system.reference_s
-            a = (1 - device.weight) * (1 - system.accuracy[choice[0]]) + scale * alone
+            a = (1 - device.weight) * (1 - system.accuracy[choice[0]][choice[1]]) + scale * alone
             least = min(least, a + 2 * math.sqrt(mu * scale * send) + 2 * math.sqrt(nu * scale * run))
         total += least
     return total
