@@ -256,7 +256,7 @@ def _print_layers(chain: Any, seconds: Sequence[float]) -> None:
         lines.append([layer.name, *counts, sizes, f"{layer.out.bits / 1e3:.1f}"])
     sums = [sum(values) for values in zip(*((x.kernels, x.flop, x.parameters) for x in layers), strict=True)]
     lines.append(["all", str(sums[0]), f"{sums[1] / 1e6:.2f}", f"{sums[2]:,}", "", ""])
-    header = ["layer", "kernels", "MFLOP", "parameters", "output", "kbit"]
+    header = ["layer", "kernels", "MFLOP", "parameters", "output", "sent\nkbit"]
     if seconds:
         header.append("ms")
         for line, value in zip(lines, [*seconds, sum(seconds)], strict=True):

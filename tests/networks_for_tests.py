@@ -91,7 +91,7 @@ def resnet18(shape=(1, 3, 224, 224)):
 
 
 def mobilenetv2():
-    """Pooled by a mean over the picture and flattened by a computed shape, as older exports do."""
+    """Pooled by a mean over the picture and flattened by a shape computed from the input's, as older exports do."""
     b = Builder()
     x, into = b.relu6(b.conv_bn("x", 3, 32, 3, 2)), 32
     for widen, out, repeat, first in (
@@ -110,7 +110,7 @@ def mobilenetv2():
             x, into = b.add("Add", x, y) if (stride, into) == (1, out) else y, out
     x = b.relu6(b.conv_bn(x, 320, 1280, 1))
     x = b.add("ReduceMean", x, axes=[2, 3])
-    batch = b.add("Gather", b.add("Shape", x), b.constant(np.int64(0)), axis=0)
+    batch = b.add("Gather", b.add("Shape", "x"), b.constant(np.int64(0)), axis=0)
     batch = b.add("Unsqueeze", batch, b.constant(np.array([0])))
     x = b.add("Reshape", x, b.add("Concat", batch, b.constant(np.array([-1])), axis=0))
     return b.model(b.linear(x, 1280, 1000))

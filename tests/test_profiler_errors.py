@@ -92,6 +92,16 @@ def test_an_open_batch_is_one(tmp_path):
     assert layers(("batch", 3, 8, 8)) == layers((1, 3, 8, 8))
 
 
+def test_what_a_file_says_of_open_shapes_is_forgotten(tmp_path):
+    """Sizes of an export at 16x16 that was opened up later."""
+    model = onnx.shape_inference.infer_shapes(networks.small((1, 3, 16, 16)))
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "size"
+    path = networks.save(model, tmp_path / "net.onnx")
+    fixed = profiler.profile_onnx(networks.save(networks.small(), tmp_path / "fixed.onnx"))
+    assert profiler.profile_onnx(path, input_shape=PICTURE).layers == fixed.layers
+
+
 def test_operators_that_are_not_known(refused):
     assert "domain 'com.example' is not known" in refused(with_node("Fancy", domain="com.example"))
     b = networks.Builder()

@@ -7,19 +7,11 @@ from typing import Any
 from jaxcoinfer.profile_checks import ProfileError
 from jaxcoinfer.profiler.graph import CONV, LINEAR, POOL, Graph, Node, Tensor
 
-# Primitives that call a jaxpr once, with their own inputs, and the parameter that holds it.
-_INLINED = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-}
+# Parameters in which primitives that call a function once (jit, remat, custom gradients) hold its jaxpr.
+_CALLED = ("jaxpr", "call_jaxpr")
+_NO_CALLS = ("reduce", "reduce_window")  # their jaxpr combines two elements
 _CONTROL_FLOW = ("cond", "scan", "while")
-_NOT_COUNTED = ("fft", "ffi_call", "pallas_call", "pure_callback", "ragged_dot_general")
+_NOT_COUNTED = ("fft", "ffi_call", "pallas_call", "pure_callback", "ragged_dot_general", "shard_map")
 _REDUCTIONS = ("reduce_max", "reduce_sum")
 
 
@@ -86,7 +78,7 @@ class _Walk:
         for eqn in jaxpr.eqns:
             inputs = [of(atom) for atom in eqn.invars]
             label = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
-            inner = eqn.params.get(_INLINED.get(eqn.primitive.name, ""))
+            inner = _called(eqn)
             if inner is None:
                 outputs = self._add(eqn, inputs, label)
             else:
@@ -107,6 +99,13 @@ class _Walk:
         kind, flop = _cost(op, eqn)
         self.nodes.append(Node(f"{label}/{op}", live, tuple(outputs), kind, flop, weights))
         return outputs
+
+
+def _called(eqn: Any) -> Any:
+    """The jaxpr that an equation calls, or None."""
+    if eqn.primitive.name in (*_NO_CALLS, *_CONTROL_FLOW, *_NOT_COUNTED):
+        return None
+    return next((eqn.params[name] for name in _CALLED if hasattr(eqn.params.get(name), "eqns")), None)
 
 
 def _cost(op: str, eqn: Any) -> tuple[str, int]:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxcoinfer.profile_checks import ProfileError
 from jaxcoinfer.profiler.graph import CONV, LINEAR, POOL, Graph, Node, Tensor
 
-# Where the weights of a convolution are among its inputs, and the right factor of a product.
+# Where the weights of a convolution are among its inputs.
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+_PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _POOLINGS = ("MaxPool", "AveragePool", "LpPool")
 _GLOBAL_POOLINGS = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax")
@@ -62,7 +62,8 @@ def _load(onnx: Any, path: Path) -> Any:
     except Exception as error:
         what = "weights in another file cannot be read; put it beside the model or export with weights inside"
         raise ProfileError(f"{path}: {what}: {_short(error)}") from None
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    inliner = importlib.import_module("onnx.inliner")
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def _check_nodes(onnx: Any, model: Any, path: Path) -> None:
@@ -167,20 +168,23 @@ def _graph(onnx: Any, model: Any, path: Path, tensors: Mapping[str, Tensor]) -> 
             constants.update(node.output)
             continue
         outputs = tuple(name for name in node.output if name in used and name)
-        if any(name not in tensors for name in (*outputs, *filter(None, node.input))):
+        try:
+            _ = [tensors[name] for name in (*live, *outputs)]
+            kind, flop = _cost(onnx, node, tensors) if outputs else ("", 0)
+        except KeyError:
             _refuse(path, node, "a shape here cannot be inferred; export with fixed shapes, without such operators")
-        weights = {name: tensors[name].elements for name in _weights(onnx, model, node, constants, tensors)}
-        kind, flop = _cost(onnx, node, tensors) if outputs else ("", 0)
+        weights = {name: tensors[name].elements for name in _weights(node, constants, tensors)}
         nodes.append(Node(_label(node), live, outputs, kind, flop, weights))
     return Graph(path.name, _inputs(model)[0].name, model.graph.output[0].name, tuple(nodes), tensors)
 
 
-def _weights(onnx: Any, model: Any, node: Any, constants: set[str], tensors: Mapping[str, Tensor]) -> list[str]:
+def _weights(node: Any, constants: set[str], tensors: Mapping[str, Tensor]) -> list[str]:
     """The constants of a node that were learned: no scalars, no int64 (sizes, axes), no running statistics."""
     if node.op_type in _NO_WEIGHTS:
         return []
     given = node.input[:3] if node.op_type == "BatchNormalization" else node.input
-    return [name for name in given if name in constants and tensors[name].shape and tensors[name].width < 64]
+    named = [name for name in given if name in constants and name in tensors]
+    return [name for name in named if tensors[name].shape and tensors[name].width < 64]
 
 
 def _cost(onnx: Any, node: Any, tensors: Mapping[str, Tensor]) -> tuple[str, int]:

@@ -76,7 +76,7 @@ def fit(layer_s: Sequence[float], kernels: Sequence[int], flop: Sequence[float])
 def _up(number: float) -> float:
     """`number`, rounded up to four figures: a rate rounded down would be beaten by the layer it came from."""
     step = 10.0 ** (np.floor(np.log10(number)) - 3)
-    return float(f"{np.ceil(number / step) * step:.4g}")
+    return float(f"{(np.floor(number / step) + 1) * step:.4g}")
 
 
 def _median_s(runtime: Any, model: bytes) -> float:

@@ -21,7 +21,7 @@ _DNN = """\
 kind = "dnn"
 name = {name}
 description = {description}
-input_bits = {input_bits:_} # {input_shape}
+input_bits = {input_bits:_} # {input_sizes}
 full_accuracy = {accuracy}
 bits = [32]
 """
@@ -65,7 +65,7 @@ def dnn_toml(chain: Chain, accuracy: float | None = None) -> str:
         name=_quoted(chain.name),
         description=_quoted(f"{chain.name} in {len(chain.layers)} layers, cut wherever a single tensor flows"),
         input_bits=chain.input_bits,
-        input_shape=_shape(chain.input.shape),
+        input_sizes=f"{_shape(chain.input.shape)} * {chain.input_bits // chain.input.elements}",
         accuracy='"fill in, 0.0 to 1.0"' if accuracy is None else repr(float(accuracy)),
     )
     last = len(chain.layers) - 1
