@@ -315,6 +315,13 @@ def test_fit_finds_what_made_the_seconds_and_stays_above_the_fastest_layer():
     assert fit([1e-3, 1e-3], [1, 1], [0, 0])[0] == pytest.approx(1e-3, rel=1e-3)  # no FLOP at all
 
 
+@given(st.lists(st.tuples(st.floats(1e-6, 1.0), st.integers(1, 9), st.integers(0, 10**11)), min_size=1, max_size=9))
+def test_no_layer_is_faster_than_the_fitted_peak(layers):
+    layer_s, kernels, flop = map(np.array, zip(*layers, strict=True))
+    overhead_s, peak_flops = fit(layer_s, kernels, flop)
+    assert overhead_s >= 0 and np.isfinite(peak_flops) and np.all(flop / peak_flops <= layer_s)
+
+
 @needs_onnx
 def test_device_profile_loads_once_watts_are_filled_in(chain_of, tmp_path):
     chain = chain_of("alexnet")
