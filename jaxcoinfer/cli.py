@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     shown = command("profiles", _profiles, "list the shipped networks, devices, servers and links")
     shown.add_argument("--sources", action="store_true", help="say where every number comes from")
     command("scenarios", _scenarios, "list the shipped scenarios")
+    own = command("profile", _profile, "make a DNN profile from an ONNX file, and time its layers on this machine")
+    own.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, one input, one output")
+    own.add_argument("--name", help="of the profile; default: that of the file")
+    own.add_argument("--out", metavar="FILE", type=Path, help="new .toml file; default: NAME.toml")
+    own.add_argument("--input-shape", metavar="1,3,224,224", type=_shape, help="for sizes that the file leaves open")
+    own.add_argument("--accuracy", metavar="A", type=float, help="measured, 0 to 1; else to be filled in")
     export = command("export", _export, "write the trained policy as one portable file (jax.export)", True)
     export.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/policy.jax_export")
     return parser
@@ -113,6 +119,13 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is refused; allowed: a whole number from 0 to 2147483647")
     return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is refused; allowed: whole numbers above 0, as in 1,3,224,224")
+    return tuple(map(int, sizes))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -190,6 +203,65 @@ def _scenarios(options: argparse.Namespace) -> None:
             numbers = vars(record).items()
             said.append(f"{part}: " + (", ".join(f"{k} {_plain(v)}" for k, v in numbers if v != ()) or "constant"))
         _show(scenario.name, *said)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from jaxcoinfer import profiler
+
+    chain = profiler.profile_onnx(options.model, name=options.name, input_shape=options.input_shape)
+    out = options.out or Path(f"{chain.name}.toml")
+    device = out.with_name(f"{out.stem}-device.toml")
+    if out.suffix != ".toml" or not out.parent.is_dir() or out.exists() or device.exists():
+        where = f"a new .toml file in a folder that is there, and no {device.name} beside it"
+        raise UsageError(f"--out {out} is refused; allowed: {where}")
+    text, timing, todo = profiler.dnn_toml(chain, options.accuracy), None, []
+    if options.accuracy is None:
+        todo.append(f"{out}: fill in full_accuracy and its source before use, or give --accuracy")
+    todo.append(f"{out}: early exits are yours to add, with the accuracy that you measure (profiles/README.md)")
+    try:
+        timing = profiler.time_onnx(options.model, chain)
+        todo.append(f"{device}: fill in the watts before use; its seconds are those of this machine, in one thread")
+    except profiles.ProfileError as error:
+        todo.append(str(error))
+    profiler.write_new(out, text)
+    if timing:
+        profiler.write_new(device, profiler.device_toml(chain, timing))
+    seconds = timing.layer_s if timing else ()
+    if options.json:
+        facts = {"profile": str(out), "device": str(device) if timing else None, "todo": todo}
+        print(json.dumps(facts | _layer_facts(chain) | {"layer_s": seconds or None}))
+        return
+    _print_layers(chain, seconds)
+    print(f"{out} written" + f", {device} written" * bool(timing))
+    for line in todo:
+        print(textwrap.fill(line, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _layer_facts(chain: Any) -> dict[str, Any]:
+    layers = [
+        {"name": layer.name, "flop": layer.flop, "kernels": layer.kernels, "parameters": layer.parameters}
+        | {"out_elements": layer.out.elements, "upload_bits": layer.out.bits}
+        for layer in chain.layers
+    ]
+    return {"name": chain.name, "input_bits": chain.input_bits, "layers": layers}
+
+
+def _print_layers(chain: Any, seconds: Sequence[float]) -> None:
+    """Prints the layers of a profile and their sums, with their seconds if any are known."""
+    layers = chain.layers
+    lines = []
+    for layer in layers:
+        sizes = "x".join(map(str, layer.out.shape[1:] or layer.out.shape))
+        counts = [str(layer.kernels), f"{layer.flop / 1e6:.2f}", f"{layer.parameters:,}"]
+        lines.append([layer.name, *counts, sizes, f"{layer.out.bits / 1e3:.1f}"])
+    sums = [sum(values) for values in zip(*((x.kernels, x.flop, x.parameters) for x in layers), strict=True)]
+    lines.append(["all", str(sums[0]), f"{sums[1] / 1e6:.2f}", f"{sums[2]:,}", "", ""])
+    header = ["layer", "kernels", "MFLOP", "parameters", "output", "sent\nkbit"]
+    if seconds:
+        header.append("ms")
+        for line, value in zip(lines, [*seconds, sum(seconds)], strict=True):
+            line.append(f"{value * 1e3:.3f}")
+    _print_sheet(header, lines)
 
 
 def _print_table(table: Any) -> None:

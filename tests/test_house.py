@@ -20,6 +20,7 @@ LAYERS = (
     "profile_checks",
     "profile_samples",
     "profiles",
+    "profiler",
     "traces",
     "scenario_processes",
     "scenarios_fleet",
