@@ -209,10 +209,9 @@ def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
 
 
 def _recorded_bits(
-    key: jax.Array, shape: tuple[int, int], slot_s: float, files: tuple[str, ...], share: float
+    key: jax.Array, shape: tuple[int, int], slot_s: float, recorded: list[traces.RateTrace]
 ) -> jax.Array:
     k, t = shape
-    recorded = [_part(traces.read_rate_trace(file), share) for file in files]
     starts = np.asarray(jax.random.uniform(key, (k,)))
     rows = []
     for row in range(k):
