@@ -72,8 +72,8 @@ def network(
         "[source]",
         'input_bits = "computed: 3 * 32 * 32 values of 8 bits"',
         f'full_accuracy = "measured: share of {said}; trained by profiles/build, {trained}"',
-        'bits = "measured: integers of 2, 4 and 8 bits between the least and the largest value that training images '
-        'give, one range for a whole tensor; 32 stands for the feature as it is"',
+        'bits = "measured: integers of 2, 4 and 8 bits, one range for a whole tensor, from the least value that '
+        'training images give up to where the mean square error is least; 32 stands for the feature as it is"',
         f'layers = "{counted}"',
         '"exits.after_layer" = "cited: BranchyNet (arXiv 1709.01686), branches after the second and third convolution"',
         f'"exits.head_flop" = "{counted}"',
