@@ -230,6 +230,14 @@ def accuracies(state: State, params: Params) -> jax.Array:
     return stopping_samples.record(params.samples, state.row, state.task)[:-1]
 
 
+def accuracies_of_like(state: State, params: Params) -> jax.Array:
+    """Returns what each choice gets right [P+1] on images of which the exit head is as sure as of the task's."""
+    if params.samples is None:
+        return params.accuracy
+    sure = stopping_samples.record(params.samples, state.row, state.task)[-1]
+    return stopping_samples.expected(params.samples, sure)
+
+
 def _confidence(state: State, params: Params) -> jax.Array:
     if params.samples is None:
         return jnp.zeros((), jnp.float32)
