@@ -8,7 +8,7 @@ from jaxcoinfer.scenarios_multi_user import MultiUserScenario
 
 
 class Starts(struct.PyTreeNode):
-    """Starts of episodes, [K, U]: distance_m to the receiver; tasks int32; split and channel int32 of the first task."""
+    """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the first one, int32."""
 
     distance_m: jax.Array
     tasks: jax.Array
@@ -38,7 +38,7 @@ def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> Starts:
 
 
 def alike(n_users: int, distance_m: float, tasks: int, split: int) -> Starts:
-    """Returns one start, all users alike on channel 0: the authors' test has 50 m, the mean of tasks, the last split."""
+    """Returns one start, all users alike on channel 0: the authors' test has 50 m, 200 tasks and the last split."""
     shape = (1, n_users)
     return Starts(
         distance_m=jnp.full(shape, distance_m, jnp.float32),

@@ -1,4 +1,4 @@
-"""Laws of decisions: density, entropy and draws of a bounded number, against integrals; and proximal policy with one."""
+"""Laws of decisions: density, entropy and draws of a bounded number, by hand and against integrals; learning one."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -15,6 +15,7 @@ from jaxcoinfer.envs import multi_user
 from jaxcoinfer.envs.multi_user import MultiUser, UsersAction
 from jaxcoinfer.envs.multi_user_params import MultiUserParams, make_params
 from jaxcoinfer.exogenous_multi_user import Starts, alike
+from jaxcoinfer.policies import multi_user as rivals
 from jaxcoinfer.profiles import ProfileError
 from tests.reference import multi_user as reference
 
@@ -192,7 +193,9 @@ def alone(distances_m, tasks, splits, channels):
 
 
 def action(split, channel, power_w) -> UsersAction:
-    return UsersAction(jnp.asarray(split, jnp.int32), jnp.asarray(channel, jnp.int32), jnp.asarray(power_w, jnp.float32))
+    return UsersAction(
+        jnp.asarray(split, jnp.int32), jnp.asarray(channel, jnp.int32), jnp.asarray(power_w, jnp.float32)
+    )
 
 
 def test_one_upload_by_hand():
@@ -317,7 +320,7 @@ def test_new_numbers_do_not_retrace():
 def test_the_scenario_holds_the_published_numbers():
     env, params = jaxcoinfer.make("multi-user")
     assert (env.n_users, env.n_channels, env.n_splits) == (5, 2, SPLITS)
-    compute_s, compute_w, upload_bits, scale_s = NETWORKS["resnet18"]
+    compute_s, compute_w, upload_bits, _ = NETWORKS["resnet18"]
     np.testing.assert_allclose(params.compute_s, compute_s, rtol=1e-6)
     np.testing.assert_allclose(params.compute_w, compute_w, rtol=1e-6)
     np.testing.assert_array_equal(params.upload_bits, upload_bits)
@@ -367,3 +370,27 @@ def test_what_is_wrong_is_refused():
     with pytest.raises(ProfileError, match="5 splits after the first"):
         jaxcoinfer.make(dataclasses.replace(scenario, task=task))
     assert isinstance(make_params(begun, **good), MultiUserParams)
+
+
+def test_greedy_by_hand():
+    # Three users with tasks on two channels: the first and the third share channel 0. At 10 m, 1 W against 1 nW is a
+    # ratio of 1e6, 19.93157 Mbit/s: 100,352 bits of split 1 take .0050348 s. Alone: .004359 (1 + 2.2885) + .0050348 (1
+    # + 1) = .0244042; by turns of two one .0050348 more. All on the device: .045887 (1 + 2.1454) = .1443330.
+    env, params, state = alone([10.0, 10.0, 10.0], [1, 1, 1], [0, 0, 0], [0, 0, 0])
+    costs = rivals.task_costs(env, state, params)
+    np.testing.assert_allclose(costs[:, 1], [0.029439, 0.0244042, 0.029439], rtol=1e-4)
+    np.testing.assert_allclose(costs[:, 5], [0.144333] * 3, rtol=1e-5)
+    chosen = rivals.greedy(env)(jax.random.key(0), state, None, params)
+    np.testing.assert_array_equal(chosen.split, [1, 1, 1])
+    np.testing.assert_array_equal(chosen.channel, [0, 1, 0])
+    np.testing.assert_array_equal(chosen.power_w, [1.0] * 3)
+
+
+def test_rivals_are_valid_and_random_ones_differ():
+    env, params, state = alone([10.0, 20.0, 90.0], [3, 3, 3], [0, 1, 5], [0, 1, 0])
+    keys = jax.random.split(jax.random.key(0), 500)
+    drawn = jax.vmap(rivals.random_valid(env), (0, None, None, None))(keys, state, None, params)
+    assert set(np.ravel(drawn.split)) == set(range(SPLITS)) and set(np.ravel(drawn.channel)) == {0, 1}
+    assert drawn.power_w.min() > 0 and drawn.power_w.max() <= 1 and abs(drawn.power_w.mean() - 0.5) < 0.05
+    held = rivals.fixed_split(env, 2)(keys[0], state, None, params)
+    np.testing.assert_array_equal(held.split, [2, 2, 2])

@@ -1,4 +1,4 @@
-"""Laws that a decision of `agents.ppo` is drawn from: categorical, given by logits [..., A], or `Bounded`, a real number.
+"""Laws that decisions of `agents.ppo` are drawn from: categorical, as logits [..., A], or `Bounded`, a real number.
 
 A tree of them has the structure of the actions; a mask says which categories are allowed, and is not looked at for a
 real number.

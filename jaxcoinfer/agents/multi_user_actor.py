@@ -1,10 +1,8 @@
 """The network of `multi-user`: one actor for all users, and a critic, both of sums over users.
 
-A user is known by its observation, with the distance as the gain it makes on a logarithmic scale too. What one user
-tells another goes through the mean over users, so that the order of users means nothing; which channel it should take
-it could then not know from anybody else's, so each also has its place among the users as a feature. Means over sets as
-in Zaheer et al., *Deep Sets* (arXiv 1703.06114); splits, channels and powers of all users decided at once, from one
-view, as in Hao et al. (arXiv 2205.11854), who have an actor a user instead. Axes: U users, F features, H width.
+What one user tells another goes through the mean over users, as in Zaheer et al., *Deep Sets* (arXiv 1703.06114). Alike
+users would then all take the same channel, so each has its place among the users as a feature too. Splits, channels and
+powers of all users are decided at once from one view, as in Hao et al. (arXiv 2205.11854), who have an actor a user. Axes: U users, F features, H width.
 """
 
 from typing import Any
@@ -18,8 +16,6 @@ from jaxcoinfer.agents.laws import Bounded
 from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.envs.multi_user import UsersAction, UsersState
 from jaxcoinfer.envs.multi_user_params import MultiUserParams
-
-_FIRST_DEVIATION = 1.0  # of the logit of power, before anything is learned
 
 
 class UsersView(struct.PyTreeNode):
@@ -42,7 +38,7 @@ def view(env: Any, state: UsersState, observation: jax.Array, params: MultiUserP
 
 
 class UsersNet(nn.Module):
-    """UsersView -> (UsersAction of laws, value)."""
+    """UsersView -> (UsersAction of laws, value); before learning the logit of each power is standard normal."""
 
     hidden: tuple[int, ...]
     n_splits: int
@@ -53,7 +49,7 @@ class UsersNet(nn.Module):
         laws = Mlp(self.hidden, self.n_splits + self.n_channels + 2)(self._with_others(seen.features))
         split, channel, power = jnp.split(laws, [self.n_splits, self.n_splits + self.n_channels], axis=-1)
         high = jnp.broadcast_to(seen.max_w[..., None], power.shape[:-1])
-        power_w = Bounded(power[..., 0], power[..., 1] + jnp.log(_FIRST_DEVIATION), high)
+        power_w: Any = Bounded(power[..., 0], power[..., 1], high)
         value = Mlp(self.hidden, 1)(self._with_others(seen.features)).mean(axis=-2)
         return UsersAction(split, channel, power_w), value[..., 0]
 

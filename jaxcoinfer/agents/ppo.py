@@ -1,7 +1,8 @@
 """Proximal policy optimisation, for one decision or many at once.
 
-An action is an array (or a tree) of decisions. For a categorical one masks and logits have one more axis: [A] for one
-decision, [D, C] for a fleet; where a number is decided, the network gives an `agents.laws.Bounded`. With rho the ratio of new to old probability of each decision and G its advantage,
+An action is an array (or a tree) of decisions. Masks and logits of a categorical one have one more axis: [A] for one
+decision, [D, C] for a fleet; where a number is decided, the network gives an `agents.laws.Bounded`, and masks have no
+more axes. With rho the ratio of new to old probability of each decision and G its advantage,
 
     policy: -mean min(rho G, clip(rho, 1 - eps, 1 + eps) G),   value: mean (V - R)^2,   bonus: entropy,
 

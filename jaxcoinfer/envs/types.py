@@ -1,7 +1,7 @@
 """What every environment returns.
 
 An environment is a frozen, hashable dataclass that holds what decides shapes. Its numbers are in `params`, its
-randomness in `params.bank`. It has
+randomness in a bank of them. It has
 
     reset(key, params) -> (state, TimeStep)
     step(state, action, params) -> (state, TimeStep)

@@ -37,10 +37,10 @@ def random_valid(env: MultiUser) -> Policy:
 
 
 def greedy(env: MultiUser) -> Policy:
-    """For each user the split that costs it least if it takes turns on its channel, at full power, without interference.
+    """For each user the split that costs it least if users of a channel take turns, at full power.
 
-    Users are spread over the channels; one of n on a channel is reckoned to have an n-th of its time. A task costs
-    seconds + beta joules.
+    Users are spread over the channels; one of n is reckoned to have an n-th of its time, without interference. A task
+    costs seconds + beta joules.
     """
 
     def act(key, state, observation, params):
@@ -51,7 +51,7 @@ def greedy(env: MultiUser) -> Policy:
 
 
 def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> jax.Array:
-    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S], n users with tasks on a channel."""
+    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n users share a channel."""
     channel = spread(env)
     busy = state.tasks > 0
     turns = jnp.maximum(((channel[:, None] == channel[None]) & busy[None]).sum(axis=1), 1).astype(jnp.float32)

@@ -61,7 +61,8 @@ class World:
 
 def begin(system: System, distances_m, tasks, splits, channels) -> World:
     """A world at the beginning of an episode."""
-    users = [User(float(d), int(n), int(s), int(c)) for d, n, s, c in zip(distances_m, tasks, splits, channels)]
+    drawn = zip(distances_m, tasks, splits, channels, strict=True)
+    users = [User(float(d), int(n), int(s), int(c)) for d, n, s, c in drawn]
     for user in users:
         user.tasks = user.all_tasks
         start_task(system, user)
