@@ -2,7 +2,8 @@
 
 What one user tells another goes through the mean over users, as in Zaheer et al., *Deep Sets* (arXiv 1703.06114). Alike
 users would then all take the same channel, so each has its place among the users as a feature too. Splits, channels and
-powers of all users are decided at once from one view, as in Hao et al. (arXiv 2205.11854), who have an actor a user. Axes: U users, F features, H width.
+powers of all users are decided at once from one view, as in Hao et al. (arXiv 2205.11854), who have an actor a user.
+Axes: U users, F features.
 """
 
 from typing import Any
