@@ -181,7 +181,7 @@ def start_slot(state: UsersState, action: UsersAction, params: MultiUserParams) 
 
 def rates(plan: Plan, now: Now) -> jax.Array:
     """Returns what `left` falls by in a second, [U, ...]: 1 while computing, bit/s while sending."""
-    sends = now.phase % 2 == 1
+    sends = (now.phase & 1) == 1
     heard = jnp.where(sends & (now.phase < plan.phases), plan.snr, 0.0)
     channel = jnp.where(now.phase < 2, plan.channel, plan.next_channel)
     noise = jnp.ones_like(heard)
@@ -202,8 +202,8 @@ def next_event(plan: Plan, now: Now) -> Now:
     for u in range(until_s.shape[0]):
         least_s = jnp.minimum(least_s, until_s[u : u + 1])
     least_s = jax.lax.optimization_barrier(least_s)
-    watts = jnp.where(now.phase % 2 == 1, plan.power_w, jnp.where(now.phase < 2, plan.watts, plan.next_watts))
-    ends = busy & (until_s - least_s < TIE_S)
+    watts = jnp.where((now.phase & 1) == 1, plan.power_w, jnp.where(now.phase < 2, plan.watts, plan.next_watts))
+    ends = busy & (until_s - least_s < TIE_S) & (now.rest_s > 0)
     phase, left = _following(plan, now)
     return Now(
         phase=jnp.where(ends, phase, now.phase),
@@ -216,9 +216,9 @@ def next_event(plan: Plan, now: Now) -> Now:
 def _following(plan: Plan, now: Now) -> tuple[jax.Array, jax.Array]:
     """Returns the phase after this one, and what is left in it: phases in which nothing is to be done are left out."""
     bits = jnp.where(now.phase < 2, plan.upload_bits, plan.next_upload_bits)
-    sends_now = (now.phase % 2 == 0) & (bits > 0)
+    sends_now = ((now.phase & 1) == 0) & (bits > 0)
     sends_next = ~sends_now & (plan.next_compute_s == 0)
-    begun = now.phase - now.phase % 2  # of the task at hand
+    begun = now.phase - (now.phase & 1)  # of the task at hand
     phase = begun + jnp.where(sends_now, 1, jnp.where(sends_next, 3, 2))
     left = jnp.where(sends_now, bits, jnp.where(sends_next, plan.next_upload_bits, plan.next_compute_s))
     return phase, left
@@ -243,7 +243,7 @@ def _replicas_last(axis_size: int, in_batched, plan: Plan, now: Now):
 
 def end_slot(state: UsersState, plan: Plan, now: Now) -> tuple[UsersState, UsersOutcome]:
     """Returns the state after a slot, given its last instant, and what was done."""
-    busy, same, computes = now.phase < plan.phases, now.phase < 2, now.phase % 2 == 0
+    busy, same, computes = now.phase < plan.phases, now.phase < 2, (now.phase & 1) == 0
     finished = jnp.minimum(now.phase // 2, state.tasks)
     bits = jnp.where(computes, jnp.where(same, plan.upload_bits, plan.next_upload_bits), now.left)
     tasks = state.tasks - finished
