@@ -21,9 +21,12 @@ the next one, and the task after it then takes the next action, so that long tra
 
 How many events. A user has at most `2 + n slot_s / t` in a slot, with t the seconds of a task at the new split and at
 its rate without interference, n the phases (computes, sends) of such a task: up to 131 for ResNet18 at 1 m, but 15 on
-the average, so that no fixed number is both enough and cheap. Under `jax.vmap` the loop runs for
-the whole batch at once, users as the leading axis, until the last replica is through: 5 times as fast on a CPU as the
-loop that `jax.vmap` would make of it. It cannot be differentiated in reverse. Axes: U users, S splits, C channels.
+the average, so that no fixed number is both enough and cheap. Under `jax.vmap` the loop runs for the whole batch at
+once, users as the leading axis, until the last replica is through: 5 times as fast on a CPU as the loop that `jax.vmap`
+would make of it. It cannot be differentiated in reverse.
+
+All randomness is in the bank of starts. The first power that the public code draws is left out: every step sets powers
+before anything is sent. Axes: U users, S splits, C channels.
 """
 
 from dataclasses import dataclass
