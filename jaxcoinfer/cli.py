@@ -131,6 +131,9 @@ def _shape(text: str) -> tuple[int, ...]:
 def _run(options: argparse.Namespace) -> None:
     begin_s, created = time.perf_counter(), datetime.now().astimezone()
     scenario = scenarios.load_scenario(options.scenario or SYSTEMS[options.system])
+    if scenario.system not in SYSTEMS:
+        recipe = f"python -m training.{scenario.system.replace('-', '_')} table"
+        raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}; its run is `{recipe}`")
     if scenario.system != options.system:
         raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}, not {options.system}")
     out = options.out or Path("runs") / f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
@@ -195,7 +198,8 @@ def _scenarios(options: argparse.Namespace) -> None:
         print(json.dumps({scenario.name: folder.scenario_table(scenario) for scenario in found}))
         return
     for scenario in found:
-        size = f"{scenario.system}, {scenario.rows} rows of {scenario.slots} slots of {scenario.slot_s * 1e3:g} ms"
+        what = f"rows of {scenario.slots} slots" if hasattr(scenario, "slots") else "starts, slots"
+        size = f"{scenario.system}, {scenario.rows} {what} of {scenario.slot_s * 1e3:g} ms"
         said = [scenario.description, size]
         for part, record in vars(scenario).items():
             if not dataclasses.is_dataclass(record):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxcoinfer.envs.types import TimeStep
 
-Policy = Callable[[jax.Array, Any, jax.Array, Any], jax.Array]
+Policy = Callable[[jax.Array, Any, jax.Array, Any], Any]
 
 
 def unroll(

@@ -38,6 +38,7 @@ from jaxcoinfer.scenario_processes import (
     word,
 )
 from jaxcoinfer.scenarios_fleet import FleetScenario
+from jaxcoinfer.scenarios_multi_user import MultiUserScenario
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
 from jaxcoinfer.scenarios_on_demand import check as check_on_demand
 
@@ -156,7 +157,12 @@ class Scenario:
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
-SYSTEMS = {"stopping": Scenario, "on-demand": OnDemandScenario, "fleet": FleetScenario}
+SYSTEMS = {
+    "stopping": Scenario,
+    "on-demand": OnDemandScenario,
+    "fleet": FleetScenario,
+    "multi-user": MultiUserScenario,
+}
 
 
 def list_scenarios() -> tuple[str, ...]:
@@ -167,8 +173,8 @@ def list_scenarios() -> tuple[str, ...]:
 def load_scenario(name_or_path: str | Path) -> Any:
     """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
 
-    Returns the record of its `system`: `Scenario`, `OnDemandScenario` or `FleetScenario`. Raises ProfileError in one
-    line that names file, field, value and what is allowed.
+    Returns the record of its `system`: `Scenario`, `OnDemandScenario`, `FleetScenario` or `MultiUserScenario`. Raises
+    ProfileError in one line that names file, field, value and what is allowed.
     """
     name = str(name_or_path)
     bare = not (name.endswith(".toml") or "/" in name or "\\" in name)

@@ -35,6 +35,7 @@ def _scenario(tmp_path, old, new):
         (["run", "on-demand", "--scenario", "wifi"], ["wifi", "stopping", "not on-demand"]),
         (["run", "--scenario", "on-demand-markov"], ["on-demand-markov", "not stopping"]),
         (["run", "fleet", "--scenario", "wifi"], ["wifi", "stopping", "not fleet"]),
+        (["run", "--scenario", "multi-user"], ["multi-user", "python -m training.multi_user table"]),
         (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
         (["walk"], ["walk", "run"]),
         (["evaluate", "nowhere"], ["nowhere", "no such folder"]),
@@ -86,6 +87,8 @@ def test_profiles_and_scenarios_are_listed(capsys):
     assert cli.main(["profiles"]) == 0
     listed = capsys.readouterr().out
     assert "jetson-nano-5w" in listed and max(map(len, listed.splitlines())) <= 80
+    assert cli.main(["scenarios"]) == 0
+    assert "multi-user, 4096 starts, slots of 500 ms" in capsys.readouterr().out
     assert cli.main(["scenarios", "--json"]) == 0
     assert "wifi" in json.dumps(json.loads(capsys.readouterr().out))
 

@@ -1,7 +1,8 @@
 """Proximal policy optimisation, for one decision or many at once.
 
-An action is an array (or a tree) of categorical decisions, the masks and logits of which have one more axis: [A] for
-one decision, [D, C] for a fleet. With rho the ratio of new to old probability of each decision and G its advantage,
+An action is an array (or a tree) of decisions. Masks and logits of a categorical one have one more axis: [A] for one
+decision, [D, C] for a fleet; where a number is decided, the network gives an `agents.laws.Bounded`, and masks have no
+more axes. With rho the ratio of new to old probability of each decision and G its advantage,
 
     policy: -mean min(rho G, clip(rho, 1 - eps, 1 + eps) G),   value: mean (V - R)^2,   bonus: entropy,
 
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.agents import masked
+from jaxcoinfer.agents import laws, masked
 from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.agents.replay import Outcomes
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
@@ -52,7 +53,7 @@ class Config:
 
     n_envs environments take n_steps steps; what they saw is learned n_epochs times in n_batches batches;
     updates_per_evaluation times so, then a look at the greedy policy; n_evaluations times so. view and network: what is
-    seen, and what looks at it, `network(env, config)`, a module view -> (logits, value). twin: see above.
+    seen, and what looks at it, `network(env, config)`, a module view -> (laws, value). twin: see above.
     """
 
     hidden: tuple[int, ...] = (128, 128)
@@ -126,14 +127,18 @@ def own_advantage(log_pi: jax.Array, outcomes: jax.Array, action: jax.Array, mas
 
 
 def policy(env: Any, config: Config, weights: Any) -> Policy:
-    """The most probable valid action of each decision."""
+    """The most probable valid action of each decision, the median where it is a number."""
     net = config.network(env, config)
 
     def act(key, state, observation, params):
-        logits, _ = net.apply(weights, config.view(env, state, observation, params))
-        return jax.tree.map(masked.best, logits, env.mask(state, params))
+        of_actions, _ = net.apply(weights, config.view(env, state, observation, params))
+        return _map(laws.best, of_actions, env.mask(state, params))
 
     return act
+
+
+def _map(function: Callable, of_actions: Any, *others: Any) -> Any:
+    return jax.tree.map(function, of_actions, *others, is_leaf=laws.is_law)
 
 
 def _weighted(values: jax.Array, counts: jax.Array) -> jax.Array:
@@ -144,14 +149,14 @@ def _weighted(values: jax.Array, counts: jax.Array) -> jax.Array:
 
 def loss(net: Any, weights: Any, batch: Step, advantage: Any, goals: jax.Array, hyper: Hyper) -> jax.Array:
     """Returns the loss of a batch [N]; advantage: of each decision, of unit size; goals [N]: of the value."""
-    logits, value = net.apply(weights, batch.view)
-    log_all = jax.tree.map(masked.log_probabilities, logits, batch.mask)
+    of_actions, value = net.apply(weights, batch.view)
 
-    def of_decision(log_all, mask, action, old, advantage):
-        gain = policy_loss(masked.take(log_all, action), old, advantage, hyper.clip)
-        return _weighted(gain - hyper.entropy_weight * masked.entropy(log_all, mask), batch.counts)
+    def of_decision(law, mask, action, old, advantage):
+        law = laws.normalised(law, mask)
+        gain = policy_loss(laws.log_density(law, action), old, advantage, hyper.clip)
+        return _weighted(gain - hyper.entropy_weight * laws.entropy(law, mask), batch.counts)
 
-    parts = jax.tree.map(of_decision, log_all, batch.mask, batch.action, batch.log_pi, advantage)
+    parts = _map(of_decision, of_actions, batch.mask, batch.action, batch.log_pi, advantage)
     return sum(jax.tree.leaves(parts)) + hyper.value_weight * _weighted(jnp.square(value - goals), batch.counts)
 
 
@@ -162,17 +167,15 @@ def play(
 
     def one(key, state, timestep):
         view, mask = config.view(env, state, timestep.observation, params), env.mask(state, params)
-        logits, _ = net.apply(weights, view)
-        log_all = jax.tree.map(masked.log_probabilities, logits, mask)
-        leaves, tree = jax.tree.flatten(log_all)
+        of_actions = _map(laws.normalised, net.apply(weights, view)[0], mask)
+        leaves, tree = jax.tree.flatten(of_actions, is_leaf=laws.is_law)
         keys = jax.random.split(key, len(leaves))
-        drawn = [jax.random.categorical(k, leaf).astype(jnp.int32) for k, leaf in zip(keys, leaves, strict=True)]
-        action = jax.tree.unflatten(tree, drawn)
+        action = jax.tree.unflatten(tree, [laws.draw(k, law) for k, law in zip(keys, leaves, strict=True)])
         after, following = env.step(state, action, params)
-        log_pi = jax.tree.map(masked.take, log_all, action)
+        log_pi = _map(laws.log_density, of_actions, action)
         own = jax.tree.map(jnp.zeros_like, log_pi)
-        if outcomes is not None:
-            own = jax.tree.map(own_advantage, log_all, outcomes(env, state, action, params), action, mask)
+        if outcomes is not None:  # of every category: a twin of numbers would have to be asked for a continuum
+            own = jax.tree.map(own_advantage, of_actions, outcomes(env, state, action, params), action, mask)
         over = following.terminated | following.truncated
         counts = ~(timestep.terminated | timestep.truncated)
         flags = [jnp.asarray(flag, jnp.float32) for flag in (~following.terminated, over, counts)]

@@ -5,19 +5,29 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcoinfer import exogenous, exogenous_on_demand, generators, generators_fleet, generators_on_demand
-from jaxcoinfer.envs import fleet_params, on_demand_params
+from jaxcoinfer import (
+    exogenous,
+    exogenous_multi_user,
+    exogenous_on_demand,
+    generators,
+    generators_fleet,
+    generators_on_demand,
+)
+from jaxcoinfer.envs import fleet_params, multi_user_params, on_demand_params
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
+from jaxcoinfer.envs.multi_user import MultiUser
+from jaxcoinfer.envs.multi_user_params import MultiUserParams
 from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params, make_params
 from jaxcoinfer.envs.stopping_samples import make_samples
 from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers, task_samples
 from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
+from jaxcoinfer.scenarios_multi_user import MultiUserScenario, multi_user_numbers
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario, grid_numbers
 
-AnyScenario = Scenario | OnDemandScenario | FleetScenario
+AnyScenario = Scenario | OnDemandScenario | FleetScenario | MultiUserScenario
 
 
 def make(
@@ -34,6 +44,8 @@ def make(
         return _make_on_demand(record, key, evaluation)
     if isinstance(record, FleetScenario):
         return _make_fleet(record, key)
+    if isinstance(record, MultiUserScenario):
+        return _make_multi_user(record, key)
     return _make_stopping(record, key, evaluation)
 
 
@@ -80,3 +92,10 @@ def _make_fleet(scenario: FleetScenario, key: jax.Array) -> tuple[Fleet, FleetPa
     params = fleet_params.make_params(generators_fleet.draw(key, scenario), **numbers)
     n_versions, n_cuts = np.shape(numbers["work_flop"])
     return Fleet(scenario.devices, n_versions, n_cuts, with_cloud=scenario.cloud is not None), params
+
+
+def _make_multi_user(scenario: MultiUserScenario, key: jax.Array) -> tuple[MultiUser, MultiUserParams]:
+    numbers = multi_user_numbers(scenario)
+    n_splits = len(numbers["compute_s"])
+    starts = exogenous_multi_user.draw(key, scenario, n_splits)
+    return MultiUser(scenario.users, scenario.channels, n_splits), multi_user_params.make_params(starts, **numbers)

@@ -1,7 +1,7 @@
 """What every environment returns.
 
 An environment is a frozen, hashable dataclass that holds what decides shapes. Its numbers are in `params`, its
-randomness in `params.bank`. It has
+randomness in a bank of them. It has
 
     reset(key, params) -> (state, TimeStep)
     step(state, action, params) -> (state, TimeStep)
@@ -10,6 +10,8 @@ randomness in `params.bank`. It has
 all pure, for one environment; `jax.vmap` makes many. `step` does not reset: an environment that has ended stays as it
 is and pays nothing, and the observation is always the one before any reset.
 """
+
+from typing import Any
 
 import jax
 from flax import struct
@@ -36,11 +38,11 @@ class TimeStep(struct.PyTreeNode):
     """What a step shows: observation [F] float32, reward float32, how it ended, and the task that ended in it.
 
     terminated: the world ended, nothing follows. truncated: the record ended, the world would go on: bootstrap from
-    the observation.
+    the observation. outcome: an `Outcome`, or a record of its own where several tasks of a user may end in a step.
     """
 
     observation: jax.Array
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
-    outcome: Outcome
+    outcome: Any

@@ -1,0 +1,48 @@
+"""How episodes of `multi-user` begin: a bank of starts, all its randomness. Axes: K rows, U users."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.scenarios_multi_user import MultiUserScenario
+
+
+class Starts(struct.PyTreeNode):
+    """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the first one, int32."""
+
+    distance_m: jax.Array
+    tasks: jax.Array
+    split: jax.Array
+    channel: jax.Array
+
+    @property
+    def n_rows(self) -> int:
+        return self.distance_m.shape[0]
+
+
+def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> Starts:
+    """Returns drawn starts: distances uniform, Poisson many tasks but one at least, first task at random.
+
+    Consumes the key.
+    """
+    key_distance, key_tasks, key_split, key_channel = jax.random.split(key, 4)
+    shape = (scenario.rows, scenario.users)
+    nearest_m, farthest_m = scenario.radio.distances_m
+    tasks = jax.random.poisson(key_tasks, scenario.tasks, shape, jnp.int32)
+    return Starts(
+        distance_m=jax.random.uniform(key_distance, shape, jnp.float32, nearest_m, farthest_m),
+        tasks=jnp.maximum(tasks, 1),
+        split=jax.random.randint(key_split, shape, 0, n_splits, jnp.int32),
+        channel=jax.random.randint(key_channel, shape, 0, scenario.channels, jnp.int32),
+    )
+
+
+def alike(n_users: int, distance_m: float, tasks: int, split: int) -> Starts:
+    """Returns one start, all users alike on channel 0: the authors' test has 50 m, 200 tasks and the last split."""
+    shape = (1, n_users)
+    return Starts(
+        distance_m=jnp.full(shape, distance_m, jnp.float32),
+        tasks=jnp.full(shape, tasks, jnp.int32),
+        split=jnp.full(shape, split, jnp.int32),
+        channel=jnp.zeros(shape, jnp.int32),
+    )
