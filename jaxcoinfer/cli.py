@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from jaxcoinfer import __version__, profiles, scenarios
 
 # And the scenario each takes unless told.
-SYSTEMS = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet"}
+SYSTEMS = {"stopping": "camera", "on-demand": "on-demand-markov", "fleet": "fleet"}
 WIDTH = 80
 
 

@@ -31,7 +31,7 @@ AnyScenario = Scenario | OnDemandScenario | FleetScenario | MultiUserScenario
 
 
 def make(
-    scenario: str | AnyScenario = "wifi", key: jax.Array | None = None, *, evaluation: bool = False
+    scenario: str | AnyScenario = "camera", key: jax.Array | None = None, *, evaluation: bool = False
 ) -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
