@@ -22,7 +22,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def measure(name: str, function: Callable, *arguments: Any, repeats: int = 7) -> dict[str, Any]:
-    """Times a jittable function of arrays: seconds to compile, then minimum, median and maximum of the calls."""
+    """Times a jittable function of arrays: seconds to compile, then minimum, median and maximum of the calls.
+
+    memory_mib: arguments, results and temporaries of the program.
+    """
     begin = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_s = time.perf_counter() - begin
@@ -39,7 +42,13 @@ def measure(name: str, function: Callable, *arguments: Any, repeats: int = 7) ->
         "min_s": min(calls_s),
         "max_s": max(calls_s),
         "repeats": repeats,
+        "memory_mib": _memory_mib(compiled.memory_analysis()),
     }
+
+
+def _memory_mib(used: Any) -> float:
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(used, part, 0) for part in parts) / 2**20
 
 
 def machine() -> dict[str, Any]:

@@ -32,11 +32,11 @@ def utility(env: Stopping, params: Params) -> jax.Array:
     """Returns the bound of each task [K, N]; minus infinity where the row ends before every choice is through."""
     samples = params.samples
     like = samples and samples.replace(records=jnp.asarray(stopping_samples.of_like_images(samples)))
-    return _utility(env, params, like)
+    return _of_tasks(env, params, like)
 
 
 @partial(jax.jit, static_argnames="env")
-def _utility(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
+def _of_tasks(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
     bank = params.bank
     fastest = bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
     slots = layer_slots(params.layer_s, fastest, params.slot_s)

@@ -1,0 +1,33 @@
+"""What a decision of `stopping` costs as rows get longer: it should not depend on their length.
+
+python -m benchmarks.length [--lengths 1000 10000 100000 1000000]
+"""
+
+import argparse
+import dataclasses
+
+import jax
+
+import jaxcoinfer
+from benchmarks.harness import measure, record
+from benchmarks.stopping import BLOCK, stopping_loop
+from jaxcoinfer import scenarios
+
+N_ENVS, N_BLOCKS, N_ROWS = 1024, 16, 8
+
+
+def main() -> None:
+    """Appends one line a length: nanoseconds a decision at 1,024 environments on a bank of 8 rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    for n_slots in parser.parse_args().lengths:
+        scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=N_ROWS, slots=n_slots)
+        env, params = jaxcoinfer.make(scenario)
+        keys = jax.random.split(jax.random.key(1), N_ENVS)
+        start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+        timed = measure("length", stopping_loop(env, N_ENVS, N_BLOCKS, True), jax.random.key(2), params, *start)
+        record("length", {"n_slots": n_slots, "ns_per_decision": 1e9 * timed["median_s"] / (N_ENVS * N_BLOCKS * BLOCK)})
+
+
+if __name__ == "__main__":
+    main()

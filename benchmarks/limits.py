@@ -1,0 +1,87 @@
+"""What the machine at hand can do at most, measured in the same run as what is held against it."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.harness import measure
+
+_LARGE, _SMALL = 1 << 24, 1 << 17  # float32 numbers in each of three arrays: memory, and cache on a CPU
+_FUSED = 64  # multiply-adds on each number
+
+
+def limits() -> dict[str, float]:
+    """Returns bytes/s of `a = b + 2 c` on arrays of 64 MiB and, many times over, of 0.5 MiB, and FLOP/s of
+    multiply-adds on numbers in registers: memory_bytes_per_s, cache_bytes_per_s, flop_per_s."""
+    return {
+        "memory_bytes_per_s": _triad(_LARGE, 1),
+        "cache_bytes_per_s": _triad(_SMALL, 256),
+        "flop_per_s": _multiply_adds(),
+    }
+
+
+def against(limit: dict[str, float], items_per_s: float, counted: dict[str, float]) -> dict[str, float]:
+    """Returns the counts of one item and what share of each limit the rate reaches."""
+    return counted | {
+        "share_of_memory": items_per_s * counted["bytes_per_item"] / limit["memory_bytes_per_s"],
+        "share_of_cache": items_per_s * counted["bytes_per_item"] / limit["cache_bytes_per_s"],
+        "share_of_flop": items_per_s * counted["flop_per_item"] / limit["flop_per_s"],
+    }
+
+
+def count(function: Any, items: int, size: int, *arguments: Any) -> dict[str, float]:
+    """Returns bytes and FLOP of one item of a program without loops that makes `items` from batches of `size`.
+
+    Bytes: of every argument and result that has the batch as its first axis, once, and of all that is gathered; what a
+    perfect program would move. FLOP: as the compiler counts them.
+    """
+    traced = jax.make_jaxpr(function)(*arguments)
+    results = jax.tree.leaves(jax.eval_shape(function, *arguments))
+    moved = sum(_bytes(leaf) for leaf in [*jax.tree.leaves(arguments), *results] if leaf.shape[:1] == (size,))
+    cost: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+    flop = float(cost.get("flops", float("nan")))
+    return {"bytes_per_item": (moved + _gathered(traced.jaxpr)) / items, "flop_per_item": flop / items}
+
+
+def _gathered(jaxpr: Any) -> int:
+    """Bytes that gathers bring, those of inner programs included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "gather":
+            total += sum(_bytes(out.aval) for out in equation.outvars)
+        total += sum(_gathered(inner.jaxpr) for inner in equation.params.values() if hasattr(inner, "jaxpr"))
+    return total
+
+
+def _bytes(leaf: Any) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+def _triad(size: int, times: int) -> float:
+    b, c = jnp.ones(size), jnp.full(size, 2.0)
+
+    def sweep(b, c):
+        def once(_, arrays):
+            a, b, c = arrays
+            return b + 2.0 * c, a, b
+
+        return jax.lax.fori_loop(0, times, once, (b, b, c)) if times > 1 else b + 2.0 * c
+
+    timed = measure("triad", sweep, b, c)
+    return 3 * 4 * size * times / timed["median_s"]
+
+
+def _multiply_adds(size: int = 1 << 22) -> float:
+    x = jnp.full(size, 0.5)
+    timed = measure("multiply-add", partial(_chain, jnp.float32(0.999), jnp.float32(0.001)), x)
+    return 2.0 * _FUSED * size / timed["median_s"]
+
+
+def _chain(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
+    for _ in range(_FUSED):
+        x = a * x + b
+    return x

@@ -1,0 +1,204 @@
+"""The tables of README.md, made from the results; a test holds the two together.
+
+python -m benchmarks.tables  # writes them into README.md, between the lines that name them
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+README = RESULTS.parents[1] / "README.md"
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def lines(question: str, **wanted: Any) -> list[dict[str, Any]]:
+    """The result lines of a question that have all the wanted values, oldest first."""
+    text = (RESULTS / f"{question}.jsonl").read_text("utf-8")
+    found = [json.loads(line) for line in text.splitlines()]
+    return [line for line in found if all(line.get(name) == value for name, value in wanted.items())]
+
+
+def last(question: str, **wanted: Any) -> dict[str, Any]:
+    """The newest of `lines`. Raises LookupError where there is none."""
+    found = lines(question, **wanted)
+    if not found:
+        raise LookupError(f"{question}.jsonl has no line with {wanted}; run the recipe that writes it")
+    return found[-1]
+
+
+def seeds(question: str, number: str, **wanted: Any) -> float:
+    """Mean of a number over the newest line of each seed."""
+    newest = {line["seed"]: line[number] for line in lines(question, **wanted)}
+    return sum(newest.values()) / len(newest)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    parts = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in parts)
+
+
+def within(mean: float, half: float, sign: bool = False) -> str:
+    """A mean with the half width of its interval, as many digits as the interval has."""
+    digits = 3 if half < 0.1 else 2
+    return f"{mean:{'+' if sign else ''}.{digits}f} ± {half:.{digits}f}"
+
+
+def run() -> str:
+    """The main job: every policy, by utility."""
+    summary = json.loads((RESULTS / "camera-summary.json").read_text("utf-8"))
+    rows = []
+    for name, policy in sorted(summary["policies"].items(), key=lambda item: -item[1]["measures"]["utility"][0]):
+        of = policy["measures"]
+        late = f"{100 * of['deadline_misses'][0]:.1f}"
+        gain = "" if name == summary["compared_with"] else within(*of["gain"], sign=True)
+        numbers = [
+            f"{1e3 * of['latency_s'][0]:.0f}",
+            f"{of['accuracy'][0]:.3f}",
+            f"{1e3 * of['energy_j'][0]:.0f}",
+            late,
+        ]
+        shown = name if policy["deployable"] else f"{name} \\*"
+        rows.append([shown, within(*of["utility"]), f"{of['gap'][0]:.3f}", *numbers, gain])
+    head = ["policy", "utility", "gap to bound", "delay ms", "accuracy", "energy mJ", "late %", "gain on greedy"]
+    return table(head, rows)
+
+
+def recorded() -> str:
+    """What the differential learner gains on recorded links."""
+    names = ("wifi", "campus-pi", "office-bursts")
+    of = {name: last("reference", scenario=name, policy="differential value") for name in names}
+    above = {"one-time greedy": "greedy", "one-time waiting": "waiting", "adaptive waiting": "adaptive"}
+    above |= {"clairvoyant": "clairvoyant"}
+    rows = [
+        [said, *(within(of[n][f"above_{key}"], of[n][f"above_{key}_half"], sign=True) for n in names)]
+        for said, key in above.items()
+    ]
+    return table(["utility a task above …", *(f"`{name}`" for name in names)], rows)
+
+
+def reference() -> str:
+    """The small system that can be solved exactly."""
+    policies = ["device only", "edge only", "random", "one-time greedy", "one-time waiting", "adaptive waiting"]
+    policies += ["continuation value", "clairvoyant", "differential value", "exact optimum"]
+    rows = []
+    for policy in policies:
+        easy, busy = (last("reference", scenario=s, policy=policy) for s in ("reference", "reference-busy"))
+        utility = [within(line["utility"], line["utility_half"]) for line in (easy, busy)]
+        rows.append([policy, *utility, within(busy["above_waiting"], busy["above_waiting_half"], sign=True)])
+    head = ["policy", "`reference` (2 tasks/s)", "`reference-busy` (3 tasks/s)", "above one-time waiting, busy"]
+    return table(head, rows)
+
+
+def signalling() -> str:
+    """Reports a task, and utility, of each way to tell the server."""
+    shown = [("told at every layer", "every layer", 0), ("twin, corrected at once", "status twin", 0)]
+    shown += [(f"twin, {n} slots", "status twin", n) for n in (5, 10, 50)]
+    shown += [("twin, never corrected", "status twin", None), ("last report, 10 slots", "last report", 10)]
+    shown += [("planned as the task arrives", "at generation", None)]
+    rows = []
+    for said, way, threshold in shown:
+        found = [last("signalling", scenario=s, way=way, threshold_slots=threshold) for s in ("reference", "wifi")]
+        rows.append([said, *(f"{line['reports']:.3f} ({line['utility']:.4f})" for line in found)])
+    return table(["reports a task (utility)", "`reference`", "`wifi`"], rows)
+
+
+def on_demand() -> str:
+    """The Markov scenario, where the exact optimum is known."""
+    wanted = {"recipe": "table", "scenario": "on-demand-markov"}
+    rivals = ["neurosurgeon", "best fixed action", "edgent", "greedy"]
+    learners = ["proximal policy", "deep Q", "soft actor-critic"]
+    rows = [[name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in rivals]
+    rows += [[f"{n}, five seeds", f"{seeds('on_demand', 'utility', policy=n, **wanted):.3f}"] for n in learners]
+    known = ("exact optimum given what was seen", "exact optimum"), ("full information", "full information")
+    rows += [[said, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for said, name in known]
+    return table(["`on-demand-markov`", "utility a task"], rows)
+
+
+def fleet() -> str:
+    """Cost above the certified bound, by number of devices."""
+    sizes = (4, 16, 64)
+    wanted = {"recipe": "table", "scenario": "fleet"}
+    rows = []
+    for name in ("one version", "equal shares", "alternating"):
+        found = [last("fleet", policy=name, devices=size, **wanted)["gap_ratio"] for size in sizes]
+        rows.append([name, *(f"{100 * ratio:.2f} %" for ratio in found)])
+    found = [seeds("fleet", "gap_ratio", policy="price network", devices=size, **wanted) for size in sizes]
+    rows.append(["price network, five seeds", *(f"{100 * ratio:.2f} %" for ratio in found)])
+    return table(["cost above the bound", *(f"{size} devices" for size in sizes)], rows)
+
+
+def network() -> str:
+    """The measured network: accuracy by width and exit."""
+    from jaxcoinfer import profiles
+    from profiles.build import show
+
+    rows = [
+        [f"{width:g}", *(f"{100 * a:.1f} % ({f / 1e6:.1f})" for a, f in zip(accuracy, flop, strict=True))]
+        for width, flop, accuracy in show.accuracy_table(profiles.load_dnn("b-alexnet"))
+    ]
+    return table(["width", "first exit (MFLOP)", "second exit", "whole"], rows)
+
+
+def features() -> str:
+    """The measured network: what bits cost, by cut."""
+    from jaxcoinfer import profiles
+    from profiles.build import show
+
+    dnn = profiles.load_dnn("b-alexnet")
+    rows = [
+        [name, *(f"{100 * a:.1f} % ({s / 1e3:.1f})" for a, s in zip(accuracy, sent, strict=True))]
+        for _, name, sent, accuracy in show.bits_table(dnn)
+    ]
+    return table(["cut after (kbit sent)", *(f"{b} bits" for b in dnn.bits[:-1]), "as it is"], rows)
+
+
+def speed() -> str:
+    """Items a second at each size, and the share of the nearer limit at the largest."""
+    sizes = (1, 64, 1024, 16384)
+    rows = []
+    for name in dict.fromkeys(line["name"] for line in lines("speed") if "size" in line):
+        found = {line["size"]: line for line in lines("speed", name=name)}
+        cells = [_count(found[size]["items_per_s"]) if size in found else "" for size in sizes]
+        largest = found[max(found)]
+        share = max((largest.get(key, 0.0) for key in ("share_of_memory", "share_of_flop")), default=0.0)
+        rows.append([name, *cells, f"{100 * share:.0f} %" if share else ""])
+    return table(["items a second at batch", *(f"{size:,}" for size in sizes), "of the limit"], rows)
+
+
+def _count(number: float) -> str:
+    for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "run": run,
+    "recorded": recorded,
+    "reference": reference,
+    "signalling": signalling,
+    "on-demand": on_demand,
+    "fleet": fleet,
+    "network": network,
+    "features": features,
+    "speed": speed,
+}
+
+
+def made(text: str) -> str:
+    """README's text with every named table made anew."""
+    return PLACE.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def main(readme: Path = README) -> None:
+    """Writes the tables."""
+    readme.write_text(made(readme.read_text("utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
