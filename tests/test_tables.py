@@ -1,0 +1,33 @@
+"""The tables of README.md are what the results say."""
+
+import re
+
+import pytest
+
+from benchmarks import tables
+
+TEXT = tables.README.read_text("utf-8")
+
+
+def test_readme_shows_what_the_results_say():
+    assert tables.made(TEXT) == TEXT, "run `python -m benchmarks.tables`"
+
+
+def test_every_table_has_its_place():
+    assert sorted(name for _, name, _ in tables.PLACE.findall(TEXT)) == sorted(tables.TABLES)
+
+
+def test_a_changed_number_is_seen():
+    changed = re.sub(r"(\| differential value \| )\d", r"\g<1>9", TEXT)
+    assert changed != TEXT and tables.made(changed) == TEXT
+
+
+def test_a_missing_result_says_which():
+    with pytest.raises(LookupError, match="reference.jsonl has no line with"):
+        tables.last("reference", scenario="nowhere")
+
+
+def test_numbers_as_they_are_printed():
+    assert tables.within(0.1234, 0.0456) == "0.123 ± 0.046"
+    assert tables.within(-11.27, 2.42, sign=True) == "-11.27 ± 2.42"
+    assert tables.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
