@@ -4,9 +4,9 @@
     python -m training.long on-demand --out FOLDER ...
     python -m training.long fleet --out FOLDER ...
 
-A stage is --updates updates and a look at the greedy policy; after every --every of them there is a checkpoint. The same
-command again goes on from the latest one that is undamaged, to the same numbers as if it had never been killed. At the
-end FOLDER holds `curve.csv`, what every look told, and `weights.msgpack`, the policy's network (`flax.serialization`).
+A stage is --updates updates and a look at the greedy policy; after every --every of them there is a checkpoint. The
+same command again goes on from the latest one that is undamaged, to the same numbers as if it had never been killed. At
+the end FOLDER holds `curve.csv`, what every look told, and `weights.msgpack`, the network (`flax.serialization`).
 """
 
 import argparse
@@ -65,7 +65,8 @@ def train(system: str, scenario: str, seed: int, out: Path, sizes: dict[str, int
     env, params = jobs.make_world(world, jobs.key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
     lesson, hyper = lesson_of(system, env, sizes)
     key = jobs.key_of(seed, jobs.LEARN)
-    learned = long.train(out, key, params, hyper, lesson=lesson, every=every, events=_told())
+    said = {"system": system, "scenario": scenario, "seed": seed}
+    learned = long.train(out, key, params, hyper, lesson=lesson, said=said, every=every, events=_told())
     _write(out, learned)
     _say(f"{out}: all {len(learned.curve)} stages are over; the last look told {float(learned.curve[-1]):.4f}")
 

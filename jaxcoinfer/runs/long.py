@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Lesson:
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Who is told what: resumed(stage), where a run goes on; passed_over(line), of a damaged checkpoint; stage(standing),
-    what was just reached."""
+    """Who is told what: resumed(stage), where a run goes on; passed_over(line), of a damaged checkpoint;
+    stage(standing), what was just reached."""
 
     resumed: Callable[[int], None] = lambda stage: None
     passed_over: Callable[[str], None] = lambda line: None
@@ -59,16 +59,18 @@ def train(
     hyper: Any,
     *,
     lesson: Lesson,
+    said: Mapping[str, Any] | None = None,
     every: int = 1,
     events: Events | None = None,
 ) -> Learned:
     """Trains with a checkpoint in `folder` after every `every` stages and the last; goes on from the latest one there.
 
-    Raises RunError where the folder was begun with anything else, CheckpointError where a checkpoint cannot be written
-    or all are damaged; each in one line.
+    said: names for what was asked, scenario and seed say, kept with all that decides what the training comes to. Raises
+    RunError where the folder was begun with anything else, CheckpointError where a checkpoint cannot be written or all
+    are damaged; each in one line.
     """
     events = events or Events()
-    _agree(folder, asked_of(key, params, hyper, lesson))
+    _agree(folder, {**(said or {}), **asked_of(key, params, hyper, lesson)})
     template = jax.eval_shape(lambda: stages.begin(key, params, hyper, outline=lesson))
     found = checkpoints.latest(folder, template, events.passed_over)
     if found is None:
@@ -105,7 +107,7 @@ def _agree(folder: Path, asked: dict[str, Any]) -> None:
     except (OSError, ValueError):
         raise RunError(f"{path}: cannot be read; restore it, or give another folder") from None
     before, now = _flat(begun), _flat(asked)
-    other = sorted(name for name in before | now if before.get(name) != now.get(name))
+    other = [name for name in now | before if before.get(name) != now.get(name)]
     if other:
         one = other[0]
         more = f" (and {len(other) - 1} more)" if other[1:] else ""
@@ -136,11 +138,11 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(table: Any, stem: str = "") -> dict[str, Any]:
+    """Leaves of tables within tables, by path."""
     if not isinstance(table, dict):
         return {stem: table}
-    return {
-        name: leaf for key, value in table.items() for name, leaf in _flat(value, f"{stem}.{key}".strip(".")).items()
-    }
+    parts = [_flat(value, f"{stem}.{name}".strip(".")) for name, value in table.items()]
+    return {name: leaf for part in parts for name, leaf in part.items()}
 
 
 def _digest(tree: Any) -> str:
