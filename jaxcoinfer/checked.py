@@ -8,8 +8,8 @@ does not exist does something. `Checked` is an environment that looks at what it
     step = raising(jax.vmap(env.step, (0, 0, None)))
 
 Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`, `scan` and train. The
-environment as it is knows nothing of this and pays nothing for it. Faults are told by the checks here alone: those that
-`checkify` itself would make of every index and quotient also find what is computed and then not chosen.
+environment as it is knows nothing of this and pays nothing for it. `raising` also finds NaN in whatever is computed and
+an index beyond an array; the checks of places are there since a row's end lies within the array that holds all rows.
 """
 
 import functools
@@ -33,15 +33,16 @@ class CheckFailed(ValueError):
 
 
 def raising(function: Callable) -> Callable:
-    """Returns `function`, compiled, that raises CheckFailed where a check of this module fails in it."""
-    compiled = jax.jit(checkify.checkify(function, errors=checkify.user_checks))
+    """Returns `function`, compiled, that raises CheckFailed at the first fault in it."""
+    errors = checkify.user_checks | checkify.index_checks | checkify.nan_checks
+    compiled = jax.jit(checkify.checkify(function, errors=errors))
 
     @functools.wraps(function)
     def call(*given: Any) -> Any:
         error, found = compiled(*given)
         said = error.get()
         if said is not None:
-            raise CheckFailed(said.split("(`check` failed)")[0].strip())
+            raise CheckFailed(" ".join(said.split("(`check` failed)")[0].split()))
         return found
 
     return call

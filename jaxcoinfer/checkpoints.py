@@ -42,7 +42,7 @@ def save(folder: Path, step: int, tree: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_partial(folder)
         partial.mkdir()
-        _write(partial / _STATE, jax.tree.map(as_numbers, tree))
+        _write(partial / _STATE, jax.device_get(jax.tree.map(as_numbers, tree)))
         _write_digests(partial)
         if target.exists():  # damaged: from an undamaged one the run would have gone on
             shutil.rmtree(target)

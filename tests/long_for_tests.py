@@ -13,14 +13,24 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401  once, here, and not in every life
 
 from jaxcoinfer import checkpoints
-from jaxcoinfer.agents import dqn
+from jaxcoinfer.agents import dqn, stages
 from jaxcoinfer.runs import long
 from tests import probes
 
-STAGES = 150
+STAGES = 40
 SIZES = {"hidden": (4,), "n_envs": 4, "n_evaluations": STAGES, "evaluation_envs": 2, "evaluation_steps": 2}
 CONFIG = dqn.Config(**SIZES, n_steps=2, n_batches=1, batch=8, memory=64, updates_per_evaluation=2)
 LESSON = long.Lesson(dqn, probes.Probe(), CONFIG, probes.outcomes)
+
+
+def warm_up() -> None:
+    """Traces the training, which starts no backend and so may be done before a fork."""
+
+    def both(hyper):
+        key, params = jax.random.key(0), probes.World(jax.numpy.int32(4))
+        return stages.advance(stages.begin(key, params, hyper, outline=LESSON), params, hyper, outline=LESSON)
+
+    jax.eval_shape(lambda: both(dqn.Hyper()))
 
 
 def train(folder: Path, seed: int = 0, lesson: long.Lesson = LESSON, hyper=None, **options):

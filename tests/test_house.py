@@ -41,6 +41,7 @@ LAYERS = (
     "bounds",
     "policies",
     "agents",
+    "checked",
     "evaluate",
     "misses",
     "adapters",
