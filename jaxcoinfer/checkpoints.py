@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def save(folder: Path, step: int, tree: Any) -> None:
         partial.mkdir()
         _write(partial / _STATE, jax.device_get(jax.tree.map(as_numbers, tree)))
         _write_digests(partial)
-        if target.exists():  # damaged: from an undamaged one the run would have gone on
+        if target.exists():  # passed over, or the run would have gone on from it
             shutil.rmtree(target)
         partial.rename(target)
         _flush(target.parent)
@@ -59,15 +59,18 @@ def save(folder: Path, step: int, tree: Any) -> None:
 def latest(folder: Path, template: Any, say: Callable[[str], None]) -> tuple[int, Any] | None:
     """Returns (step, state) of the latest undamaged checkpoint, or None where there is none at all.
 
-    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Tells `say`, in a line each, which are
-    damaged and passed over. Raises CheckpointError where all of them are.
+    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged are passed over: each
+    is told to `say` in a line, and set aside under another name. Raises CheckpointError where all of them are.
     """
-    finished = _finished(folder)
+    finished, faulty = _finished(folder), []
     for step, path in reversed(finished):
         fault = damage(path)
         if fault is None:
+            for other in faulty:
+                _set_aside(other)
             return step, _read(path / _STATE, template)
         say(f"{path}: damaged: {fault}; using the one before")
+        faulty.append(path)
     if finished:
         names = ", ".join(path.name for _, path in finished)
         raise CheckpointError(f"{folder}: all checkpoints are damaged ({names}); restore one, or begin in a new folder")
@@ -96,6 +99,14 @@ def _finished(folder: Path) -> list[tuple[int, Path]]:
     except OSError:
         return []
     return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _set_aside(path: Path) -> None:
+    """Renames a damaged one, so that it does not count as one of those kept."""
+    aside = path.with_name(path.name.replace("step", "damaged"))
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):  # read-only: the run will say so as soon as it writes
+        path.rename(aside)
 
 
 def _remove_partial(folder: Path) -> None:
@@ -133,12 +144,12 @@ def _quiet() -> Iterator[None]:
 
 
 def as_numbers(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _as_before(like: Any, numbers: np.ndarray) -> jax.Array:
     array = jax.numpy.asarray(numbers)
-    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jax.numpy.zeros((), like.dtype)))
     return array
 

@@ -104,8 +104,10 @@ def _agree(folder: Path, asked: dict[str, Any]) -> None:
     except FileNotFoundError:
         _begin(folder, json.dumps(asked, indent=1) + "\n")
         return
-    except (OSError, ValueError):
-        raise RunError(f"{path}: cannot be read; restore it, or give another folder") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise RunError(f"{path}: damaged; restore it, or give another folder") from None
     before, now = _flat(begun), _flat(asked)
     other = [name for name in now | before if before.get(name) != now.get(name)]
     if other:
