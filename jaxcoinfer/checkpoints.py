@@ -59,8 +59,8 @@ def save(folder: Path, step: int, tree: Any) -> None:
 def latest(folder: Path, template: Any, say: Callable[[str], None]) -> tuple[int, Any] | None:
     """Returns (step, state) of the latest undamaged checkpoint, or None where there is none at all.
 
-    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged are passed over: each
-    is told to `say` in a line, and set aside under another name. Raises CheckpointError where all of them are.
+    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged are passed over:
+    each is told to `say` in a line, and set aside under another name. Raises CheckpointError where all of them are.
     """
     finished, faulty = _finished(folder), []
     for step, path in reversed(finished):

@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 from long_for_tests import CONFIG, LESSON, STAGES, fill, leaves, live, train
 
 from jaxcoinfer import checkpoints
 from jaxcoinfer.agents import contvalue, differential, dqn, ppo, sac, stages
 from jaxcoinfer.checkpoints import CheckpointError
 from jaxcoinfer.envs import make
+from jaxcoinfer.envs.fleet import Fleet
+from jaxcoinfer.envs.on_demand import OnDemand
+from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.runs import long
 from jaxcoinfer.runs.types import RunError
 from jaxcoinfer.scenarios import load_scenario
 from tests import probes
+from training import long as recipe
 
 KILLS = 22
 
@@ -193,6 +199,51 @@ def test_a_folder_goes_on_where_it_stood_and_is_refused_to_others(short, tmp_pat
     (folder / long.ASKED).write_text("{")
     with pytest.raises(RunError, match=r"asked.json: damaged; restore it"):
         train(folder, lesson=short)
+
+
+def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, capsys):
+    world = (probes.Probe(), probes.World(jnp.int32(4)))
+    monkeypatch.setattr(recipe.jobs, "make_world", lambda *_, **__: world)
+    monkeypatch.setattr(recipe, "lesson_of", lambda system, env, sizes: (short, dqn.Hyper()))
+
+    def command(*options) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["long", *map(str, options)])
+        code = recipe.main()
+        return code, capsys.readouterr().err.splitlines()
+
+    out = tmp_path / "run"
+    code, lines = command("on-demand", "--out", out)
+    assert code == 0 and len(lines) == 6 and lines[1].startswith("stage 2 of 5: ")
+    looks = (out / "curve.csv").read_text().splitlines()
+    assert looks[0] == "steps,mean" and [int(line.split(",")[0]) for line in looks[1:]] == [16, 32, 48, 64, 80]
+    weights = serialization.msgpack_restore((out / "weights.msgpack").read_bytes())
+    assert weights["params"]["Dense_0"]["kernel"].shape == (2, 4)
+    spoil(out / "step-00000005", "truncate")
+    code, lines = command("on-demand", "--out", out)
+    assert (
+        code == 0 and len(lines) == 4 and "step-00000005: damaged" in lines[0] and lines[1] == "goes on after stage 4"
+    )
+    code, lines = command("on-demand", "--out", out, "--seed", 1)
+    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {out}: begun with seed = 0, not 1")
+    code, lines = command("fleet", "--out", out, "--scenario", "wifi")
+    assert code == 2 and lines == ["error: scenario 'wifi': of system stopping; give one of fleet"]
+
+    def full(path, tree):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    code, lines = command("on-demand", "--out", tmp_path / "other")
+    assert code == 1 and len(lines) == 1 and "No space left on device" in lines[0]
+
+
+@pytest.mark.parametrize("system", ["stopping", "on-demand", "fleet"])
+def test_the_recipe_knows_every_system(system):
+    env = {"stopping": Stopping(3), "on-demand": OnDemand(2, 3, 2, 1), "fleet": Fleet(3, 2, 3)}[system]
+    lesson, hyper = recipe.lesson_of(system, env, {"n_evaluations": 7})
+    assert lesson.config.n_evaluations == 7 and hash(lesson) == hash(
+        recipe.lesson_of(system, env, {"n_evaluations": 7})[0]
+    )
+    assert lesson.learner.train and type(hyper) is lesson.learner.Hyper
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------
