@@ -144,6 +144,7 @@ def _quiet() -> Iterator[None]:
 
 
 def as_numbers(leaf: Any) -> Any:
+    """Returns an array as it is, and of typed keys the numbers they are made of."""
     return jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
