@@ -8,8 +8,9 @@ does not exist does something. `Checked` is an environment that looks at what it
     step = raising(jax.vmap(env.step, (0, 0, None)))
 
 Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`, `scan` and train. The
-environment as it is knows nothing of this and pays nothing for it. `raising` also finds NaN in whatever is computed and
-an index beyond an array; the checks of places are there since a row's end lies within the array that holds all rows.
+environment as it is knows nothing of this and pays nothing for it. `raising` also finds any index beyond an array; the
+checks of places are there since a row's end lies within the array that holds all rows. That results are the same is up
+to rounding: a check may keep the compiler from joining a product and a sum.
 """
 
 import functools
@@ -34,8 +35,7 @@ class CheckFailed(ValueError):
 
 def raising(function: Callable) -> Callable:
     """Returns `function`, compiled, that raises CheckFailed at the first fault in it."""
-    errors = checkify.user_checks | checkify.index_checks | checkify.nan_checks
-    compiled = jax.jit(checkify.checkify(function, errors=errors))
+    compiled = jax.jit(checkify.checkify(function, errors=checkify.user_checks | checkify.index_checks))
 
     @functools.wraps(function)
     def call(*given: Any) -> Any:
@@ -54,7 +54,7 @@ class Checked:
 
     Before a step: a state outside the trace; an action that does not exist or is not valid. After it: a state, or an
     upload, that ends past the trace; an observation, a reward or an outcome that is not finite. An environment that has
-    ended takes any action, and so does a device of a fleet that is absent. Wrappers go around it:
+    ended, and a device of a fleet that is absent, takes any action that exists. Wrappers go around it:
     `Stacked(Checked(env), 8)`.
     """
 
@@ -144,7 +144,7 @@ def _check_end(where: str, row: jax.Array, end: jax.Array, params: Any) -> None:
 
 
 def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, params: Any) -> None:
-    """Choices [...] of what mask [..., A] allows; those of absent devices and of ended environments do not count."""
+    """Choices [...] of what mask [..., A] allows; those of absent devices and ended environments need only exist."""
     counts = jnp.broadcast_to(~state.done, choice.shape)
     if isinstance(state, FleetState):
         counts = counts & fleet.active(state, params)
@@ -152,8 +152,9 @@ def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, pa
     exists = (choice >= 0) & (choice <= last)
     allowed = jnp.take_along_axis(mask, jnp.clip(choice, 0, last)[..., None], axis=-1)[..., 0]
     at = "slot {slot} of row {row}" + (", device {device}" if choice.ndim else "")
-    for fault, what in ((~exists, f"does not exist, there are 0 to {last}"), (exists & ~allowed, "is not valid")):
-        wrong = (fault & counts).reshape(-1)
+    faults = ((~exists, f"does not exist, there are 0 to {last}"), (exists & ~allowed & counts, "is not valid"))
+    for fault, what in faults:
+        wrong = fault.reshape(-1)
         first = jnp.argmax(wrong).astype(jnp.int32)
         named = {"choice": choice.reshape(-1)[first], "slot": state.slot, "row": state.row}
         named |= {"device": first} if choice.ndim else {}
