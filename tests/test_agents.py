@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.agents import dqn, masked, ppo, replay, sac
+from jaxcoinfer.agents import dqn, masked, ppo, replay, sac, stages
 from jaxcoinfer.envs.types import TimeStep
 from tests import probes
 
@@ -133,9 +133,10 @@ def learned_values(name: str, twin: bool):
         return value, act
     module = {"sac": sac, "dqn": dqn}[name]
     config = module.Config(**REPLAY, twin=twin)
-    algorithm = module.algorithm(env, config, module.Hyper(**hyper, smoothing=0.05))
-    learn = jax.jit(jax.vmap(lambda p: replay.learn_from_memory(KEY, p, algorithm, env, config, asked)))
-    learner, _ = learn(params)
+    algorithm = module.algorithm(env, config, module.Hyper())
+    numbers, shapes = module.Hyper(**hyper, smoothing=0.05), {"env": env, "config": config, "outcomes": asked}
+    learn = jax.jit(jax.vmap(lambda p: stages.run(KEY, module.course(p, numbers, **shapes))[0][0]))
+    learner = learn(params)
     net = module.network(env, config)
 
     def value(world, seen, mask):

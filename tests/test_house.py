@@ -17,6 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # A file imports from the lines above its own. A folder is one line, in which files may import each other, not in a
 # circle; a file named beside its folder has a line of its own. `__init__` of a package is a face: it may import all.
 LAYERS = (
+    "checkpoints",
     "profile_checks",
     "profile_samples",
     "profiles",
@@ -42,6 +43,7 @@ LAYERS = (
     "bounds",
     "policies",
     "agents",
+    "checked",
     "evaluate",
     "misses",
     "adapters",

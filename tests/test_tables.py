@@ -23,7 +23,7 @@ def test_a_changed_number_is_seen():
 
 
 def test_a_missing_result_says_which():
-    with pytest.raises(LookupError, match="reference.jsonl has no line with"):
+    with pytest.raises(LookupError, match=r"reference\.jsonl has no line with"):
         tables.last("reference", scenario="nowhere")
 
 

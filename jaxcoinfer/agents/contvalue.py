@@ -24,7 +24,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.agents import stages
 from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
+from jaxcoinfer.agents.stages import Course
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy, restart_ended
@@ -141,16 +143,18 @@ def mean_utility(
     return total.sum() / jnp.maximum(count.sum(), 1).astype(jnp.float32)
 
 
-@partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
-    """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
+def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Course:
+    """Returns what `stages` goes through; a carry is (weights, state of the optimiser, devices, time steps)."""
     net: Any = network(env, config)
-    key_net, key_start, key_test, key_run = jax.random.split(key, 4)
-    weights = net.init(key_net, jnp.zeros(env.observation_shape))
-    n_updates = config.n_evaluations * config.updates_per_evaluation
-    optimiser = cosine_adam(hyper.learning_rate, n_updates)
-    start = jax.vmap(env.reset, (0, None))
-    test_states, _ = start(jax.random.split(key_test, config.evaluation_devices), params)
+    optimiser = cosine_adam(hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation)
+
+    def begin(key):
+        key_net, key_start, key_test, key_run = jax.random.split(key, 4)
+        weights = net.init(key_net, jnp.zeros(env.observation_shape))
+        start = jax.vmap(env.reset, (0, None))
+        test, _ = start(jax.random.split(key_test, config.evaluation_devices), params)
+        state, timestep = start(jax.random.split(key_start, config.n_devices), params)
+        return (weights, optimiser.init(weights), state, timestep), test, key_run
 
     def loss(weights, observations, goals, known):
         predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
@@ -176,18 +180,19 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
         weights, optimiser_state = descend(optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state)
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
-        return (weights, optimiser_state, state, timestep), None
+        return weights, optimiser_state, state, timestep
 
-    def stage(carry, key):
-        carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-
+    def look(carry, test):
         def choose(replay):
             return first_stop(_decide(env, net, carry[0], replay, params)[2])
 
-        return carry, mean_utility(env, choose, test_states, params, config.evaluation_tasks)
+        return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
-    state, timestep = start(jax.random.split(key_start, config.n_devices), params)
-    carry = (weights, optimiser.init(weights), state, timestep)
-    (weights, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
-    tasks = jnp.arange(1, config.n_evaluations + 1) * (config.updates_per_evaluation * config.n_devices)
-    return Learned(weights, curve, tasks)
+    n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
+    return Course(begin, update, look, lambda carry: carry[0], n_stages, n_updates, config.n_devices)
+
+
+@partial(jax.jit, static_argnames=("env", "config"))
+def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
+    """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
+    return stages.train(key, course(params, hyper, env=env, config=config))

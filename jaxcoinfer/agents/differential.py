@@ -32,8 +32,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.agents import stages
 from jaxcoinfer.agents.contvalue import first_stop, mean_utility
 from jaxcoinfer.agents.networks import Face, Learned, Mlp, cosine_adam, descend
+from jaxcoinfer.agents.stages import Course
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
@@ -286,16 +288,21 @@ def play(
     return jax.tree.map(choose, fresh, pairs), samples
 
 
-@partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
-    """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
+def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Course:
+    """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), pairs, samples)."""
     net = network(env, config)
-    key_net, key_start, key_test, key_run = jax.random.split(key, 4)
-    pairs = start_pairs(key_start, config.n_pairs, params, env)
-    weights = net.init(key_net, pairs.parted.features[0])
-    n_updates = config.n_evaluations * config.updates_per_evaluation * config.n_batches
-    optimiser = cosine_adam(hyper.learning_rate, n_updates)
-    test_states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key_test, config.evaluation_devices), params)
+    n_learned = config.n_evaluations * config.updates_per_evaluation * config.n_batches
+    optimiser = cosine_adam(hyper.learning_rate, n_learned)
+
+    def begin(key):
+        key_net, key_start, key_test, key_run = jax.random.split(key, 4)
+        pairs = start_pairs(key_start, config.n_pairs, params, env)
+        weights = net.init(key_net, pairs.parted.features[0])
+        test, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key_test, config.evaluation_devices), params)
+        empty = jax.tree.map(lambda leaf: jnp.zeros((config.memory, *leaf.shape[1:]), leaf.dtype), pairs.parted)
+        none, count = jnp.zeros((config.memory,)), jnp.zeros((), jnp.int32)
+        samples = Samples(empty.replace(scale=empty.scale + 1.0), none, count)
+        return ((weights, optimiser.init(weights)), pairs, samples), test, key_run
 
     def miss(weights, samples, place):
         parted = jax.tree.map(lambda leaf: leaf[place], samples.parted)
@@ -313,17 +320,18 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
         pairs, samples = play(key_play, pairs, samples, learner[0], params, hyper, env, config)
         keys = jax.random.split(key_fit, config.n_batches)
         learner, _ = jax.lax.scan(partial(fit, samples=samples), learner, keys)
-        return (learner, pairs, samples), None
+        return learner, pairs, samples
 
-    def stage(carry, key):
-        carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-        weights = carry[0][0]
-        choose = partial(decide, env, net, weights, params)
-        return carry, mean_utility(env, choose, test_states, params, config.evaluation_tasks)
+    def look(carry, test):
+        choose = partial(decide, env, net, carry[0][0], params)
+        return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
-    empty = jax.tree.map(lambda leaf: jnp.zeros((config.memory, *leaf.shape[1:]), leaf.dtype), pairs.parted)
-    samples = Samples(empty.replace(scale=empty.scale + 1.0), jnp.zeros((config.memory,)), jnp.zeros((), jnp.int32))
-    carry = ((weights, optimiser.init(weights)), pairs, samples)
-    (learner, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
-    per_evaluation = config.updates_per_evaluation * config.block_tasks * 2 * config.n_pairs
-    return Learned(learner[0], curve, jnp.arange(1, config.n_evaluations + 1) * per_evaluation)
+    n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
+    n_steps = config.block_tasks * 2 * config.n_pairs
+    return Course(begin, update, look, lambda carry: carry[0][0], n_stages, n_updates, n_steps)
+
+
+@partial(jax.jit, static_argnames=("env", "config"))
+def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
+    """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
+    return stages.train(key, course(params, hyper, env=env, config=config))

@@ -16,9 +16,9 @@ from flax import struct
 
 from jaxcoinfer.agents import masked
 from jaxcoinfer.agents.networks import cosine_adam, descend
-from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, network, policy, train
+from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, course, network, policy, train
 
-__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train"]
+__all__ = ["Config", "Hyper", "algorithm", "course", "network", "policy", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.agents import laws, masked
+from jaxcoinfer.agents import laws, masked, stages
 from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.agents.replay import Outcomes
+from jaxcoinfer.agents.stages import Course
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 View = Callable[[Any, Any, Any, Any], Any]  # (env, state, observation, params) -> what the network takes
@@ -207,28 +208,25 @@ def _prepare(env, params, net, weights, envs, steps: Step, config: Config, hyper
     return jax.tree.map(unit, advantage), gain + values[:-1]
 
 
-@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
-def train(
-    key: jax.Array, params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None
-) -> Learned:
-    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
-
-    outcomes(env, state, action, params) -> what each decision would have earned, [..., A], the others' as they were.
-    """
+def course(params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None) -> Course:
+    """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), environments)."""
     if config.twin and outcomes is None:
         raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
     asked = outcomes if config.twin else None
     if config.n_envs * config.n_steps % config.n_batches:
         raise ValueError(f"n_batches: {config.n_batches}; must divide n_envs * n_steps.")
     net = config.network(env, config)
-    key_net, key_envs, key_test, key_run = jax.random.split(key, 4)
-    reset = jax.vmap(env.reset, (0, None))
-    envs = reset(jax.random.split(key_envs, config.n_envs), params)
-    test = reset(jax.random.split(key_test, config.evaluation_envs), params)
-    first = jax.tree.map(lambda leaf: leaf[0], envs)
-    weights = net.init(key_net, config.view(env, first[0], first[1].observation, params))
     n_learned = config.n_epochs * config.n_batches
     adam = cosine_adam(hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation * n_learned)
+
+    def begin(key):
+        key_net, key_envs, key_test, key_run = jax.random.split(key, 4)
+        reset = jax.vmap(env.reset, (0, None))
+        envs = reset(jax.random.split(key_envs, config.n_envs), params)
+        test = reset(jax.random.split(key_test, config.evaluation_envs), params)
+        first = jax.tree.map(lambda leaf: leaf[0], envs)
+        weights = net.init(key_net, config.view(env, first[0], first[1].observation, params))
+        return ((weights, adam.init(weights)), envs), test, key_run
 
     def learn(learner, batch):
         weights, state = learner
@@ -249,14 +247,22 @@ def train(
             return jax.lax.scan(lambda c, places: learn(c, jax.tree.map(lambda x: x[places], flat)), learner, order)
 
         learner, _ = jax.lax.scan(epoch, learner, jax.random.split(key_order, config.n_epochs))
-        return (learner, restart_ended(env, params, key_restart, *envs)), None
+        return learner, restart_ended(env, params, key_restart, *envs)
 
-    def stage(carry, key):
-        carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
-        act = policy(env, config, carry[0][0])
-        return carry, mean_reward(env, params, act, test, config.evaluation_steps)
+    def look(carry, test):
+        return mean_reward(env, params, policy(env, config, carry[0][0]), test, config.evaluation_steps)
 
-    carry = ((weights, adam.init(weights)), envs)
-    (learner, _), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
-    each = config.updates_per_evaluation * config.n_envs * config.n_steps
-    return Learned(learner[0], curve, jnp.arange(1, config.n_evaluations + 1) * each)
+    n_steps = config.n_envs * config.n_steps
+    n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
+    return Course(begin, update, look, lambda carry: carry[0][0], n_stages, n_updates, n_steps)
+
+
+@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
+def train(
+    key: jax.Array, params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Outcomes | None = None
+) -> Learned:
+    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
+
+    outcomes(env, state, action, params) -> what each decision would have earned, [..., A], the others' as they were.
+    """
+    return stages.train(key, course(params, hyper, env=env, config=config, outcomes=outcomes))

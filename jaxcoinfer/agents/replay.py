@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents import masked
+from jaxcoinfer.agents import masked, stages
 from jaxcoinfer.agents.networks import Learned, Mlp
+from jaxcoinfer.agents.stages import Course
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
@@ -52,11 +53,6 @@ class ReplayConfig(ABC):
     def n_updates(self) -> int:
         """Batches learned in all."""
         return self.n_evaluations * self.updates_per_evaluation * self.n_batches
-
-    @property
-    def steps(self) -> jax.Array:
-        """Environment steps until each look [n_evaluations], int32."""
-        return jnp.arange(1, self.n_evaluations + 1) * (self.updates_per_evaluation * self.n_steps * self.n_envs)
 
 
 class Transition(struct.PyTreeNode):
@@ -147,33 +143,23 @@ def policy(env: Any, config: ReplayConfig, weights: Any) -> Policy:
     return act
 
 
-@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
-def train(
-    key: jax.Array, params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
-) -> Learned:
-    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
-
-    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
-    """
-    algorithm = config.algorithm(env, hyper)
-    learner, curve = learn_from_memory(key, params, algorithm, env, config, outcomes)
-    return Learned(algorithm.weights(learner), curve, config.steps)
-
-
-def learn_from_memory(
-    key: jax.Array, params: Any, algorithm: Algorithm, env: Any, config: ReplayConfig, outcomes: Outcomes | None
-) -> tuple[Any, jax.Array]:
-    """Returns the learner, and the mean reward a step of each look [n_evaluations]; consumes the key."""
+def course(params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None) -> Course:
+    """Returns what `stages` goes through; a carry is (learner, environments, memory, transitions seen)."""
     if config.twin and outcomes is None:
         raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
     asked = outcomes if config.twin else None
     if config.memory % (config.n_envs * config.n_steps):
         raise ValueError(f"memory: {config.memory}; must be a multiple of n_envs * n_steps, which is written at once.")
-    key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
-    reset = jax.vmap(env.reset, (0, None))
-    begun = reset(jax.random.split(key_envs, config.n_envs), params)
-    test = reset(jax.random.split(key_test, config.evaluation_envs), params)
-    learner = algorithm.start(key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation))
+    algorithm = config.algorithm(env, hyper)
+
+    def begin(key):
+        key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
+        reset = jax.vmap(env.reset, (0, None))
+        begun = reset(jax.random.split(key_envs, config.n_envs), params)
+        test = reset(jax.random.split(key_test, config.evaluation_envs), params)
+        learner = algorithm.start(key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation))
+        empty = _empty(key, env, params, algorithm, learner, begun, config, asked)
+        return (learner, begun, empty, jnp.int32(0)), test, key_run
 
     def update(carry, key):
         learner, envs, memory, count = carry
@@ -190,16 +176,26 @@ def learn_from_memory(
             return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], memory)), None
 
         learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
-        return (learner, envs, memory, count), None
+        return learner, envs, memory, count
 
-    def stage(carry, key):
-        carry, _ = jax.lax.scan(update, carry, jax.random.split(key, config.updates_per_evaluation))
+    def look(carry, test):
         act = policy(env, config, algorithm.weights(carry[0]))
-        return carry, mean_reward(env, params, act, test, config.evaluation_steps)
+        return mean_reward(env, params, act, test, config.evaluation_steps)
 
-    carry = (learner, begun, _empty(key, env, params, algorithm, learner, begun, config, asked), jnp.int32(0))
-    (learner, *_), curve = jax.lax.scan(stage, carry, jax.random.split(key_run, config.n_evaluations))
-    return learner, curve
+    n_steps = config.n_steps * config.n_envs
+    n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
+    return Course(begin, update, look, lambda carry: algorithm.weights(carry[0]), n_stages, n_updates, n_steps)
+
+
+@partial(jax.jit, static_argnames=("env", "config", "outcomes"))
+def train(
+    key: jax.Array, params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
+) -> Learned:
+    """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
+
+    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
+    """
+    return stages.train(key, course(params, hyper, env=env, config=config, outcomes=outcomes))
 
 
 def _explore(algorithm, learner, key, observation, mask):

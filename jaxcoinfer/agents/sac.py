@@ -24,9 +24,9 @@ from flax import struct
 
 from jaxcoinfer.agents import masked
 from jaxcoinfer.agents.networks import cosine_adam, descend
-from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, Transition, network, policy, train
+from jaxcoinfer.agents.replay import Algorithm, ReplayConfig, Transition, course, network, policy, train
 
-__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train"]
+__all__ = ["Config", "Hyper", "algorithm", "course", "network", "policy", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)

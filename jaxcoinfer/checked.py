@@ -1,0 +1,171 @@
+"""Checked mode: what goes wrong while it runs is an error that says what and where, instead of a number.
+
+By default nothing is checked while compiled code runs: an index beyond an array reads something, and an action that
+does not exist does something. `Checked` is an environment that looks at what it is given and at what comes out of it,
+`twin` does so for a digital twin, and `raising` compiles what uses them so that the first fault is raised:
+
+    env = Checked(env)
+    step = raising(jax.vmap(env.step, (0, 0, None)))
+
+Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`, `scan` and train. The
+environment as it is knows nothing of this and pays nothing for it. `raising` also finds any index beyond an array; the
+checks of places are there since a row's end lies within the array that holds all rows. That results are the same is up
+to rounding: a check may keep the compiler from joining a product and a sum.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import checkify
+
+from jaxcoinfer.envs import fleet
+from jaxcoinfer.envs.fleet import FleetAction, FleetState
+from jaxcoinfer.envs.types import TimeStep
+from jaxcoinfer.twin.workload import Replay
+
+
+class CheckFailed(ValueError):
+    """Something was wrong while a program ran; the message is one line that says what and where."""
+
+
+def raising(function: Callable) -> Callable:
+    """Returns `function`, compiled, that raises CheckFailed at the first fault in it."""
+    compiled = jax.jit(checkify.checkify(function, errors=checkify.user_checks | checkify.index_checks))
+
+    @functools.wraps(function)
+    def call(*given: Any) -> Any:
+        error, found = compiled(*given)
+        said = error.get()
+        if said is not None:
+            raise CheckFailed(" ".join(said.split("(`check` failed)")[0].split()))
+        return found
+
+    return call
+
+
+@dataclass(frozen=True)
+class Checked:
+    """`env`, one of `stopping`, `on_demand` or `fleet`, with the same contract, in which what is wrong is an error.
+
+    Before a step: a state outside the trace; an action that does not exist or is not valid. After it: a state, or an
+    upload, that ends past the trace; an observation, a reward or an outcome that is not finite. An environment that has
+    ended, and a device of a fleet that is absent, takes any action that exists. Wrappers go around it:
+    `Stacked(Checked(env), 8)`.
+    """
+
+    env: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "env":  # a copy is asked for these before it has an environment
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def reset(self, key: jax.Array, params: Any) -> tuple[Any, TimeStep]:
+        """Starts as `env` does; consumes the key."""
+        state, timestep = self.env.reset(key, params)
+        self._check_after("reset", state, timestep, params)
+        return state, timestep
+
+    def begin(self, row: jax.Array, slot: jax.Array, params: Any) -> tuple[Any, TimeStep]:
+        """Starts at a slot of a row, as `env` does."""
+        _check_place(f"{type(self.env).__name__}.begin", row, slot, params)
+        state, timestep = self.env.begin(row, slot, params)
+        self._check_after("begin", state, timestep, params)
+        return state, timestep
+
+    def step(self, state: Any, action: Any, params: Any) -> tuple[Any, TimeStep]:
+        """Steps `env`."""
+        where = f"{type(self.env).__name__}.step"
+        _check_place(where, state.row, state.slot, params)
+        choice = action.choice if isinstance(action, FleetAction) else action
+        _check_choice(where, state, choice, self.env.mask(state, params), params)
+        _check_finite(f"{where}: action", action, ~state.done, state)
+        following, timestep = self.env.step(state, action, params)
+        self._check_after("step", following, timestep, params)
+        return following, timestep
+
+    def _check_after(self, what: str, state: Any, timestep: TimeStep, params: Any) -> None:
+        where = f"{type(self.env).__name__}.{what}"
+        _check_place(f"{where}: after it", state.row, state.slot, params)
+        if hasattr(state, "radio_free"):
+            _check_end(f"{where}: the upload", state.row, state.radio_free, params)
+        _check_finite(f"{where}: observation", timestep.observation, True, state)
+        _check_finite(f"{where}: reward", timestep.reward, True, state)
+        _check_finite(f"{where}: outcome", timestep.outcome, timestep.outcome.finished, state)
+
+
+def twin(function: Callable) -> Callable:
+    """Returns `evaluate` or `forecast` of a digital twin that checks what it is asked about and what it finds.
+
+    A state that has ended or lies outside the trace, a choice of a fleet that is not valid, an upload that ends past
+    the trace, and NaN are errors. Values of minus or plus infinity are how twins say that a choice is not open.
+    """
+    signature, where = (
+        inspect.signature(function),
+        f"{function.__module__.removeprefix('jaxcoinfer.')}.{function.__name__}",
+    )
+
+    @functools.wraps(function)
+    def ask(*given: Any) -> Any:
+        asked = signature.bind(*given).arguments
+        state, params = asked["state"], asked["params"]
+        _check_place(where, state.row, state.slot, params)
+        text = f"{where}: the state at slot {{slot}} of row {{row}} has ended; ask about one that has not"
+        checkify.check(~state.done, text, slot=state.slot, row=state.row)
+        if "choice" in asked:
+            wide = jnp.broadcast_to(params.valid, (*asked["choice"].shape, *params.valid.shape))
+            _check_choice(where, state, asked["choice"], wide, params)
+        found = function(*given)
+        if isinstance(found, Replay):
+            _check_end(f"{where}: an upload", state.row, found.uploads.end.max(), params)
+            _check_end(f"{where}: the task", state.row, found.end.slot, params)
+        _check_finite(f"{where}: result", found, True, state, jnp.isnan)
+        return found
+
+    return ask
+
+
+def _check_place(where: str, row: jax.Array, slot: jax.Array, params: Any) -> None:
+    """A place inside the bank; slot T may be looked at."""
+    rows, last = params.bank.n_rows, params.bank.n_slots
+    text = f"{where}: slot {{slot}} of row {{row}} lies outside the trace, {rows} rows of slots 0 to {last}"
+    inside = (row >= 0) & (row < rows) & (slot >= 0) & (slot <= last)
+    checkify.check(inside, text, slot=slot, row=row)
+
+
+def _check_end(where: str, row: jax.Array, end: jax.Array, params: Any) -> None:
+    text = f"{where} of row {{row}} ends at slot {{end}}, past the trace, which ends at {params.bank.n_slots}"
+    checkify.check(end <= params.bank.n_slots, text, row=row, end=end)
+
+
+def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, params: Any) -> None:
+    """Choices [...] of what mask [..., A] allows; those of absent devices and ended environments need only exist."""
+    counts = jnp.broadcast_to(~state.done, choice.shape)
+    if isinstance(state, FleetState):
+        counts = counts & fleet.active(state, params)
+    last = mask.shape[-1] - 1
+    exists = (choice >= 0) & (choice <= last)
+    allowed = jnp.take_along_axis(mask, jnp.clip(choice, 0, last)[..., None], axis=-1)[..., 0]
+    at = "slot {slot} of row {row}" + (", device {device}" if choice.ndim else "")
+    faults = ((~exists, f"does not exist, there are 0 to {last}"), (exists & ~allowed & counts, "is not valid"))
+    for fault, what in faults:
+        wrong = fault.reshape(-1)
+        first = jnp.argmax(wrong).astype(jnp.int32)
+        named = {"choice": choice.reshape(-1)[first], "slot": state.slot, "row": state.row}
+        named |= {"device": first} if choice.ndim else {}
+        checkify.check(~wrong.any(), f"{where}: action {{choice}} at {at} {what}", **named)
+
+
+def _check_finite(where: str, tree: Any, counts: Any, state: Any, fault: Callable = lambda x: ~jnp.isfinite(x)) -> None:
+    """Numbers of a tree, those that count."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            wrong = (fault(leaf) & counts).reshape(-1)
+            text = f"{where}{jax.tree_util.keystr(path)} is {{value}} at slot {{slot}} of row {{row}}"
+            named = {"value": leaf.reshape(-1)[jnp.argmax(wrong)], "slot": state.slot, "row": state.row}
+            checkify.check(~wrong.any(), text, **named)

@@ -1,0 +1,5 @@
+"""What the fork server of `test_long` does before the first life: import everything, and trace the training."""
+
+import long_for_tests
+
+long_for_tests.warm_up()

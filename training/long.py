@@ -1,0 +1,136 @@
+"""A long training of a system's best learner, which may be killed at any moment and started again.
+
+    python -m training.long stopping --out FOLDER [--scenario wifi] [--seed 0] [--stages N] [--updates N] [--every 1]
+    python -m training.long on-demand --out FOLDER ...
+    python -m training.long fleet --out FOLDER ...
+
+A stage is --updates updates and a look at the greedy policy; after every --every of them there is a checkpoint. The
+same command again goes on from the latest one that is undamaged, to the same numbers as if it had never been killed. At
+the end FOLDER holds `curve.csv`, what every look told, and `weights.msgpack`, the network (`flax.serialization`).
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+from jaxcoinfer import scenarios
+from jaxcoinfer.agents import fleet_actor, ppo
+from jaxcoinfer.agents.networks import Learned
+from jaxcoinfer.checkpoints import CheckpointError
+from jaxcoinfer.runs import (
+    contenders,
+    contenders_fleet,
+    contenders_on_demand,
+    fleet,
+    jobs,
+    long,
+    on_demand,
+    stopping,
+)
+from jaxcoinfer.runs.types import RunError
+from jaxcoinfer.scenarios import ProfileError
+from jaxcoinfer.traces import TraceError
+
+_USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet"}
+
+
+def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.Lesson, Any]:
+    """Returns the lesson of a system's best learner and its hyper-parameters; sizes replace fields of its config."""
+    if system == "stopping":
+        learner = contenders.LEARNERS[contenders.BEST]
+        config = dataclasses.replace(stopping.FULL.learners[contenders.BEST], **sizes)
+        return long.Lesson(learner, env, config), learner.Hyper()
+    if system == "on-demand":
+        of = contenders_on_demand.LEARNERS[contenders_on_demand.BEST]
+        config = dataclasses.replace(on_demand.FULL.learners[contenders_on_demand.BEST], **sizes)
+        return long.Lesson(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
+    of = contenders_fleet.LEARNERS[contenders_fleet.BEST]
+    config = dataclasses.replace(fleet.FULL.config, twin=of.twin, **sizes)
+    return long.Lesson(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
+
+
+def train(system: str, scenario: str, seed: int, out: Path, sizes: dict[str, int], every: int) -> None:
+    """Trains, or goes on; writes what it came to."""
+    world = scenarios.load_scenario(scenario)
+    if world.system != system:
+        raise RunError(f"scenario '{scenario}': of system {world.system}; give one of {system}")
+    env, params = jobs.make_world(world, jobs.key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
+    lesson, hyper = lesson_of(system, env, sizes)
+    key = jobs.key_of(seed, jobs.LEARN)
+    said = {"system": system, "scenario": scenario, "seed": seed}
+    learned = long.train(out, key, params, hyper, lesson=lesson, said=said, every=every, events=_told())
+    _write(out, learned)
+    _say(f"{out}: all {len(learned.curve)} stages are over; the last look told {float(learned.curve[-1]):.4f}")
+
+
+def _told() -> long.Events:
+    begun_s = [time.perf_counter()]
+    done = [0]
+
+    def stage(standing):
+        done[0] += 1
+        number, all_stages = int(standing.stage), standing.curve.shape[0]
+        left_s = (time.perf_counter() - begun_s[0]) / done[0] * (all_stages - number)
+        score = float(standing.curve[number - 1])
+        _say(f"stage {number} of {all_stages}: {score:.4f}, about {left_s:.0f} s left")
+
+    return long.Events(lambda stage: _say(f"goes on after stage {stage}"), lambda line: _say(f"warning: {line}"), stage)
+
+
+def _write(out: Path, learned: Learned) -> None:
+    looks = zip(np.asarray(learned.steps).tolist(), np.asarray(learned.curve).tolist(), strict=True)
+    sheet = "steps,mean\n" + "".join(f"{steps},{mean!r}\n" for steps, mean in looks)
+    weights = serialization.msgpack_serialize(serialization.to_state_dict(jax.device_get(learned.weights)))
+    for name, content in (("curve.csv", sheet.encode()), ("weights.msgpack", weights)):
+        partial = out / f".{name}.{os.getpid()}.partial"
+        try:
+            partial.write_bytes(content)
+            partial.replace(out / name)
+        except OSError as error:
+            raise RunError(f"{out / name}: cannot be written: {error.strerror}") from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Runs the recipe; 0, 1 where it failed, 2 where what was asked for is at fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("system", choices=list(_USUAL))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenario")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", type=int, help="looks")
+    parser.add_argument("--updates", type=int, help="before each look")
+    parser.add_argument("--every", type=int, default=1, help="stages between checkpoints")
+    options = parser.parse_args()
+    given = {"n_evaluations": options.stages, "updates_per_evaluation": options.updates}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    if min([options.every, *sizes.values()]) < 1:
+        parser.error("--stages, --updates and --every must be at least 1")
+    scenario = options.scenario or _USUAL[options.system]
+    try:
+        train(options.system, scenario, options.seed, options.out, sizes, options.every)
+    except (RunError, ProfileError, TraceError) as error:
+        _say(f"error: {error}")
+        return 2
+    except CheckpointError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
