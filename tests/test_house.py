@@ -37,6 +37,7 @@ LAYERS = (
     "generators_fleet",
     "envs.types",
     "envs",
+    "devices",
     "rollout",
     "twin",
     "bounds",

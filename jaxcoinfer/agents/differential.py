@@ -34,6 +34,7 @@ from flax import struct
 
 from jaxcoinfer.agents.contvalue import first_stop, mean_utility
 from jaxcoinfer.agents.networks import Face, Learned, Mlp, cosine_adam, descend
+from jaxcoinfer.devices import everywhere, spread
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
@@ -235,9 +236,10 @@ def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     """Writes those pairs [B] that are samples over the oldest; is_sample bool [B]."""
     memory = samples.gain.shape[0]
     place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % memory
-    place = jnp.where(is_sample, place, memory)  # outside: dropped
+    place = everywhere(jnp.where(is_sample, place, memory))  # outside: dropped
 
     def write(old, new):
+        new = everywhere(new)
         return old.at[place].set(new, mode="drop")
 
     parted = jax.tree.map(write, samples.parted, pairs.parted)
@@ -273,7 +275,7 @@ def play(
         def one(key, pair):
             return next_task(key, pair, net, weights, params, hyper, env, config.horizon)
 
-        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), pairs)
+        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), spread(pairs))
         return (after, remember(samples, pairs, is_sample)), None
 
     (pairs, samples), _ = jax.lax.scan(task, (pairs, samples), jax.random.split(key_play, config.block_tasks))
@@ -304,7 +306,8 @@ def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config
     def fit(carry, key, samples):
         weights, optimiser_state = carry
         most = jnp.clip(samples.count, 1, config.memory)
-        gradient = jax.grad(miss)(weights, samples, jax.random.randint(key, (config.batch,), 0, most))
+        places = spread(jax.random.randint(key, (config.batch,), 0, most))
+        gradient = jax.grad(miss)(weights, samples, places)
         return descend(optimiser, gradient, weights, optimiser_state), None
 
     def update(carry, key):
