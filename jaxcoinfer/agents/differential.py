@@ -235,15 +235,15 @@ def next_task(
 def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     """Writes those pairs [B] that are samples over the oldest; is_sample bool [B]."""
     memory = samples.gain.shape[0]
+    parted, gain, is_sample = everywhere((pairs.parted, pairs.gain, is_sample))
     place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % memory
-    place = everywhere(jnp.where(is_sample, place, memory))  # outside: dropped
+    place = jnp.where(is_sample, place, memory)  # outside: dropped
 
     def write(old, new):
-        new = everywhere(new)
         return old.at[place].set(new, mode="drop")
 
-    parted = jax.tree.map(write, samples.parted, pairs.parted)
-    return Samples(parted, write(samples.gain, pairs.gain), samples.count + is_sample.sum(dtype=jnp.int32))
+    parted = jax.tree.map(write, samples.parted, parted)
+    return Samples(parted, write(samples.gain, gain), samples.count + is_sample.sum(dtype=jnp.int32))
 
 
 def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> Pair:
