@@ -5,9 +5,9 @@
 
 What takes steps is `spread`: each device steps its environments against its own copy of the recorded world, and no two
 have to talk. What all need, weights and what is learned from, is kept `everywhere`; the compiler adds what must be
-sent for that. Without a mesh both do nothing. Random draws are the same whatever the mesh (`jax_threefry_partitionable`,
-JAX's default), so results differ only by the order in which floats are summed. Axis: B environments, or places of a
-batch.
+sent for that. Without a mesh both do nothing. Random draws are the same whatever the mesh (JAX's default,
+`jax_threefry_partitionable`), so results differ only by the order in which floats are summed. Axis: B environments, or
+places of a batch.
 """
 
 from typing import Any
@@ -38,8 +38,8 @@ def mesh(per_process: int | None = None) -> Mesh:
         here = jax.local_devices(process_index=process)
         if per_process is not None and not 1 <= per_process <= len(here):
             raise ValueError(
-                f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 to {len(here)}; a CPU is "
-                "split by XLA_FLAGS=--xla_force_host_platform_device_count=N, set before Python starts."
+                f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 to {len(here)}; "
+                "a CPU is split by XLA_FLAGS=--xla_force_host_platform_device_count=N, set before Python starts."
             )
         chosen += here[:per_process]
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))

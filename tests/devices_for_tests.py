@@ -61,7 +61,7 @@ def played(env, params) -> tuple[dict, dict]:
 
 
 def learned(params, env, several: bool) -> tuple[dict, dict]:
-    """Weights and curve of every learner; of several processes only one learns, for time. And how often states moved."""
+    """Weights and curve of every learner, and what was sent for them; several processes try one learner only."""
     world = probes.World(jnp.int32(4))
     given = {"env": probes.Probe(), "outcomes": probes.outcomes}
     tried = {"ppo": (ppo, world, {**given, "config": PPO})}
