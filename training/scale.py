@@ -70,9 +70,12 @@ def main() -> int:
         parser.error("--hosts: give nothing, or ADDRESS:PORT PROCESSES PROCESS")
     if options.devices != "all" and not options.devices.isdecimal():
         parser.error(f"--devices: {options.devices}; must be a number or all")
-    if options.hosts is not None:
-        devices.join(*(int(word) if word.isdecimal() else word for word in options.hosts))
     try:
+        if options.hosts:
+            address, processes, process = options.hosts
+            devices.join(address, int(processes), int(process))
+        elif options.hosts is not None:
+            devices.join()
         mesh = devices.mesh(None if options.devices == "all" else int(options.devices))
         with jax.set_mesh(mesh):
             scenario = options.scenario or USUAL[options.system]
