@@ -38,6 +38,7 @@ LAYERS = (
     "generators_fleet",
     "envs.types",
     "envs",
+    "devices",
     "rollout",
     "twin",
     "bounds",

@@ -27,6 +27,7 @@ from flax import struct
 from jaxcoinfer.agents import stages
 from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.agents.stages import Course
+from jaxcoinfer.devices import spread
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy, restart_ended
@@ -139,7 +140,7 @@ def mean_utility(
         utility, counted = jax.lax.scan(task, state, None, length=n_tasks)[1]
         return utility.sum(), counted.sum()
 
-    total, count = jax.vmap(device)(states)
+    total, count = jax.vmap(device)(spread(states))
     return total.sum() / jnp.maximum(count.sum(), 1).astype(jnp.float32)
 
 
@@ -176,7 +177,7 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
         weights, optimiser_state, state, timestep = carry
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
-        state, batch = jax.vmap(one_task, (0, 0, None))(keys, state, weights)
+        state, batch = jax.vmap(one_task, (0, 0, None))(keys, spread(state), weights)
         weights, optimiser_state = descend(optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state)
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)

@@ -36,6 +36,7 @@ from jaxcoinfer.agents import stages
 from jaxcoinfer.agents.contvalue import first_stop, mean_utility
 from jaxcoinfer.agents.networks import Face, Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.agents.stages import Course
+from jaxcoinfer.devices import everywhere, spread
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
@@ -236,14 +237,15 @@ def next_task(
 def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     """Writes those pairs [B] that are samples over the oldest; is_sample bool [B]."""
     memory = samples.gain.shape[0]
+    parted, gain, is_sample = everywhere((pairs.parted, pairs.gain, is_sample))
     place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % memory
     place = jnp.where(is_sample, place, memory)  # outside: dropped
 
     def write(old, new):
         return old.at[place].set(new, mode="drop")
 
-    parted = jax.tree.map(write, samples.parted, pairs.parted)
-    return Samples(parted, write(samples.gain, pairs.gain), samples.count + is_sample.sum(dtype=jnp.int32))
+    parted = jax.tree.map(write, samples.parted, parted)
+    return Samples(parted, write(samples.gain, gain), samples.count + is_sample.sum(dtype=jnp.int32))
 
 
 def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> Pair:
@@ -275,7 +277,7 @@ def play(
         def one(key, pair):
             return next_task(key, pair, net, weights, params, hyper, env, config.horizon)
 
-        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), pairs)
+        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), spread(pairs))
         return (after, remember(samples, pairs, is_sample)), None
 
     (pairs, samples), _ = jax.lax.scan(task, (pairs, samples), jax.random.split(key_play, config.block_tasks))
@@ -311,7 +313,8 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
     def fit(carry, key, samples):
         weights, optimiser_state = carry
         most = jnp.clip(samples.count, 1, config.memory)
-        gradient = jax.grad(miss)(weights, samples, jax.random.randint(key, (config.batch,), 0, most))
+        places = spread(jax.random.randint(key, (config.batch,), 0, most))
+        gradient = jax.grad(miss)(weights, samples, places)
         return descend(optimiser, gradient, weights, optimiser_state), None
 
     def update(carry, key):

@@ -9,6 +9,8 @@ import jax
 import optax
 from flax import struct
 
+from jaxcoinfer.devices import everywhere
+
 
 class Learned(struct.PyTreeNode):
     """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each look; steps
@@ -51,5 +53,5 @@ def cosine_adam(learning_rate: jax.Array | float, n_updates: int) -> optax.Gradi
 def descend(optimiser: optax.GradientTransformation, gradient: Any, weights: Any, state: Any) -> tuple[Any, Any]:
     """Returns weights and optimiser state after one step."""
     with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
-        change, state = optimiser.update(gradient, state, weights)
+        change, state = optimiser.update(everywhere(gradient), state, weights)
     return optax.apply_updates(weights, change), state

@@ -27,6 +27,7 @@ from jaxcoinfer.agents import laws, masked, stages
 from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
 from jaxcoinfer.agents.replay import Outcomes
 from jaxcoinfer.agents.stages import Course
+from jaxcoinfer.devices import everywhere, spread
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 View = Callable[[Any, Any, Any, Any], Any]  # (env, state, observation, params) -> what the network takes
@@ -185,7 +186,7 @@ def play(
     def step(carry, key):
         return jax.vmap(one)(jax.random.split(key, config.n_envs), *carry)
 
-    return jax.lax.scan(step, envs, jax.random.split(key, config.n_steps))
+    return jax.lax.scan(step, spread(envs), jax.random.split(key, config.n_steps))
 
 
 def _prepare(env, params, net, weights, envs, steps: Step, config: Config, hyper: Hyper, asked):
@@ -240,11 +241,11 @@ def course(params: Any, hyper: Hyper, *, env: Any, config: Config, outcomes: Out
         envs, steps = play(key_play, env, params, net, learner[0], envs, config, asked)
         advantage, goals = _prepare(env, params, net, learner[0], envs, steps, config, hyper, asked)
         size = config.n_envs * config.n_steps
-        flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), (steps, advantage, goals))
+        flat = everywhere(jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), (steps, advantage, goals)))
 
         def epoch(learner, key):
             order = jax.random.permutation(key, size).reshape(config.n_batches, -1)
-            return jax.lax.scan(lambda c, places: learn(c, jax.tree.map(lambda x: x[places], flat)), learner, order)
+            return jax.lax.scan(lambda c, at: learn(c, jax.tree.map(lambda x: x[spread(at)], flat)), learner, order)
 
         learner, _ = jax.lax.scan(epoch, learner, jax.random.split(key_order, config.n_epochs))
         return learner, restart_ended(env, params, key_restart, *envs)

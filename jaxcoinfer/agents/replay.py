@@ -18,6 +18,7 @@ from flax import struct
 from jaxcoinfer.agents import masked, stages
 from jaxcoinfer.agents.networks import Learned, Mlp
 from jaxcoinfer.agents.stages import Course
+from jaxcoinfer.devices import everywhere, spread
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
@@ -125,7 +126,7 @@ def collect(
         keys = jax.random.split(key, carry[1].reward.shape[0])
         return jax.vmap(one)(keys, *carry)
 
-    return jax.lax.scan(step, start, jax.random.split(key, n_steps))
+    return jax.lax.scan(step, spread(start), jax.random.split(key, n_steps))
 
 
 def network(env: Any, config: ReplayConfig) -> Mlp:
@@ -172,7 +173,7 @@ def course(params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes:
 
         def learn(learner, key):
             key_places, key_own = jax.random.split(key)
-            places = jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.memory))
+            places = spread(jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.memory)))
             return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], memory)), None
 
         learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
@@ -212,7 +213,7 @@ def _write(memory: Transition, seen: Transition, count: jax.Array) -> Transition
     """Writes seen [n_steps, N] over the oldest."""
 
     def write(old, new):
-        flat = new.reshape(-1, *new.shape[2:])
+        flat = everywhere(new.reshape(-1, *new.shape[2:]))
         place = (count % old.shape[0],) + (0,) * (old.ndim - 1)
         return jax.lax.dynamic_update_slice(old, flat, place)
 

@@ -1,0 +1,68 @@
+"""One training on all devices of all hosts: environments and batches are shared out, all else is everywhere.
+
+    with jax.set_mesh(devices.mesh()):
+        learned = ppo.train(key, params, hyper, env=env, config=config)
+
+What takes steps is `spread`: each device steps its environments against its own copy of the recorded world, and no two
+have to talk. What all need, weights and what is learned from, is kept `everywhere`; the compiler adds what must be
+sent for that. Without a mesh both do nothing. Random draws are the same whatever the mesh (JAX's default,
+`jax_threefry_partitionable`), so results differ only by the order in which floats are summed. Axis: B environments, or
+places of a batch.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+AXIS = "envs"
+
+
+def join(coordinator: str | None = None, n_processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of several that train together; to be called before anything touches a device.
+
+    coordinator: `address:port` of process 0, the same for all. With nothing given JAX asks the cluster's scheduler.
+    """
+    mine = coordinator if process == 0 else None  # JAX would listen to every network that the machine is in
+    jax.distributed.initialize(coordinator, n_processes, process, coordinator_bind_address=mine)
+
+
+def mesh(per_process: int | None = None) -> Mesh:
+    """Returns the mesh of all devices of all processes, or of the first per_process of each, for `jax.set_mesh`.
+
+    Raises ValueError where a process has fewer.
+    """
+    chosen = []
+    for process in range(jax.process_count()):
+        here = jax.local_devices(process_index=process)
+        if per_process is not None and not 1 <= per_process <= len(here):
+            raise ValueError(
+                f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 to {len(here)}; "
+                "a CPU is split by XLA_FLAGS=--xla_force_host_platform_device_count=N, set before Python starts."
+            )
+        chosen += here[:per_process]
+    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def spread(tree: Any) -> Any:
+    """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where there is none.
+
+    Raises ValueError where B is no multiple of the number of devices.
+    """
+    n_devices = jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+    for leaf in jax.tree.leaves(tree):
+        if leaf.shape[0] % n_devices:
+            raise ValueError(f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple.")
+    return _placed(tree, PartitionSpec(AXIS))
+
+
+def everywhere(tree: Any) -> Any:
+    """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; as it is where there is none."""
+    return _placed(tree, PartitionSpec())
+
+
+def _placed(tree: Any, where: PartitionSpec) -> Any:
+    if AXIS not in jax.sharding.get_abstract_mesh().shape:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, where), tree)

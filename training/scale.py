@@ -1,0 +1,95 @@
+"""Trains a system's learner on all devices of all hosts, as many environments as they hold.
+
+    python -m training.scale stopping [--devices all] [--envs 16384] [--out FILE]
+    python -m training.scale on-demand [--scenario on-demand-markov] [--devices 2] [--updates 20] [--seed 0]
+    python -m training.scale stopping --hosts [ADDRESS:PORT PROCESSES PROCESS]
+
+--devices: how many of each host. --hosts: this process is one of several; all run the same command, alone under a
+cluster's scheduler, else with where process 0 listens, how many there are and which this is, from 0. Process 0 alone
+prints, one JSON line, and writes the weights. `training/CLUSTER.md` has scripts to start it with.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import serialization
+
+import jaxcoinfer
+from jaxcoinfer import devices, scenarios
+from jaxcoinfer.agents import differential, ppo
+from jaxcoinfer.runs import contenders_on_demand
+
+USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov"}
+MAKE, LEARN = range(2)  # purposes of keys
+
+
+def lesson(system: str, n_envs: int, n_updates: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns a learner, its config for n_envs environments, and what else its `train` takes."""
+    many: dict[str, Any] = {"n_evaluations": 1, "updates_per_evaluation": n_updates}
+    if system == "stopping":
+        pairs = n_envs // 2
+        return differential, differential.Config(**many, n_pairs=pairs, batch=max(4096, pairs)), {}
+    config = ppo.Config(**many, n_envs=n_envs)
+    return ppo, config, {"outcomes": contenders_on_demand.outcomes}
+
+
+def train(system: str, scenario: str, n_envs: int, n_updates: int, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Returns what was learned over the mesh of `jax.set_mesh`, and how fast: steps are tasks of `stopping`."""
+    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(2)]
+    env, params = jaxcoinfer.make(scenario, keys[MAKE])
+    learner, config, given = lesson(system, n_envs, n_updates)
+    hyper = learner.Hyper()
+    begin = time.perf_counter()
+    compiled = learner.train.lower(keys[LEARN], params, hyper, env=env, config=config, **given).compile()
+    compile_s, begin = time.perf_counter() - begin, time.perf_counter()
+    learned = jax.block_until_ready(compiled(keys[LEARN], params, hyper))
+    train_s, steps = time.perf_counter() - begin, int(learned.steps[-1])
+    line = {"system": system, "scenario": scenario, "seed": seed, "envs": n_envs, "steps": steps}
+    line |= {"steps_per_s": round(steps / train_s), "train_s": round(train_s, 2), "compile_s": round(compile_s, 1)}
+    return learned, line | {"score": round(float(learned.curve[-1]), 4)}
+
+
+def main() -> int:
+    """Runs the recipe; 0, or 2 where what was asked for is at fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("system", choices=list(USUAL))
+    parser.add_argument("--scenario")
+    parser.add_argument("--devices", default="all")
+    parser.add_argument("--hosts", nargs="*")
+    parser.add_argument("--envs", type=int, default=16384)
+    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="file for the weights, as `flax.serialization` writes them")
+    options = parser.parse_args()
+    if options.hosts is not None and len(options.hosts) not in (0, 3):
+        parser.error("--hosts: give nothing, or ADDRESS:PORT PROCESSES PROCESS")
+    if options.devices != "all" and not options.devices.isdecimal():
+        parser.error(f"--devices: {options.devices}; must be a number or all")
+    try:
+        if options.hosts:
+            address, processes, process = options.hosts
+            devices.join(address, int(processes), int(process))
+        elif options.hosts is not None:
+            devices.join()
+        mesh = devices.mesh(None if options.devices == "all" else int(options.devices))
+        with jax.set_mesh(mesh):
+            scenario = options.scenario or USUAL[options.system]
+            learned, line = train(options.system, scenario, options.envs, options.updates, options.seed)
+    except (ValueError, scenarios.ProfileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if jax.process_index() == 0:
+        print(json.dumps(line | {"devices": mesh.size, "processes": jax.process_count()}), flush=True)
+        if options.out:
+            weights = serialization.to_state_dict(jax.device_get(learned.weights))
+            options.out.write_bytes(serialization.msgpack_serialize(weights))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
