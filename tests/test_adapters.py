@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scenarios_for_tests import assert_trees_close
 
 import jaxcoinfer
 from jaxcoinfer import scenarios
@@ -60,8 +61,8 @@ def test_a_batch_restarts_those_that_ended_and_no_other(n_envs):
             (fresh[0], fresh[1].observation),
             (following, stepped.observation),
         )
-        jax.tree.map(np.testing.assert_array_equal, (states, observation), expected)
-        np.testing.assert_array_equal(reward, stepped.reward)
+        assert_trees_close((states, observation), expected, rtol=1e-5)
+        np.testing.assert_allclose(reward, stepped.reward, rtol=1e-5)
         n_ends.append(over.sum())
     assert 0 < sum(n_ends) < 12 * n_envs and max(n_ends) > 1
 
@@ -80,8 +81,8 @@ def test_batches_of_batches_and_of_worlds_are_those_of_one():
         rows = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *row) for row in alone]
         expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
         for stepped in (nested(keys, states, action, params), of_worlds(keys, states, action, worlds)):
-            jax.tree.map(np.testing.assert_array_equal, stepped, expected)
-        jax.tree.map(np.testing.assert_array_equal, nested(raw, states, action, params), expected)
+            assert_trees_close(stepped, expected, rtol=1e-5)
+        assert_trees_close(nested(raw, states, action, params), expected, rtol=1e-5)
         states, n_ends = expected[1], n_ends + int(expected[4].sum())
     assert n_ends > 0
 

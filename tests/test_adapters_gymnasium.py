@@ -47,14 +47,14 @@ def test_it_steps_as_the_environment_does(world):
     observation, info = face.reset(seed=3)
     state, timestep = start_of(world, generator)
     for i in range(400):
-        np.testing.assert_array_equal(observation, timestep.observation)
+        np.testing.assert_allclose(observation, timestep.observation, rtol=1e-5)
         np.testing.assert_array_equal(info["action_mask"], world[0].mask(state, world[1]))
         np.testing.assert_array_equal(face.action_masks(), info["action_mask"].astype(bool))
         assert observation in face.observation_space
         action = i % 2
         observation, reward, terminated, truncated, info = face.step(action)
         state, timestep = step(state, action)
-        assert reward == timestep.reward
+        assert reward == pytest.approx(float(timestep.reward), rel=1e-5)
         assert (terminated, truncated) == (bool(timestep.terminated), bool(timestep.truncated))
         if truncated:
             observation, info = face.reset()
@@ -77,20 +77,22 @@ def test_a_vector_resets_as_its_mode_says(world, mode):
     observation, _ = vector.reset(seed=5)
     native, waits, n_ends = starts(), [False] * n_envs, 0
     for _ in range(300):
-        np.testing.assert_array_equal(observation, [timestep.observation for _, timestep in native])
+        np.testing.assert_allclose(observation, [timestep.observation for _, timestep in native], rtol=1e-5)
         action = np.arange(n_envs) % 2
         observation, reward, terminated, truncated, info = vector.step(action)
         native = [step(state, a) for (state, _), a in zip(native, action, strict=True)]
         over = [bool(t.terminated | t.truncated) for _, t in native]
         ended = [o and not w for o, w in zip(over, waits, strict=True)]
-        np.testing.assert_array_equal(reward, [t.reward for _, t in native])  # nothing, where it had ended before
+        np.testing.assert_allclose(
+            reward, [t.reward for _, t in native], rtol=1e-5
+        )  # nothing, where it had ended before
         np.testing.assert_array_equal(terminated | truncated, ended)
         n_ends += sum(ended)
         again = waits if mode == "NextStep" else ended
         if mode == "SameStep" and any(ended):
             np.testing.assert_array_equal(info["_final_obs"], ended)
             for last, o, (_, timestep) in zip(info["final_obs"], ended, native, strict=True):
-                assert np.array_equal(last, timestep.observation) if o else last is None
+                assert np.allclose(last, timestep.observation, rtol=1e-5) if o else last is None
         else:
             assert "final_obs" not in info
         if any(again):
