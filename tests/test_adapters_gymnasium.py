@@ -2,6 +2,7 @@
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 import on_demand_for_tests
 import pytest
@@ -32,7 +33,7 @@ def start_of(world, generator):
 
 
 def step_of(world):
-    return jax.jit(lambda state, action: world[0].step(state, np.int32(action), world[1]))
+    return jax.jit(lambda state, action: world[0].step(state, jnp.asarray(action, jnp.int32), world[1]))
 
 
 @pytest.mark.parametrize("name", WORLDS)
