@@ -1,22 +1,28 @@
 """Environment steps a second of whole training, ours beside a trainer of others on the same environment, in one run.
 
 python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
+python -m benchmarks.training --sb3 [--scenario reference] [--steps 20000]
 
 Same network, environments, steps and batches; all learning, no evaluation counted on either side. The other trainer is
 rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`; without it only ours is timed.
+
+`--sb3`: Stable-Baselines3's proximal policy optimisation instead, on the Gymnasium face: mean reward a step
+of its deterministic policy before and after, on the same held-out starts, and its steps a second.
 """
 
 import argparse
 import importlib
 import importlib.util
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import measure, record
-from jaxcoinfer.adapters import GymnaxFive
+from jaxcoinfer.adapters import GymnaxFive, gymnasium_env, gymnasium_vector
 from jaxcoinfer.agents import ppo, sac
 
 HIDDEN, LEARNING_RATE = (64, 64), 1e-3
@@ -63,13 +69,44 @@ def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
     return lambda key: trainer.train(key)[0].actor_ts.params, taken
 
 
+def stable_baselines(scenario: str, env: Any, params: Any, steps: int) -> None:
+    """Trains theirs for so many steps and records what it earned before and after."""
+    model: Any = importlib.import_module("stable_baselines3").PPO(
+        "MlpPolicy", gymnasium_env(env, params), n_steps=1024, batch_size=256, gamma=0.9, seed=0, device="cpu"
+    )
+    before = _mean_reward(model, env, params)
+    begin = time.perf_counter()
+    model.learn(steps)
+    line = {"scenario": scenario, "algorithm": "ppo", "trainer": "stable-baselines3", "steps": model.num_timesteps}
+    line |= {"steps_per_s": model.num_timesteps / (time.perf_counter() - begin)}
+    record("training", line | {"reward_before": before, "reward_after": _mean_reward(model, env, params)})
+
+
+def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: int = 500) -> float:
+    """Mean reward a step of its deterministic policy, from starts that seed 1 draws."""
+    vector = gymnasium_vector(env, params, n_envs, autoreset="SameStep")
+    observation, _ = vector.reset(seed=1)
+    rewards = []
+    for _ in range(n_steps):
+        action, _ = model.predict(observation, deterministic=True)
+        observation, reward, *_ = vector.step(action)
+        rewards.append(reward)
+    return float(np.mean(rewards))
+
+
 def main() -> None:
     """Times both trainers of both algorithms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", default="on-demand-markov")
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--scenario")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--sb3", action="store_true")
     options = parser.parse_args()
+    options.scenario = options.scenario or ("reference" if options.sb3 else "on-demand-markov")
+    options.steps = options.steps or (20_000 if options.sb3 else 200_000)
     env, params = jaxcoinfer.make(options.scenario, jax.random.key(0))
+    if options.sb3:
+        stable_baselines(options.scenario, env, params, options.steps)
+        return
     trainers = {"jaxcoinfer": ours} | ({"rejax": theirs} if importlib.util.find_spec("rejax") else {})
     for name in ("sac", "ppo"):
         per_s = {}

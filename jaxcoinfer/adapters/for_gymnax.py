@@ -1,29 +1,26 @@
-"""Faces that other ecosystems expect of an environment. Nothing of theirs is imported before it is asked for.
+"""gymnax: `Gymnax` is gymnax 1.x (six values, resets by itself); `GymnaxFive` the older five values, which rejax and
+purejaxrl unpack."""
 
-`Gymnax` is gymnax 1.x (six values, resets by itself); `GymnaxFive` the older five values, which rejax and purejaxrl
-unpack. Both are thin: the transition is the environment's own, and its `params` are passed through. A face resets after
-every step that ends, which costs a draw of random numbers a step; `jaxcoinfer.rollout` does not. Trainers that know one
-`done` flag take a record's end for the world's, which biases what they learn of the last steps.
-"""
-
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxcoinfer.adapters.extras import needed
+from jaxcoinfer.adapters.restarts import restarted
+
 
 def _spaces() -> Any:
     """gymnax's own space records, which trainers test with `isinstance`."""
-    return importlib.import_module("gymnax.environments.spaces")
+    return needed("gymnax.environments.spaces", "bench")
 
 
 @dataclass(frozen=True)
 class Gymnax:
     """`env` as a gymnax 1.x environment: `reset(key, params)`, `step(key, state, action, params)`.
 
-    A state is (state, time step). params: of `jaxcoinfer.make`, and not optional, as they hold the world.
+    A state is the environment's. params: of `jaxcoinfer.make`, and not optional, as they hold the world.
     """
 
     env: Any
@@ -51,20 +48,18 @@ class Gymnax:
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]:
         """Returns (observation, state); consumes the key."""
         state, timestep = self.env.reset(key, params)
-        return timestep.observation, (state, timestep)
+        return timestep.observation, state
 
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
-        """Returns (observation, state, reward, terminated, truncated, info), after a reset where one of them holds.
+        """Returns (observation, state, reward, terminated, truncated, info), as `reset` gives them after an end.
 
-        info: `final_observation`, the one before the reset. The key is for the reset.
+        info: `final_observation`, the one before the reset. The key is for the reset. Under `jax.vmap` only those that
+        have ended are reset (`restarts`).
         """
-        stepped = self.env.step(state[0], jnp.asarray(action, jnp.int32), params)
-        over = stepped[1].terminated | stepped[1].truncated
-        fresh = self.env.reset(key, params)
-        begun = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, stepped)
-        info = {"final_observation": stepped[1].observation}
-        flags = (stepped[1].terminated, stepped[1].truncated)
-        return begun[1].observation, begun, stepped[1].reward, *flags, info
+        state, timestep = self.env.step(state, jnp.asarray(action, jnp.int32), params)
+        begun, observation = restarted(self.env, key, state, timestep, params)
+        info = {"final_observation": timestep.observation}
+        return observation, begun, timestep.reward, timestep.terminated, timestep.truncated, info
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""Fresh starts for the environments of a batch that have ended, and work for those only.
+
+A start draws random numbers and looks up a whole state, several times the cost of a step, and in most steps few
+environments end. Under `jax.vmap` what is written for one environment would make a start for all of them in every step
+and throw nearly all away; here the batch is seen as a whole, and the ended ones are looked for and started one by one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcoinfer.envs.types import TimeStep
+
+_ROW = 128  # width of the grid in which the ended are looked for, first by row
+
+
+def restarted(env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: Any) -> tuple[Any, jax.Array]:
+    """Returns (state, observation) as `env.reset(key, params)` gives them where the time step ended, else as they are.
+
+    For one environment; any number of `jax.vmap` make one batch of it. Cannot be differentiated in reverse.
+    """
+
+    def start(key, params):
+        fresh, first = env.reset(key, params)
+        return fresh, first.observation
+
+    def one(key, over, kept, params):
+        return jax.lax.cond(over, lambda: start(key, params), lambda: kept)
+
+    @jax.custom_batching.custom_vmap
+    def batch(keys, over, kept, params):
+        return _restart_some(start, keys, over, kept, params)
+
+    @batch.def_vmap
+    def _batches(axis_size, in_batched, keys, over, kept, params):
+        if any(jax.tree.leaves(in_batched[3])):  # each batch has a world of its own
+            axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+            each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), axes, axis_size=axis_size)
+            return _all_batched(each(keys, over, kept, params))
+        parts = _broadcast((keys, over, kept), in_batched[:3], axis_size)
+        n_envs = over.shape[-1]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(axis_size * n_envs, *leaf.shape[2:]), parts)
+        ended = batch(*flat, params)
+        return _all_batched(jax.tree.map(lambda leaf: leaf.reshape(axis_size, n_envs, *leaf.shape[1:]), ended))
+
+    single = jax.custom_batching.custom_vmap(one)
+
+    @single.def_vmap
+    def _batch(axis_size, in_batched, keys, over, kept, params):
+        if any(jax.tree.leaves(in_batched[3])):
+            axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+            return _all_batched(jax.vmap(one, axes, axis_size=axis_size)(keys, over, kept, params))
+        return _all_batched(batch(*_broadcast((keys, over, kept), in_batched[:3], axis_size), params))
+
+    return single(key, timestep.terminated | timestep.truncated, (state, timestep.observation), params)
+
+
+def _all_batched(out):
+    return out, jax.tree.map(lambda _: True, out)
+
+
+def _broadcast(parts, batched, axis_size: int):
+    """Gives every leaf the batch's axis, first."""
+    return jax.tree.map(
+        lambda leaf, has: leaf if has else jnp.broadcast_to(leaf, (axis_size, *leaf.shape)), parts, tuple(batched)
+    )
+
+
+def _restart_some(start, keys: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
+    """Returns `kept` with `start(key, params)` in place of every environment that is over, [B]; one after another."""
+    n_envs = over.shape[0]
+    n_rows = -(-n_envs // _ROW)
+    grid = jnp.pad(over, (0, n_rows * _ROW - n_envs)).reshape(n_rows, _ROW)
+
+    def next_one(carry):
+        in_row, grid, kept = carry
+        row = jnp.argmax(in_row).astype(jnp.int32)
+        column = jnp.argmax(grid[row]).astype(jnp.int32)
+        index = row * _ROW + column
+        fresh = start(keys[index], params)
+        rest = grid[row] & (jnp.arange(_ROW) != column)
+        kept = jax.tree.map(lambda new, old: old.at[index].set(new), fresh, kept)
+        return in_row.at[row].set(rest.any()), grid.at[row].set(rest), kept
+
+    return jax.lax.while_loop(lambda carry: carry[0].any(), next_one, (grid.any(axis=1), grid, kept))[2]
