@@ -154,7 +154,7 @@ def learners(size: int) -> Iterator[Work]:
     """Whole training on `size` environments, steps or tasks a second; fleets and users have recipes of their own."""
     key = jax.random.key(3)
     env, params = world("camera")
-    look = {"n_evaluations": 1, "evaluation_devices": 1, "evaluation_tasks": 1}
+    look: dict[str, Any] = {"n_evaluations": 1, "evaluation_devices": 1, "evaluation_tasks": 1}
     config: Any = contvalue.Config(**look, n_devices=size, updates_per_evaluation=50)
     yield _learner("continuation value", contvalue, env, params, key, config, 50 * size)
     config = differential.Config(**look, n_pairs=size, updates_per_evaluation=2)
