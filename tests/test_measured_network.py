@@ -30,9 +30,8 @@ def test_bits():
     loss = whole[..., -1:] - whole
     assert DNN.bits == (2, 4, 8, 32)
     assert (np.abs(loss[..., 2]) <= 0.5 * POINT).all(), "8 bits should lose nothing"
-    assert loss[0, 0, 0] > 1.5 * POINT and loss[0, 1, 0] > 1.0 * POINT, (
-        "2 bits should be seen, where features are large"
-    )
+    assert (loss[:, 0, 0] > 1.0 * POINT).all(), "2 bits should be seen behind the first layer"
+    assert (loss[:, :, 0].max(axis=1) > loss[:, :, 1].max(axis=1)).all(), "2 bits should lose more than 4"
 
 
 def test_the_file_is_small_and_says_where_it_comes_from():

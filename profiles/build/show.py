@@ -66,6 +66,8 @@ def figure(dnn: Dnn) -> Any:
     for (width, flop, accuracy), mark in zip(accuracy_table(dnn), "osD^v", strict=False):
         left.plot(flop / 1e6, 100 * accuracy, marker=mark, label=f"{width:g} of the channels")
     left.set(xscale="log", xlabel="MFLOP to the exit and its head", ylabel="accuracy, % of test images")
+    left.set_xticks([3, 5, 10, 20, 50], labels=["3", "5", "10", "20", "50"])
+    left.minorticks_off()
     left.legend()
     sent, accuracy = sent_bits(dnn)[1:], _right(dnn)[-1, 1:-1]
     for q, (bits, mark) in enumerate(zip(dnn.bits, "v^so", strict=False)):
