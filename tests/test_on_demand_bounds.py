@@ -40,7 +40,8 @@ TINY = dataclasses.replace(
         DeadlineClass(name="a", deadline_s=0.02, accuracy_weight=0.5, penalty=1.0, share=1.0, target_miss_ratio=0),
     ),
     task=dataclasses.replace(
-        SHIPPED.task,
+        scenarios.load_scenario("on-demand-wifi").task,
+        rtt_s=0.001,
         cut_device_s=(0.0, 0.004, 0.018),
         cut_edge_s=(0.0, 0.001, 0.002),
         cut_energy_j=(0.0, 0.0, 0.0),
@@ -209,7 +210,8 @@ def test_where_the_link_is_no_chain_there_is_no_optimum(name):
 def test_a_shipped_scenario_mixes_actions(name):
     scenario = dataclasses.replace(scenarios.load_scenario(name), rows=14, slots=400)
     env, params = built(scenario)
-    assert env == OnDemand(3, 6, 3, 3) and int(params.delay_slots) == 1
+    shape = (3, 9, 4, 3) if name == "on-demand-markov" else (3, 6, 3, 3)
+    assert env == OnDemand(*shape) and int(params.delay_slots) == 1
     contenders = {"full": policies.full_information(env)} | rivals(env, params)
     found = play(env, params, contenders)
     action = found["full"][1].flatten()
@@ -219,7 +221,7 @@ def test_a_shipped_scenario_mixes_actions(name):
         assert (np.bincount(taken) > 0.02 * len(taken)).sum() >= least
     assert (np.bincount(widths[featured]) > 0.02 * len(widths)).sum() >= 2
     for rival in ("neurosurgeon", "edgent", "device", "fixed"):
-        assert mean(found["full"][0], found[rival][0]).low > 0.02, rival
+        assert mean(found["full"][0], found[rival][0]).low > 0.01, rival
     tight = [c for c in scenario.classes if c.deadline_s == 0.01]
     assert {c.target_miss_ratio for c in tight} == {1e-3, 1e-5}
 
@@ -314,13 +316,13 @@ def test_measured_accuracy_is_used_where_there_is_some(monkeypatch):
         ("[0.80, 0.20, 0.00, 0.00, 0.00]", "[0.80, 0.10, 0.00, 0.00, 0.00]", "rate.transition[0]"),
         ("[0.80, 0.20, 0.00, 0.00, 0.00]", "[0.80, 0.20]", "rate.transition"),
         ("[0.80, 0.20, 0.00, 0.00, 0.00]", "[1.0, 0.0, 0.0, 0.0, 0.0]", "can be reached"),
-        ("[3e6, 12e6, 30e6", "[3e6, 3e6, 30e6", "rate.rates_bps"),
-        ("speeds = [1.0, 0.5]", "speeds = [1.0, 0.5, 0.2]", "device_speed"),
+        ("[0.5e6, 1.5e6, 3e6", "[0.5e6, 0.5e6, 3e6", "rate.rates_bps"),
+        ("speeds = [1.0, 0.8]", "speeds = [1.0, 0.8, 0.2]", "device_speed"),
         ('name = "safety"', 'name = "control"', "classes.name"),
         ("deadline_s = 0.05", "deadline_s = 0.0", "classes[0].deadline_s"),
         ("cap = 3.0", "cap = 1.0", "cap"),
         ("slot_s = 0.1", "slot_s = 0.1\narrivals = 1", "unknown field arrivals"),
-        ('"task.bits_loss" = "assumed', '"task.bits_loss" = "guessed', "task.bits_loss"),
+        ('rate = "assumed', 'rate = "guessed', "rate"),
     ],
 )
 def test_a_bad_scenario_is_refused_in_one_line(tmp_path, old, new, says):

@@ -30,12 +30,19 @@ from jaxcoinfer.runs.contenders_on_demand import (
 from training.curves import first_lasting
 
 SCENARIO = dataclasses.replace(scenarios.load_scenario("on-demand-markov"), rows=4, slots=300)
+# The same world with a task in round numbers: five layers, exits after the second and third, 20 ms on the device.
+PLAIN = dataclasses.replace(
+    SCENARIO,
+    task=dataclasses.replace(scenarios.load_scenario("on-demand-wifi").task, rtt_s=0.001),
+    rate=dataclasses.replace(SCENARIO.rate, rates_bps=(3e6, 12e6, 30e6, 80e6, 200e6)),
+    device_speed=dataclasses.replace(SCENARIO.device_speed, speeds=(1.0, 0.5)),
+)
 BITS = (2, 4, 8)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return jaxcoinfer.make(SCENARIO)
+    return jaxcoinfer.make(PLAIN)
 
 
 def _tiny(monkeypatch):
