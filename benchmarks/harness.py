@@ -18,6 +18,8 @@ from typing import Any
 
 import jax
 
+from jaxcoinfer.profiler import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -57,7 +59,7 @@ def machine() -> dict[str, Any]:
     return {
         "device": f"{device.platform}:{device.device_kind}",
         "n_devices": jax.device_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -75,14 +77,6 @@ def record(question: str, line: dict[str, Any]) -> None:
         file.write(json.dumps(whole) + "\n")
     shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items())
     print(shown, flush=True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

@@ -23,6 +23,7 @@ from jaxcoinfer.agents import contvalue, differential, dqn, ppo, sac
 from jaxcoinfer.bounds import alone, dual, dynamic_program
 from jaxcoinfer.bounds import stopping as exact
 from jaxcoinfer.envs import fleet
+from jaxcoinfer.runs.contenders_on_demand import outcomes
 from jaxcoinfer.twin import on_demand as on_demand_twin
 from jaxcoinfer.twin import workload
 
@@ -163,14 +164,14 @@ def learners(size: int) -> Iterator[Work]:
     look = {"n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1, "n_envs": size}
     for name, module in (("soft actor-critic", sac), ("deep Q", dqn)):
         config = module.Config(**look, n_steps=1, updates_per_evaluation=20, memory=max(1 << 13, 2 * size))
-        yield _learner(name, module, env, params, key, config, 20 * size)
+        yield _learner(name, module, env, params, key, config, 20 * size, outcomes=outcomes)
     config = ppo.Config(**look, n_steps=16, updates_per_evaluation=2)
-    yield _learner("proximal policy", ppo, env, params, key, config, 32 * size)
+    yield _learner("proximal policy", ppo, env, params, key, config, 32 * size, outcomes=outcomes)
 
 
-def _learner(name: str, module: Any, env: Any, params: Any, key: jax.Array, config: Any, items: int) -> Work:
+def _learner(name: str, module: Any, env: Any, params: Any, key: jax.Array, config: Any, items: int, **given) -> Work:
     def train(key, params):
-        return module.train(key, params, module.Hyper(), env=env, config=config).weights
+        return module.train(key, params, module.Hyper(), env=env, config=config, **given).weights
 
     return Work(name, items, train, (key, params))
 

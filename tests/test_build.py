@@ -1,6 +1,8 @@
 """profiles/build: the multi-exit network counts, learns, resumes and is measured as it says."""
 
 import dataclasses
+import pickle
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -134,19 +136,31 @@ def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     assert all(share.sum() == pytest.approx(1.0) for _, share, _ in leave)
 
 
-def test_images_of_an_archive_as_published(tmp_path):
-    import pickle
+def publish(folder, made):
+    """Writes images as the official release has them: planes of colours, five batches and a test batch."""
 
-    made = images(n_train=50, n_test=10)
-    planes = made.train.transpose(0, 3, 1, 2).reshape(50, -1)
+    def write(name, of, labels):
+        planes = of.transpose(0, 3, 1, 2).reshape(len(of), -1)
+        (folder / name).write_bytes(pickle.dumps({b"data": planes, b"labels": labels.tolist()}))
+
+    folder.mkdir()
     for i in range(5):
-        batch = {b"data": planes[10 * i : 10 * i + 10], b"labels": made.train_labels[10 * i : 10 * i + 10].tolist()}
-        (tmp_path / f"data_batch_{i + 1}").write_bytes(pickle.dumps(batch))
-    last = {b"data": made.test.transpose(0, 3, 1, 2).reshape(10, -1), b"labels": made.test_labels.tolist()}
-    (tmp_path / "test_batch").write_bytes(pickle.dumps(last))
-    read = data.load(tmp_path)
-    np.testing.assert_array_equal(read.train, made.train)
-    np.testing.assert_array_equal(read.test_labels, made.test_labels)
+        rows = slice(10 * i, 10 * i + 10)
+        write(f"data_batch_{i + 1}", made.train[rows], made.train_labels[rows])
+    write("test_batch", made.test, made.test_labels)
+
+
+def test_images_of_the_official_release(tmp_path):
+    folder, made = tmp_path / "cifar-10-batches-py", images(n_train=50, n_test=10)
+    publish(folder, made)
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(folder, arcname=folder.name)
+    for path in (folder, tmp_path / "cifar-10-python.tar.gz"):
+        read = data.load(path)
+        np.testing.assert_array_equal(read.train, made.train)
+        np.testing.assert_array_equal(read.train_labels, made.train_labels)
+        np.testing.assert_array_equal(read.test, made.test)
+        np.testing.assert_array_equal(read.test_labels, made.test_labels)
 
 
 def test_images_kept_as_jpeg_join_the_others(tmp_path):
@@ -169,3 +183,19 @@ def test_images_kept_as_jpeg_join_the_others(tmp_path):
     read = data.load(tmp_path / "c.npz")
     assert read.train.shape == (30, 32, 32, 3) and read.train_labels.tolist()[20:] == list(range(10))
     assert abs(read.train[20].astype(int).mean() - made.train[0].mean()) < 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["train", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["train", "--widths", "0.5"], "falling widths that begin with 1"),
+        (["measure", "--run", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line(asked, said, archive, tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    data_given = [] if "--data" in asked else ["--data", str(archive)]
+    with pytest.raises(SystemExit) as stop:
+        command.main([*asked, *out, *data_given])
+    assert stop.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,7 @@ from typing import Any
 from jaxcoinfer.profiler.from_flax import read_flax
 from jaxcoinfer.profiler.from_onnx import read_onnx
 from jaxcoinfer.profiler.graph import Chain, Layer, divide, named
-from jaxcoinfer.profiler.timing import Timing, time_onnx
+from jaxcoinfer.profiler.timing import Timing, processor, time_onnx
 from jaxcoinfer.profiler.writing import device_toml, dnn_toml, write_new
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Timing",
     "device_toml",
     "dnn_toml",
+    "processor",
     "profile_flax",
     "profile_onnx",
     "time_onnx",

@@ -53,7 +53,9 @@ def time_onnx(path: str | Path, chain: Chain) -> Timing:
     layer_s = tuple(float(f"{s:.4g}") for s in seconds)
     kernels, flop = zip(*((layer.kernels, layer.flop) for layer in chain.layers), strict=True)
     overhead_s, peak_flops = fit(layer_s, kernels, flop)
-    return Timing(layer_s, overhead_s, peak_flops, _machine(), f"onnxruntime {runtime.__version__}")
+    return Timing(
+        layer_s, overhead_s, peak_flops, f"{processor()}, {platform.system()}", f"onnxruntime {runtime.__version__}"
+    )
 
 
 def fit(layer_s: Sequence[float], kernels: Sequence[int], flop: Sequence[float]) -> tuple[float, float]:
@@ -103,12 +105,12 @@ def _values(value: Any) -> np.ndarray:
     return (np.random.default_rng(0).random(value.shape) * 4).astype(names.get(kind, kind))
 
 
-def _machine() -> str:
-    """Processor and operating system, in words."""
-    processor = platform.processor() or platform.machine()
+def processor() -> str:
+    """The processor of this machine, in words."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = (line.partition(":") for line in info.read_text("utf-8", "replace").splitlines())
         names = [value.strip() for key, _, value in lines if key.strip() in ("model name", "Model")]
-        processor = names[0] if names else processor
-    return f"{processor}, {platform.system()}"
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()

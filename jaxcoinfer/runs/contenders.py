@@ -59,7 +59,8 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
     fixed = int(np.argmax(_mean_utility(env, params, lambda state, params, choice: choice, choices, n_tasks)))
     if params.samples is None:
         return Chosen(fixed, None)
-    thresholds = jnp.append(params.samples.edges, 1.0 + 1e-6)  # the last: never settle
+    edges = params.samples.edges
+    thresholds = jnp.concatenate([jnp.zeros((1,)), edges, jnp.full((1,), 1.1)])  # the ends: always settle, and never
 
     def settle(state, params, least):
         sure = stopping_samples.record(params.samples, state.row, state.task)[-1] >= least

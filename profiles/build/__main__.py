@@ -10,6 +10,7 @@ CIFAR-10 is the official archive or its folder, or an `.npz`; without --data the
 import argparse
 import dataclasses
 import sys
+import tarfile
 from pathlib import Path
 
 from profiles.build import data, measure, show, train, write
@@ -19,9 +20,13 @@ QUICK_IMAGES = 2560
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one of the three commands."""
-    options = _parser().parse_args(arguments)
-    options.action(options)
+    """Runs one of the three commands; what is wrong with its input ends it with one line and code 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.action(options)
+    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        parser.error(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _parser() -> argparse.ArgumentParser:

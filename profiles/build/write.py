@@ -1,15 +1,14 @@
 """Writes what was measured as profiles: `<name>.toml` and `.npz` of the network, `<machine>.toml` of this machine."""
 
 import os
-import platform
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from jaxcoinfer.profiler import processor
 from profiles.build.data import Images
 from profiles.build.measure import BITS, Answers, Costs
 from profiles.build.model import EXIT_LAYERS, LAYERS, POOLED
@@ -29,7 +28,7 @@ def network(
     config: Config,
 ) -> Path:
     """Writes `b-alexnet.toml` and `.npz` into `folder`; one of each sequence a version, the whole network first."""
-    whole, right = costs[0], [_own_accuracy(a) for a in answers]
+    right = [_own_accuracy(a) for a in answers]
     lines = [
         "# Written by `python -m profiles.build measure`; the same command makes it again.",
         "",
@@ -39,25 +38,43 @@ def network(
         f"input_bits = {INPUT_BITS} # 3 * 32 * 32 * 8",
         f"full_accuracy = {right[0][-1]}",
         f"bits = {list(BITS)}",
+        *_layers(costs[0]),
+        *_exits(costs[0], right[0]),
     ]
-    for i, name in enumerate(LAYERS):
-        lines += [
-            "",
-            "[[layers]]",
-            f'name = "{name}"',
-            f"flop = {whole.flop[i]}",
-            f"out_elements = {whole.elements[i]}",
-        ]
-        lines += [f"kernels = {KERNELS[i]}", f"parameters = {whole.parameters[i]}"]
-        lines += ["cut = false # nothing is left for the server"] * (i + 1 == len(LAYERS))
-    for i, layer in enumerate(EXIT_LAYERS):
-        lines += ["", "[[exits]]", f"after_layer = {layer}", f"head_flop = {whole.head_flop[i]}"]
-        lines += [f"head_kernels = {HEAD_KERNELS}", f"accuracy = {right[0][i]}"]
     for width, cost, own in list(zip(widths, costs, right, strict=True))[1:]:
-        lines += ["", "[[versions]]", f"width = {width}", f"flop = {cost.flop.tolist()}"]
-        lines += [f"out_elements = {cost.elements.tolist()}", f"parameters = {cost.parameters.tolist()}"]
-        lines += [f"head_flop = {cost.head_flop.tolist()}", f"accuracy = {own}"]
-    said = f"{len(answers[0].entropy[0])} CIFAR-10 test images ({images.note}); {_here()}"
+        lines += _version(width, cost, own)
+    lines += _sources(len(answers[0].entropy[0]), images, config, thin=len(widths) > 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "b-alexnet.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    _samples(path.with_suffix(".npz"), answers)
+    return path
+
+
+def _layers(cost: Costs) -> list[str]:
+    lines = []
+    for i, name in enumerate(LAYERS):
+        lines += ["", "[[layers]]", f'name = "{name}"', f"flop = {cost.flop[i]}", f"out_elements = {cost.elements[i]}"]
+        lines += [f"kernels = {KERNELS[i]}", f"parameters = {cost.parameters[i]}"]
+    return [*lines, "cut = false # nothing is left for the server"]
+
+
+def _exits(cost: Costs, accuracy: Sequence[float]) -> list[str]:
+    lines = []
+    for i, layer in enumerate(EXIT_LAYERS):
+        lines += ["", "[[exits]]", f"after_layer = {layer}", f"head_flop = {cost.head_flop[i]}"]
+        lines += [f"head_kernels = {HEAD_KERNELS}", f"accuracy = {accuracy[i]}"]
+    return lines
+
+
+def _version(width: float, cost: Costs, accuracy: Sequence[float]) -> list[str]:
+    lines = ["", "[[versions]]", f"width = {width}", f"flop = {cost.flop.tolist()}"]
+    lines += [f"out_elements = {cost.elements.tolist()}", f"parameters = {cost.parameters.tolist()}"]
+    return [*lines, f"head_flop = {cost.head_flop.tolist()}", f"accuracy = {accuracy}"]
+
+
+def _sources(n_images: int, images: Images, config: Config, *, thin: bool) -> list[str]:
+    said = f"{n_images} CIFAR-10 test images ({images.note}); {_here()}"
     trained = (
         f"seed {config.seed}, {config.epochs} epochs of {len(images.train)} images, batches of {config.batch}, "
         f"exits weighted {', '.join(f'{w:g}' for w in config.exit_weights)}"
@@ -67,7 +84,7 @@ def network(
         "element of a pooling window; normalisation folded into the convolutions; architecture of BranchyNet (arXiv "
         "1709.01686)"
     )
-    lines += [
+    lines = [
         "",
         "[source]",
         'input_bits = "computed: 3 * 32 * 32 values of 8 bits"',
@@ -80,22 +97,22 @@ def network(
         '"exits.head_kernels" = "computed: convolution, pooling, linear layer"',
         '"exits.accuracy" = "measured: as full_accuracy"',
     ]
-    if len(widths) > 1:
-        lines += [f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"']
-    lines += [f'samples = "measured: on {said}"', ""]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "b-alexnet.toml").write_text("\n".join(lines), encoding="utf-8")
-    stacked: dict[str, Any] = {
-        name: np.stack([getattr(a, name) for a in answers]) for name in ("correct", "confidence", "entropy")
-    }
-    np.savez_compressed(
-        folder / "b-alexnet.npz",
-        samples=np.array(stacked["correct"].shape[-1]),
-        correct=np.packbits(stacked["correct"], axis=-1),
-        confidence=stacked["confidence"].astype(np.float16),
-        entropy=np.maximum(stacked["entropy"], 0.0).astype(np.float16),
+    if thin:
+        lines.append(f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"')
+    return [*lines, f'samples = "measured: on {said}"', ""]
+
+
+def _samples(path: Path, answers: Sequence[Answers]) -> None:
+    correct, confidence, entropy = (
+        np.stack([getattr(a, name) for a in answers]) for name in ("correct", "confidence", "entropy")
     )
-    return folder / "b-alexnet.toml"
+    np.savez_compressed(
+        path,
+        samples=np.array(correct.shape[-1]),
+        correct=np.packbits(correct, axis=-1),
+        confidence=confidence.astype(np.float16),
+        entropy=np.maximum(entropy, 0.0).astype(np.float16),  # of a sure answer, rounding gives a hair less than 0
+    )
 
 
 def machine(
@@ -112,7 +129,7 @@ def machine(
         "",
         'kind = "server"',
         f'name = "{name}"',
-        f'description = "{_processor()}, one image at a time, as measured with B-AlexNet"',
+        f'description = "{processor()}, one image at a time, as measured with B-AlexNet"',
         f"overhead_s = {float(np.median(left)):.3g}",
         f"peak_flops = {_rounded_up(peak)}",
         "power_idle_w = 8.0",
@@ -147,12 +164,4 @@ def _rounded_up(number: float) -> float:
 
 def _here() -> str:
     device = jax.devices()[0]
-    return f"{_processor()}, {os.cpu_count()} cores, {device.platform}, jax {jax.__version__}, {date.today()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return f"{processor()}, {os.cpu_count()} cores, {device.platform}, jax {jax.__version__}, {date.today()}"
