@@ -162,9 +162,8 @@ class Stopping:
         stop = action == STOP
         last = state.layer == self.n_layers
         ends = stop | last
-        right = accuracies(state, params)
-        looked_up = _at_layer(params, right, state.layer)
-        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits, accuracy_here = looked_up
+        choice = jnp.where(stop, state.layer, self.n_layers + 1)
+        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits = _at_layer(params, state.layer)
 
         upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
         computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
@@ -180,7 +179,7 @@ class Stopping:
         # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
         idled = ends & (new.slot > computed)
         waiting = jnp.where(idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task))
-        accuracy = jnp.where(stop, accuracy_here, right[-1])
+        accuracy = _accuracy(state, params, choice)
         on_server_s = upload.server_wait_s + upload.server_s
         upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
         compute_s = seconds(computed - state.slot, params.slot_s)
@@ -196,7 +195,7 @@ class Stopping:
         alive = ~state.done
         outcome = Outcome(
             finished=ends & alive,
-            choice=jnp.where(stop, state.layer, self.n_layers + 1),
+            choice=choice,
             latency_s=latency_s,
             energy_j=energy_j,
             accuracy=accuracy,
@@ -207,7 +206,7 @@ class Stopping:
         return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)
 
 
-def _at_layer(params: Params, right: jax.Array, layer: jax.Array) -> list[jax.Array]:
+def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
     """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering one."""
     columns = [
         params.layer_s,
@@ -215,12 +214,21 @@ def _at_layer(params: Params, right: jax.Array, layer: jax.Array) -> list[jax.Ar
         params.device_energy_j[:-1],
         jnp.diff(params.device_energy_j),
         params.upload_bits.astype(jnp.float32),
-        right[:-1],
     ]
-    found = [column[0] for column in columns]
-    for i in range(1, params.layer_s.shape[0]):
-        found = [jnp.where(layer == i, column[i], value) for column, value in zip(columns, found, strict=True)]
+    return [_select(column, layer) for column in columns]
+
+
+def _select(column: jax.Array, index: jax.Array) -> jax.Array:
+    found = column[0]
+    for i in range(1, column.shape[0]):
+        found = jnp.where(index == i, column[i], found)
     return found
+
+
+def _accuracy(state: State, params: Params, choice: jax.Array) -> jax.Array:
+    if params.samples is None:
+        return _select(params.accuracy, choice)
+    return stopping_samples.number(params.samples, state.row, state.task, choice)
 
 
 def accuracies(state: State, params: Params) -> jax.Array:
@@ -242,7 +250,8 @@ def _confidence(state: State, params: Params) -> jax.Array:
     if params.samples is None:
         return jnp.zeros((), jnp.float32)
     ran = state.layer == params.layer_s.shape[0] - 1
-    return jnp.where(ran, stopping_samples.record(params.samples, state.row, state.task)[-1], 0.0)
+    column = jnp.asarray(params.accuracy.shape[0], jnp.int32)  # behind the choices
+    return jnp.where(ran, stopping_samples.number(params.samples, state.row, state.task, column), 0.0)
 
 
 def _speed(slot: Slot) -> jax.Array:

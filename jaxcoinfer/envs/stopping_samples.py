@@ -54,8 +54,16 @@ def by_bin(right: np.ndarray, bins: np.ndarray, n_bins: int) -> np.ndarray:
 
 def record(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
     """Returns the record of a task's image [P+2]; row, task int32 (a task before the first takes the first image)."""
-    image = (jnp.maximum(task, 0) + _STRIDE * row) % samples.records.shape[0]
-    return samples.records.at[image].get(mode="promise_in_bounds")
+    return samples.records.at[_image(samples, row, task)].get(mode="promise_in_bounds")
+
+
+def number(samples: Samples, row: jax.Array, task: jax.Array, column: jax.Array) -> jax.Array:
+    """Returns one column of that record, int32 in [0, P+2); a step needs no more, and one number is a cheap gather."""
+    return samples.records.at[_image(samples, row, task), column].get(mode="promise_in_bounds")
+
+
+def _image(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
+    return jax.lax.rem(jnp.maximum(task, 0) + _STRIDE * row, jnp.int32(samples.records.shape[0]))
 
 
 def expected(samples: Samples, confidence: jax.Array) -> jax.Array:
