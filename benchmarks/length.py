@@ -25,7 +25,7 @@ def main() -> None:
         env, params = jaxcoinfer.make(scenario)
         keys = jax.random.split(jax.random.key(1), N_ENVS)
         start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
-        timed = measure("length", stopping_loop(env, N_ENVS, N_BLOCKS, True), jax.random.key(2), params, *start)
+        timed = measure("length", stopping_loop(env, N_ENVS, N_BLOCKS), jax.random.key(2), params, *start)
         record("length", {"n_slots": n_slots, "ns_per_decision": 1e9 * timed["median_s"] / (N_ENVS * N_BLOCKS * BLOCK)})
 
 

@@ -153,16 +153,17 @@ def features() -> str:
 
 
 def speed() -> str:
-    """Items a second at each size, and the share of the nearer limit at the largest."""
-    sizes = (1, 64, 1024, 16384)
+    """Items a second at each size, and at 16,384 what they are of the null step's rate and of the nearer limit."""
+    sizes = (1, 64, 1024, 16384, 131072)
     rows = []
     for name in dict.fromkeys(line["name"] for line in lines("speed") if "size" in line):
         found = {line["size"]: line for line in lines("speed", name=name)}
         cells = [_count(found[size]["items_per_s"]) if size in found else "" for size in sizes]
-        largest = found[max(found)]
-        share = max(largest.get(key, 0.0) for key in ("share_of_cache", "share_of_flop"))
-        rows.append([name, *cells, f"{100 * share:.0f} %" if 0 < share <= 1 else ""])
-    return table(["items a second at batch", *(f"{size:,}" for size in sizes), "of the limit"], rows)
+        large = found.get(16384, {})
+        nearer = max(large.get("share_of_cache", 0.0), large.get("share_of_flop", 0.0))
+        shares = [large.get("share_of_null", 0.0) if name != "null step" else 0.0, nearer]
+        rows.append([name, *cells, *(f"{100 * share:.0f} %" if share else "" for share in shares)])
+    return table(["items a second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"], rows)
 
 
 def _count(number: float) -> str:

@@ -1,5 +1,7 @@
-"""A tiny long training and its life in a process of its own, which a fork server that has imported all this begins."""
+"""Tiny long trainings, one a learner, and their lives in processes of their own, which a fork server that has imported
+all this begins."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,38 +15,63 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401  once, here, and not in every life
 
 from jaxcoinfer import checkpoints
-from jaxcoinfer.agents import dqn, stages
+from jaxcoinfer.agents import contvalue, differential, dqn, ppo, sac, stages
+from jaxcoinfer.envs import make
+from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.runs import long
+from jaxcoinfer.scenarios import load_scenario
 from tests import probes
 
-STAGES = 40
-SIZES = {"hidden": (4,), "n_envs": 4, "n_evaluations": STAGES, "evaluation_envs": 2, "evaluation_steps": 2}
-CONFIG = dqn.Config(**SIZES, n_steps=2, n_batches=1, batch=8, memory=64, updates_per_evaluation=2)
-LESSON = long.Lesson(dqn, probes.Probe(), CONFIG, probes.outcomes)
+STAGES = 20
+_TINY: dict = {"hidden": (4,), "n_envs": 4, "n_evaluations": STAGES, "evaluation_envs": 2, "evaluation_steps": 3}
+_MEMORY = {"n_steps": 2, "n_batches": 2, "batch": 8, "memory": 32, "updates_per_evaluation": 2}
+_ROLLED = {"n_steps": 4, "n_epochs": 2, "n_batches": 2, "updates_per_evaluation": 2}
+_LOOKED = {"hidden": (4,), "n_evaluations": STAGES, "evaluation_devices": 4, "evaluation_tasks": 3}
+_TASKS: dict = _LOOKED | {"updates_per_evaluation": 2}
+_PAIRS = {"n_pairs": 4, "block_tasks": 3, "horizon": 4, "memory": 16, "batch": 8, "n_batches": 2}
+_STOPPING = Stopping(n_layers=2)
+LESSONS = {
+    "dqn": long.Lesson(dqn, probes.Probe(), dqn.Config(**_TINY, **_MEMORY), probes.outcomes),
+    "sac": long.Lesson(sac, probes.Probe(), sac.Config(**_TINY, **_MEMORY), probes.outcomes),
+    "ppo": long.Lesson(ppo, probes.Probe(), ppo.Config(**_TINY, **_ROLLED), probes.outcomes),
+    "contvalue": long.Lesson(contvalue, _STOPPING, contvalue.Config(**_TASKS, n_devices=4)),
+    "differential": long.Lesson(differential, _STOPPING, differential.Config(**_TASKS, **_PAIRS)),
+}
+
+
+def world(lesson: long.Lesson):
+    """The numbers of a lesson's world."""
+    if isinstance(lesson.env, probes.Probe):
+        return probes.World(jax.numpy.int32(4))
+    env, params = make(dataclasses.replace(load_scenario("reference-busy"), rows=2, slots=2048))
+    assert env == lesson.env
+    return params
 
 
 def warm_up() -> None:
-    """Traces the training, which starts no backend and so may be done before a fork."""
+    """Traces what can be traced without a backend, which a fork would not survive."""
 
-    def both(hyper):
+    def both(lesson, hyper):
         key, params = jax.random.key(0), probes.World(jax.numpy.int32(4))
-        return stages.advance(stages.begin(key, params, hyper, outline=LESSON), params, hyper, outline=LESSON)
+        return stages.advance(stages.begin(key, params, hyper, outline=lesson), params, hyper, outline=lesson)
 
-    jax.eval_shape(lambda: both(dqn.Hyper()))
+    for lesson in LESSONS.values():
+        if isinstance(lesson.env, probes.Probe):
+            jax.eval_shape(lambda lesson=lesson: both(lesson, lesson.learner.Hyper()))
 
 
-def train(folder: Path, seed: int = 0, lesson: long.Lesson = LESSON, hyper=None, **options):
+def train(folder: Path, seed: int = 0, lesson: long.Lesson = LESSONS["dqn"], hyper=None, **options):
     """Trains, or goes on, as a user would: all is made anew."""
-    key, params = jax.random.key(seed), probes.World(jax.numpy.int32(4))
-    said = {"seed": seed}
-    return long.train(folder, key, params, hyper or lesson.learner.Hyper(), lesson=lesson, said=said, **options)
+    key, said = jax.random.key(seed), {"seed": seed}
+    given = hyper or lesson.learner.Hyper()
+    return long.train(folder, key, world(lesson), given, lesson=lesson, said=said, **options)
 
 
 def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(checkpoints.as_numbers(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
-def live(folder: Path, cache: Path, pipe) -> None:
+def live(name: str, folder: Path, cache: Path, pipe) -> None:
     """Trains to the end in this process, tells every stage, and leaves what it learned beside the folder."""
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -53,7 +80,7 @@ def live(folder: Path, cache: Path, pipe) -> None:
     tell = {"resumed": "resumed", "passed_over": "passed over"}
     told = {name: lambda value, what=what: pipe.send((what, value)) for name, what in tell.items()}
     events = long.Events(**told, stage=lambda standing: pipe.send(("stage", int(standing.stage))))
-    np.savez(folder.with_suffix(".npz"), *leaves(train(folder, events=events)))
+    np.savez(folder.with_suffix(".npz"), *leaves(train(folder, lesson=LESSONS[name], events=events)))
     pipe.send(("over", STAGES))
 
 

@@ -1,4 +1,4 @@
-"""What the fork server of `test_long` does before the first life: import everything, and trace the training."""
+"""What the fork server of `test_long` does before the first life: import everything, and trace what can be traced."""
 
 import long_for_tests
 

@@ -15,22 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
-from long_for_tests import CONFIG, LESSON, STAGES, fill, leaves, live, train
+from long_for_tests import LESSONS, STAGES, fill, leaves, live, train, world
 
 from jaxcoinfer import checkpoints
-from jaxcoinfer.agents import contvalue, differential, dqn, ppo, sac, stages
+from jaxcoinfer.agents import dqn, stages
 from jaxcoinfer.checkpoints import CheckpointError
-from jaxcoinfer.envs import make
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.runs import long
 from jaxcoinfer.runs.types import RunError
-from jaxcoinfer.scenarios import load_scenario
 from tests import probes
 from training import long as recipe
 
-KILLS = 22
+KILLS = int(os.environ.get("KILLS", "5"))  # of each learner
 
 
 def assert_same(a, b):
@@ -85,16 +83,17 @@ def result(folder: Path) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
-def test_a_run_killed_at_random_moments_comes_to_the_same_bits(begin, tmp_path):
+@pytest.mark.parametrize("learner", LESSONS)
+def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, tmp_path):
     whole, cache = tmp_path / "whole", tmp_path / "cache"
-    to_the_end(*begin(live, whole, cache))
+    to_the_end(*begin(live, learner, whole, cache))
     rng, folder, kills, resumed, lives = np.random.default_rng(0), tmp_path / "killed", 0, set(), 0
     said = []
     while kills < KILLS:
         folder, lives = tmp_path / f"killed{lives}" if said[-1:] == [("over", STAGES)] else folder, lives + 1
-        process, pipe = begin(live, folder, cache)
+        process, pipe = begin(live, learner, folder, cache)
         said = [hear(pipe)]
-        for _ in range(rng.integers(0, 3)):
+        for _ in range(rng.integers(0, 8)):
             if said[-1][0] != "over":
                 said.append(hear(pipe))
         time.sleep(rng.uniform(0.0, 0.1))
@@ -102,9 +101,9 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(begin, tmp_path):
         process.join()
         kills += process.exitcode == -9
         resumed |= {value for what, value in said if what == "resumed"}
-    said = to_the_end(*begin(live, folder, cache))
+    said = to_the_end(*begin(live, learner, folder, cache))
     assert not [line for line in said if line[0] == "passed over"]  # a kill leaves nothing that is half there
-    assert len(resumed) > 5  # from many places
+    assert len(resumed) > 1  # from several places
     for mine, other in zip(result(folder), result(whole), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert np.isfinite(result(whole)[-2]).all()
@@ -112,34 +111,12 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(begin, tmp_path):
 
 # --- stages ----------------------------------------------------------------------------------------------------
 
-TINY = {"hidden": (4,), "n_envs": 4, "n_evaluations": 3, "evaluation_envs": 2, "evaluation_steps": 3}
-MEMORY = {"n_steps": 2, "n_batches": 2, "batch": 8, "memory": 32, "updates_per_evaluation": 2}
-ROLLED = {"n_steps": 4, "n_epochs": 2, "n_batches": 2, "updates_per_evaluation": 2}
-TASKS = {
-    "hidden": (4,),
-    "n_evaluations": 3,
-    "updates_per_evaluation": 2,
-    "evaluation_devices": 4,
-    "evaluation_tasks": 3,
-}
-CONFIGS = {
-    dqn: dqn.Config(**TINY, **MEMORY),
-    sac: sac.Config(**TINY, **MEMORY),
-    ppo: ppo.Config(**TINY, **ROLLED),
-    contvalue: contvalue.Config(**TASKS, n_devices=4),
-    differential: differential.Config(**TASKS, n_pairs=4, block_tasks=3, horizon=4, memory=16, batch=8, n_batches=2),
-}
-
-
-@pytest.mark.parametrize("learner", CONFIGS, ids=lambda learner: learner.__name__.split(".")[-1])
-def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(learner, tmp_path):
-    if learner in (contvalue, differential):
-        env, params = make(dataclasses.replace(load_scenario("reference-busy"), rows=2, slots=2048))
-        lesson = long.Lesson(learner, env, CONFIGS[learner])
-        twin = {}
-    else:
-        env, params, twin = probes.Probe(), probes.World(jnp.int32(4)), {"outcomes": probes.outcomes}
-        lesson = long.Lesson(learner, env, CONFIGS[learner], **twin)
+@pytest.mark.parametrize("name", LESSONS)
+def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(name, tmp_path):
+    lesson = LESSONS[name]
+    lesson = dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, n_evaluations=3))
+    learner, params = lesson.learner, world(lesson)
+    twin = {} if lesson.outcomes is None else {"outcomes": lesson.outcomes}
     key, hyper = jax.random.key(5), learner.Hyper()
     standing = stages.begin(key, params, hyper, outline=lesson)
     shapes = jax.eval_shape(lambda: stages.begin(key, params, hyper, outline=lesson))
@@ -150,7 +127,7 @@ def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(learner, tmp_pat
         step, standing = checkpoints.latest(tmp_path, shapes, never)
         assert step == stage
         assert_same(standing, advanced)
-    learned = learner.train(key, params, hyper, env=env, config=CONFIGS[learner], **twin)
+    learned = learner.train(key, params, hyper, env=lesson.env, config=lesson.config, **twin)
     assert_same(learned.curve, standing.curve)
     assert_same(learned.weights, lesson(params, hyper).weights(standing.carry))
     assert stages.advance._cache_size() and len(np.unique(standing.curve)) > 0
@@ -161,7 +138,8 @@ def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(learner, tmp_pat
 
 @pytest.fixture(scope="module")
 def short():
-    return dataclasses.replace(LESSON, config=dataclasses.replace(CONFIG, n_evaluations=5))
+    lesson = LESSONS["dqn"]
+    return dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, n_evaluations=5))
 
 
 def test_a_folder_goes_on_where_it_stood_and_is_refused_to_others(short, tmp_path, monkeypatch):

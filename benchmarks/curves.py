@@ -1,0 +1,30 @@
+"""How rates grow with the batch, drawn from the lines of `benchmarks.speed`: benchmarks/results/speed.png.
+
+python -m benchmarks.curves
+"""
+
+from matplotlib.figure import Figure
+
+from benchmarks.harness import RESULTS
+from benchmarks.tables import lines
+from jaxcoinfer.figures.common import STYLES, panels
+
+PANELS = {"environments": "decisions/s", "twins": "outcomes/s"}
+
+
+def draw() -> Figure:
+    """A panel a kind, a line a subject."""
+    figure, axes = panels(1, len(PANELS))
+    for panel, (kind, unit) in zip(axes, PANELS.items(), strict=True):
+        names = list(dict.fromkeys(line["name"] for line in lines("speed", kind=kind)))
+        for name, (colour, mark, dash) in zip(names, STYLES.values(), strict=False):
+            rates = {line["size"]: line["items_per_s"] for line in lines("speed", kind=kind, name=name)}
+            shown = name.removesuffix(" step").removesuffix(" twin")
+            panel.plot(*zip(*sorted(rates.items()), strict=True), dash, color=colour, marker=mark, label=shown)
+        panel.set(xscale="log", yscale="log", xlabel="environments in the batch", ylabel=unit, title=kind)
+        panel.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    draw().savefig(RESULTS / "speed.png")
