@@ -103,8 +103,8 @@ def _steps(name: str, env: Any, params: Any, size: int, shape: tuple, action: Ca
 
     n_steps = STEPS if items else 16
     given = (state, jax.random.bits(jax.random.key(2), shape), params)
-    counted = (once, given, items) if items else ()
-    return Work(f"{name} step", (items or size) * n_steps, loop, given, *counted)
+    whole = Work(f"{name} step", (items or size) * n_steps, loop, given)
+    return whole._replace(once=once, once_arguments=given, once_items=items) if items else whole
 
 
 def _null(size: int) -> Work:

@@ -7,6 +7,9 @@ import os
 
 # Before JAX is imported; GPU checks of the same tests set the variable themselves.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Nearly all the time of the tests goes into compiling; with fewer passes of LLVM, it is two thirds of that.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import hypothesis
 import jax

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcoinfer import devices
 from jaxcoinfer.agents import differential, ppo, sac
+from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.policies import stopping as policies
 from jaxcoinfer.rollout import unroll
 from tests import probes
@@ -78,6 +79,17 @@ def learned(params, env, several: bool) -> tuple[dict, dict]:
     return values, facts
 
 
+def begun() -> dict:
+    """First weights of a network and of two side by side, wide enough to be drawn in threads that could all wait."""
+
+    def begin(key):
+        net, seen = Mlp((128, 128), 2), jnp.zeros(4)
+        return net.init(key, seen), jax.vmap(net.init, (0, None))(jax.random.split(key), seen)
+
+    weights = jax.jit(lambda key: devices.everywhere(begin(key)))(jax.random.key(7))
+    return {f"play-net{i}": leaf for i, leaf in enumerate(jax.tree.leaves(weights))}
+
+
 def main() -> None:
     folder, n_devices, *group = sys.argv[1:]
     if group:
@@ -87,8 +99,10 @@ def main() -> None:
     with jax.set_mesh(devices.mesh()):
         values, facts = played(env, params)
         more, sent = learned(params, env, bool(group))
+        first = begun()
     name = "-".join([n_devices, *group[2:]])
-    np.savez(Path(folder) / f"{name}.npz", **{key: np.asarray(leaf) for key, leaf in (values | more).items()})
+    values |= more | first
+    np.savez(Path(folder) / f"{name}.npz", **{key: np.asarray(leaf) for key, leaf in values.items()})
     (Path(folder) / f"{name}.json").write_text(json.dumps(facts | {"learned": sent}))
 
 

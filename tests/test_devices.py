@@ -49,7 +49,7 @@ def run(folder: Path, *commands: tuple[str, ...]) -> None:
             pipe = subprocess.PIPE
             started.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | given, stderr=pipe, text=True))
         for process in started:
-            complaint = process.communicate(timeout=900)[1]
+            complaint = process.communicate(timeout=300)[1]
             assert process.returncode == 0, complaint[-4000:]
     finally:
         for process in started:

@@ -21,6 +21,7 @@ from jaxcoinfer import checkpoints
 from jaxcoinfer.agents import dqn, stages
 from jaxcoinfer.checkpoints import CheckpointError
 from jaxcoinfer.envs.fleet import Fleet
+from jaxcoinfer.envs.multi_user import MultiUser
 from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.runs import long
@@ -110,6 +111,7 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
 
 
 # --- stages ----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(name, tmp_path):
@@ -206,6 +208,10 @@ def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, c
     code, lines = command("fleet", "--out", out, "--scenario", "wifi")
     assert code == 2 and lines == ["error: scenario 'wifi': of system stopping; give one of fleet"]
 
+    with pytest.raises(SystemExit):
+        command("on-demand", "--out", out, "--devices", jax.local_device_count() + 1)
+    assert "--devices: " in capsys.readouterr().err
+
     def full(path, tree):
         raise OSError(28, "No space left on device")
 
@@ -214,9 +220,10 @@ def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, c
     assert code == 1 and len(lines) == 1 and "No space left on device" in lines[0]
 
 
-@pytest.mark.parametrize("system", ["stopping", "on-demand", "fleet"])
+@pytest.mark.parametrize("system", list(recipe.USUAL))
 def test_the_recipe_knows_every_system(system):
-    env = {"stopping": Stopping(3), "on-demand": OnDemand(2, 3, 2, 1), "fleet": Fleet(3, 2, 3)}[system]
+    envs = {"stopping": Stopping(3), "on-demand": OnDemand(2, 3, 2, 1), "fleet": Fleet(3, 2, 3)}
+    env = (envs | {"multi-user": MultiUser(3, 2, 4)})[system]
     lesson, hyper = recipe.lesson_of(system, env, {"n_evaluations": 7})
     assert lesson.config.n_evaluations == 7 and hash(lesson) == hash(
         recipe.lesson_of(system, env, {"n_evaluations": 7})[0]

@@ -3,10 +3,13 @@
     python -m training.long stopping --out FOLDER [--scenario wifi] [--seed 0] [--stages N] [--updates N] [--every 1]
     python -m training.long on-demand --out FOLDER ...
     python -m training.long fleet --out FOLDER ...
+    python -m training.long multi-user --out FOLDER ... [--devices 2]
 
 A stage is --updates updates and a look at the greedy policy; after every --every of them there is a checkpoint. The
 same command again goes on from the latest one that is undamaged, to the same numbers as if it had never been killed. At
 the end FOLDER holds `curve.csv`, what every look told, and `weights.msgpack`, the network (`flax.serialization`).
+--devices: how many of this machine share the work, or all; a run may go on with another number, with sums of floats in
+another order.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from jaxcoinfer import scenarios
+from jaxcoinfer import devices, scenarios
 from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.agents.networks import Learned
 from jaxcoinfer.checkpoints import CheckpointError
@@ -38,8 +41,9 @@ from jaxcoinfer.runs import (
 from jaxcoinfer.runs.types import RunError
 from jaxcoinfer.scenarios import ProfileError
 from jaxcoinfer.traces import TraceError
+from training import multi_user
 
-_USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet"}
+USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet", "multi-user": "multi-user"}
 
 
 def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.Lesson, Any]:
@@ -52,6 +56,8 @@ def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.Lesson
         of = contenders_on_demand.LEARNERS[contenders_on_demand.BEST]
         config = dataclasses.replace(on_demand.FULL.learners[contenders_on_demand.BEST], **sizes)
         return long.Lesson(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
+    if system == "multi-user":
+        return long.Lesson(ppo, env, dataclasses.replace(multi_user.CONFIG, **sizes)), multi_user.HYPER
     of = contenders_fleet.LEARNERS[contenders_fleet.BEST]
     config = dataclasses.replace(fleet.FULL.config, twin=of.twin, **sizes)
     return long.Lesson(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
@@ -105,21 +111,27 @@ def _say(line: str) -> None:
 def main() -> int:
     """Runs the recipe; 0, 1 where it failed, 2 where what was asked for is at fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=list(_USUAL))
+    parser.add_argument("system", choices=list(USUAL))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", type=int, help="looks")
     parser.add_argument("--updates", type=int, help="before each look")
     parser.add_argument("--every", type=int, default=1, help="stages between checkpoints")
+    parser.add_argument("--devices", type=int, help="of this machine; else all")
     options = parser.parse_args()
     given = {"n_evaluations": options.stages, "updates_per_evaluation": options.updates}
     sizes = {name: value for name, value in given.items() if value is not None}
     if min([options.every, *sizes.values()]) < 1:
         parser.error("--stages, --updates and --every must be at least 1")
-    scenario = options.scenario or _USUAL[options.system]
+    scenario = options.scenario or USUAL[options.system]
     try:
-        train(options.system, scenario, options.seed, options.out, sizes, options.every)
+        mesh = devices.mesh(options.devices)
+    except ValueError as error:
+        parser.error(f"--devices: {error}")
+    try:
+        with jax.set_mesh(mesh):
+            train(options.system, scenario, options.seed, options.out, sizes, options.every)
     except (RunError, ProfileError, TraceError) as error:
         _say(f"error: {error}")
         return 2

@@ -2,6 +2,7 @@
 
     python -m training.scale stopping [--devices all] [--envs 16384] [--out FILE]
     python -m training.scale on-demand [--scenario on-demand-markov] [--devices 2] [--updates 20] [--seed 0]
+    python -m training.scale fleet [--envs 4096] ..., python -m training.scale multi-user ...
     python -m training.scale stopping --hosts [ADDRESS:PORT PROCESSES PROCESS]
 
 --devices: how many of each host. --hosts: this process is one of several; all run the same command, alone under a
@@ -23,29 +24,33 @@ import jaxcoinfer
 from jaxcoinfer import devices, scenarios
 from jaxcoinfer.agents import differential, ppo
 from jaxcoinfer.runs import contenders_on_demand
+from jaxcoinfer.runs.long import Lesson
+from training.long import USUAL, lesson_of
 
-USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov"}
 MAKE, LEARN = range(2)  # purposes of keys
 
 
-def lesson(system: str, n_envs: int, n_updates: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Returns a learner, its config for n_envs environments, and what else its `train` takes."""
+def lesson(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[Lesson, Any]:
+    """Returns what is learned on n_envs environments, and its hyper-parameters."""
     many: dict[str, Any] = {"n_evaluations": 1, "updates_per_evaluation": n_updates}
     if system == "stopping":
         pairs = n_envs // 2
-        return differential, differential.Config(**many, n_pairs=pairs, batch=max(4096, pairs)), {}
-    config = ppo.Config(**many, n_envs=n_envs)
-    return ppo, config, {"outcomes": contenders_on_demand.outcomes}
+        config: Any = differential.Config(**many, n_pairs=pairs, batch=max(4096, pairs))
+        return Lesson(differential, env, config), differential.Hyper()
+    if system == "on-demand":
+        return Lesson(ppo, env, ppo.Config(**many, n_envs=n_envs), contenders_on_demand.outcomes), ppo.Hyper()
+    return lesson_of(system, env, many | {"n_envs": n_envs})
 
 
 def train(system: str, scenario: str, n_envs: int, n_updates: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """Returns what was learned over the mesh of `jax.set_mesh`, and how fast: steps are tasks of `stopping`."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(2)]
     env, params = jaxcoinfer.make(scenario, keys[MAKE])
-    learner, config, given = lesson(system, n_envs, n_updates)
-    hyper = learner.Hyper()
+    asked, hyper = lesson(system, env, n_envs, n_updates)
+    given = {} if asked.outcomes is None else {"outcomes": asked.outcomes}
     begin = time.perf_counter()
-    compiled = learner.train.lower(keys[LEARN], params, hyper, env=env, config=config, **given).compile()
+    lowered = asked.learner.train.lower(keys[LEARN], params, hyper, env=asked.env, config=asked.config, **given)
+    compiled = lowered.compile()
     compile_s, begin = time.perf_counter() - begin, time.perf_counter()
     learned = jax.block_until_ready(compiled(keys[LEARN], params, hyper))
     train_s, steps = time.perf_counter() - begin, int(learned.steps[-1])

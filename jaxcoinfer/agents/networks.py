@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -31,6 +32,16 @@ class Face:
     made_by: str
 
 
+def orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Flax's orthogonal matrices of norm sqrt(2), under `jax.vmap` drawn one after another.
+
+    On a CPU the QR of a batch waits for threads of the pool it runs in; as many of them at once as there are threads,
+    on several devices or of several layers, wait for each other for ever.
+    """
+    draw = nn.initializers.orthogonal(2**0.5)
+    return jax.custom_batching.sequential_vmap(lambda key: draw(key, tuple(shape), dtype))(key)
+
+
 class Mlp(nn.Module):
     """Fully connected network, tanh between layers: [..., F] -> [..., outputs]; the last layer starts at zero."""
 
@@ -40,7 +51,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for width in self.hidden:
-            x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+            x = nn.tanh(nn.Dense(width, kernel_init=orthogonal)(x))
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
 
 
