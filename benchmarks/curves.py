@@ -6,7 +6,7 @@ python -m benchmarks.curves
 from matplotlib.figure import Figure
 
 from benchmarks.harness import RESULTS
-from benchmarks.tables import lines
+from benchmarks.tables import CPU, lines
 from jaxcoinfer.figures.common import STYLES, panels
 
 PANELS = {"environments": "decisions/s", "twins": "outcomes/s"}
@@ -16,9 +16,9 @@ def draw() -> Figure:
     """A panel a kind, a line a subject."""
     figure, axes = panels(1, len(PANELS))
     for panel, (kind, unit) in zip(axes, PANELS.items(), strict=True):
-        names = list(dict.fromkeys(line["name"] for line in lines("speed", kind=kind)))
+        names = list(dict.fromkeys(line["name"] for line in lines("speed", kind=kind, device=CPU)))
         for name, (colour, mark, dash) in zip(names, STYLES.values(), strict=False):
-            rates = {line["size"]: line["items_per_s"] for line in lines("speed", kind=kind, name=name)}
+            rates = {line["size"]: line["items_per_s"] for line in lines("speed", kind=kind, name=name, device=CPU)}
             shown = name.removesuffix(" step").removesuffix(" twin")
             panel.plot(*zip(*sorted(rates.items()), strict=True), dash, color=colour, marker=mark, label=shown)
         panel.set(xscale="log", yscale="log", xlabel="environments in the batch", ylabel=unit, title=kind)

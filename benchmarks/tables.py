@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.harness import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
+CPU = "cpu:cpu"  # of what is said of speed
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -156,14 +157,34 @@ def speed() -> str:
     """Items a second at each size, and at 16,384 what they are of the null step's rate and of the nearer limit."""
     sizes = (1, 64, 1024, 16384, 131072)
     rows = []
-    for name in dict.fromkeys(line["name"] for line in lines("speed") if "size" in line):
-        found = {line["size"]: line for line in lines("speed", name=name)}
+    measured = [line for line in lines("speed", device=CPU) if "size" in line]
+    for name in dict.fromkeys(line["name"] for line in measured):
+        found = {line["size"]: line for line in measured if line["name"] == name}
         cells = [_count(found[size]["items_per_s"]) if size in found else "" for size in sizes]
         large = found.get(16384, {})
         nearer = max(large.get("share_of_cache", 0.0), large.get("share_of_flop", 0.0))
         shares = [large.get("share_of_null", 0.0) if name != "null step" else 0.0, nearer]
         rows.append([name, *cells, *(f"{100 * share:.0f} %" if share else "" for share in shares)])
     return table(["items a second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"], rows)
+
+
+def beside() -> str:
+    """What is compared with something else in one run: as many times its rate."""
+    cartpole, face = last("stopping", n_envs=16384, device=CPU), last("adapters", scenario="reference", n_envs=16384)
+    users = max(lines("multi_user", slots=1 << 15), key=lambda line: line["times_python"])
+    rollout, update = (last("devices", question=question, forced_devices=2) for question in ("rollout", "update"))
+    sac, ppo = (last("training", algorithm=name, trainer="rejax") for name in ("sac", "ppo"))
+    rows = [
+        ["`stopping`, 16,384 environments", "gymnax CartPole-v1", cartpole["ratio"]],
+        [f"`multi-user`, {users['n_envs']} environments", "plain Python", users["times_python"]],
+        ["`stopping` through the gymnax face, 16,384 environments", "native step", 1.0 / face["times_native_given"]],
+        ["the same, a key split for every step on both sides", "native step", 1.0 / face["times_native_split"]],
+        ["rollout of `stopping` on two CPU devices", "on one", rollout["ratio"]],
+        ["proximal policy's update on two CPU devices", "on one", update["ratio"]],
+        ["soft actor-critic, whole training", "rejax on the gymnax face", sac["times_ours"]],
+        ["proximal policy, whole training", "rejax on the gymnax face", ppo["times_ours"]],
+    ]
+    return table(["steps a second of", "beside", "times"], [[a, b, f"{ratio:.3g}"] for a, b, ratio in rows])
 
 
 def _count(number: float) -> str:
@@ -183,6 +204,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "network": network,
     "features": features,
     "speed": speed,
+    "beside": beside,
 }
 
 
