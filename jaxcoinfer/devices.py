@@ -45,12 +45,17 @@ def mesh(per_process: int | None = None) -> Mesh:
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def shared_by() -> int:
+    """Returns how many devices the mesh of `jax.set_mesh` shares environments out over, 1 where there is none."""
+    return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+
+
 def spread(tree: Any) -> Any:
     """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where there is none.
 
     Raises ValueError where B is no multiple of the number of devices.
     """
-    n_devices = jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+    n_devices = shared_by()
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % n_devices:
             raise ValueError(f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple.")

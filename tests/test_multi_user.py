@@ -285,6 +285,20 @@ def test_nested_batches_and_shared_numbers_change_nothing():
     np.testing.assert_allclose(shared[0], alone[1].reward[0], rtol=1e-5)
 
 
+def test_blocks_of_replicas_change_nothing():
+    env, params = jaxcoinfer.make("multi-user")
+    n = 2 * multi_user.BLOCK
+    states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(jax.random.key(4), n), params)
+    chosen = action([[5, 1, 0, 2, 3]] * n, [[0, 1, 0, 1, 0]] * n, np.linspace(1e-3, 1, 5 * n).reshape(n, 5))
+    step = jax.jit(jax.vmap(env.step, (0, 0, None)))
+    assert "case" in step.lower(states, chosen, params).as_text()
+    whole = step(states, chosen, params)
+    for few in (slice(0, n // 2), slice(n // 2, n), slice(5, n // 2 + 12)):  # one block, the other, no blocks at all
+        part = step(*jax.tree.map(lambda leaf, few=few: leaf[few], (states, chosen)), params)
+        for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(a, b[few])
+
+
 def test_the_order_of_users_changes_nothing():
     env, params, state = alone([3.0, 30.0, 80.0], [9, 7, 8], [0, 2, 5], [0, 0, 1])
     taken, order = action([1, 0, 2], [0, 0, 0], [0.3, 0.9, 0.01]), np.array([2, 0, 1])
