@@ -29,10 +29,10 @@ def gap(scenario: str, devices: int, instances: int) -> None:
 
         return jax.vmap(of_row)(jnp.arange(instances, dtype=jnp.int32))
 
+    timed = measure("dual", solve, params, repeats=3)
     found = jax.jit(solve)(params)
     cost, bound = np.asarray(found.cost, np.float64), np.asarray(found.bound, np.float64)
     gaps = (cost - bound)[cost > 0] / cost[cost > 0]
-    timed = measure("dual", solve, params, repeats=3)
     line = {"scenario": scenario, "devices": devices, "instances": len(gaps), "gap_mean": gaps.mean()}
     line |= {"gap_p95": np.quantile(gaps, 0.95), "gap_max": gaps.max(), "gap_min": gaps.min()}
     record("bounds", line | {"s_per_slot": timed["median_s"] / instances, "compile_s": timed["compile_s"]})

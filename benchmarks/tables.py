@@ -16,14 +16,14 @@ CPU = "cpu:cpu"  # of what is said of speed
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def lines(question: str, **wanted: Any) -> list[dict[str, Any]]:
+def lines(question: str, /, **wanted: Any) -> list[dict[str, Any]]:
     """The result lines of a question that have all the wanted values, oldest first."""
     text = (RESULTS / f"{question}.jsonl").read_text("utf-8")
     found = [json.loads(line) for line in text.splitlines()]
     return [line for line in found if all(line.get(name) == value for name, value in wanted.items())]
 
 
-def last(question: str, **wanted: Any) -> dict[str, Any]:
+def last(question: str, /, **wanted: Any) -> dict[str, Any]:
     """The newest of `lines`. Raises LookupError where there is none."""
     found = lines(question, **wanted)
     if not found:
@@ -31,7 +31,7 @@ def last(question: str, **wanted: Any) -> dict[str, Any]:
     return found[-1]
 
 
-def seeds(question: str, number: str, **wanted: Any) -> float:
+def seeds(question: str, number: str, /, **wanted: Any) -> float:
     """Mean of a number over the newest line of each seed."""
     newest = {line["seed"]: line[number] for line in lines(question, **wanted)}
     return sum(newest.values()) / len(newest)
