@@ -128,6 +128,24 @@ def fleet() -> str:
     return table(["cost above the bound", *(f"{size} devices" for size in sizes)], rows)
 
 
+def multi_user() -> str:
+    """Reward of an episode and cost of a task of every policy; of the learner, over its seeds."""
+    wanted = {"recipe": "table", "scenario": "multi-user"}
+    rows = []
+    for name in ("all local", "random", "greedy", "best fixed split", "proximal policy"):
+        if name == "proximal policy":
+            of = {
+                key: seeds("multi_user", key, policy=name, **wanted)
+                for key in ("reward", "cost", "delay_s", "energy_j")
+            }
+        else:
+            of = last("multi_user", policy=name, **wanted)
+        shown = f"{name}, five seeds" if name == "proximal policy" else name
+        numbers = [f"{of['reward']:.2f}", *(f"{1e3 * of[key]:.0f}" for key in ("cost", "delay_s", "energy_j"))]
+        rows.append([shown, *numbers])
+    return table(["`multi-user`", "reward of an episode", "cost of a task, 10⁻³", "delay ms", "energy mJ"], rows)
+
+
 def network() -> str:
     """The measured network: accuracy by width and exit."""
     from jaxcoinfer import profiles
@@ -201,6 +219,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "signalling": signalling,
     "on-demand": on_demand,
     "fleet": fleet,
+    "multi-user": multi_user,
     "network": network,
     "features": features,
     "speed": speed,
