@@ -22,7 +22,7 @@ def draw() -> Figure:
             shown = name.removesuffix(" step").removesuffix(" twin")
             panel.plot(*zip(*sorted(rates.items()), strict=True), dash, color=colour, marker=mark, label=shown)
         panel.set(xscale="log", yscale="log", xlabel="environments in the batch", ylabel=unit, title=kind)
-        panel.legend(frameon=False)
+        panel.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return figure
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import curves, tables
 
 TEXT = tables.README.read_text("utf-8")
 
@@ -31,3 +31,10 @@ def test_numbers_as_they_are_printed():
     assert tables.within(0.1234, 0.0456) == "0.123 ± 0.046"
     assert tables.within(-11.27, 2.42, sign=True) == "-11.27 ± 2.42"
     assert tables.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_curves_show_every_rate():
+    panels = dict(zip(curves.PANELS, curves.draw().axes, strict=True))
+    for kind, panel in panels.items():
+        measured = {(of["name"], of["size"]) for of in tables.lines("speed", kind=kind, device=tables.CPU)}
+        assert sum(len(line.get_xdata()) for line in panel.get_lines()) == len(measured) > 10
