@@ -108,7 +108,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
 
 def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     shared = ["--data", str(archive), "--widths", "1,0.25", "--quick"]
-    monkeypatch.setattr(command, "QUICK", train.Config(epochs=6, batch=64, rate=0.02))
+    monkeypatch.setattr(command, "QUICK", train.Config(epochs=2, batch=64, rate=0.02))
     monkeypatch.setattr(model, "CHANNELS", {n: (c // 4, k) for n, (c, k) in model.CHANNELS.items()})
     command.main(["train", "--out", str(tmp_path), *shared])
     command.main(["measure", "--run", str(tmp_path), "--machine", "bench", *shared])

@@ -105,34 +105,16 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
     said = to_the_end(*begin(live, learner, folder, cache))
     assert not [line for line in said if line[0] == "passed over"]  # a kill leaves nothing that is half there
     assert len(resumed) > 1  # from several places
-    for mine, other in zip(result(folder), result(whole), strict=True):
-        np.testing.assert_array_equal(mine, other)
-    assert np.isfinite(result(whole)[-2]).all()
-
-
-# --- stages ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", LESSONS)
-def test_stage_by_stage_through_the_disk_is_what_one_scan_gives(name, tmp_path):
-    lesson = LESSONS[name]
-    lesson = dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, n_evaluations=3))
-    learner, params = lesson.learner, world(lesson)
-    twin = {} if lesson.outcomes is None else {"outcomes": lesson.outcomes}
-    key, hyper = jax.random.key(5), learner.Hyper()
-    standing = stages.begin(key, params, hyper, outline=lesson)
+    lesson, hyper = LESSONS[learner], LESSONS[learner].learner.Hyper()
+    key, params = jax.random.key(0), world(lesson)
     shapes = jax.eval_shape(lambda: stages.begin(key, params, hyper, outline=lesson))
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(shapes))  # else a stage would be another after a restart
-    for stage in range(1, 4):
-        advanced = stages.advance(standing, params, hyper, outline=lesson)
-        checkpoints.save(tmp_path, stage, advanced)
-        step, standing = checkpoints.latest(tmp_path, shapes, never)
-        assert step == stage
-        assert_same(standing, advanced)
-    learned = learner.train(key, params, hyper, env=lesson.env, config=lesson.config, **twin)
-    assert_same(learned.curve, standing.curve)
-    assert_same(learned.weights, lesson(params, hyper).weights(standing.carry))
-    assert stages.advance._cache_size() and len(np.unique(standing.curve)) > 0
+    twin = {} if lesson.outcomes is None else {"outcomes": lesson.outcomes}
+    at_once = lesson.learner.train(key, params, hyper, env=lesson.env, config=lesson.config, **twin)
+    for mine, other, scanned in zip(result(folder), result(whole), leaves(at_once), strict=True):
+        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(mine, scanned)
+    assert np.isfinite(result(whole)[-2]).all() and len(np.unique(result(whole)[-2])) > 0
 
 
 # --- a folder of a run -----------------------------------------------------------------------------------------
