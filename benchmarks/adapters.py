@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import measure, record
-from benchmarks.stopping import coins
+from benchmarks.harness import coins, measure, record
 from jaxcoinfer.adapters import Gymnax
 
 STEPS_PER_CALL = 1 << 20
@@ -27,8 +26,8 @@ def steps_loop(env: Any, n_envs: int, n_steps: int, face: bool, split: bool):
 
     def step(carry, key, params):
         state, observation, seeds, total = carry
-        seeds, coin = coins(seeds)
-        action = coin % env.n_actions
+        seeds = coins(seeds)
+        action = (seeds >> jnp.uint32(31)).astype(jnp.int32) % env.n_actions
         keys = jax.random.split(key, n_envs) if split else _keys(seeds)
         total = total + observation.sum(axis=-1)
         if face:

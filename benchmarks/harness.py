@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcoinfer.profiler import processor
 
 RESULTS = Path(__file__).parent / "results"
+UNROLL = 2  # steps a turn of a loop that is timed: every other step then need not copy what it carries
 
 
 def measure(name: str, function: Callable, *arguments: Any, repeats: int = 7) -> dict[str, Any]:
@@ -51,6 +53,11 @@ def measure(name: str, function: Callable, *arguments: Any, repeats: int = 7) ->
 def _memory_mib(used: Any) -> float:
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(used, part, 0) for part in parts) / 2**20
+
+
+def coins(seeds: jax.Array) -> jax.Array:
+    """Returns one step of a 32-bit linear congruential generator, uint32: cheap actions, whose high bits are good."""
+    return seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
 
 
 def machine() -> dict[str, Any]:

@@ -14,10 +14,10 @@ _FUSED = 64  # multiply-adds on each number
 
 
 def limits() -> dict[str, float]:
-    """Returns bytes/s of `a = b + 2 c` on arrays of 64 MiB and, many times over, of 0.5 MiB, and FLOP/s of
+    """Returns bytes/s of `b = b / 2 + c`, many times over, on arrays of 64 MiB and of 0.5 MiB, and FLOP/s of
     multiply-adds on numbers in registers: memory_bytes_per_s, cache_bytes_per_s, flop_per_s."""
     return {
-        "memory_bytes_per_s": _triad(_LARGE, 1),
+        "memory_bytes_per_s": _triad(_LARGE, 16),
         "cache_bytes_per_s": _triad(_SMALL, 256),
         "flop_per_s": _multiply_adds(),
     }
@@ -65,7 +65,7 @@ def _triad(size: int, times: int) -> float:
     b, c = jnp.ones(size), jnp.full(size, 2.0)
 
     def sweep(b, c):
-        # Each sweep overwrites one array and reads two, so that none has to be copied between sweeps.
+        # Each overwrites one array and reads two, so that none is copied between sweeps; new memory, only before.
         return jax.lax.fori_loop(0, times, lambda _, b: 0.5 * b + c, b)
 
     timed = measure("triad", sweep, b, c)

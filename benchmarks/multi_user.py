@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxcoinfer
-from benchmarks.harness import measure, record
+from benchmarks.harness import coins, measure, record
 from jaxcoinfer.envs.multi_user import MultiUser, UsersAction
 from jaxcoinfer.envs.multi_user_params import MultiUserParams
 from jaxcoinfer.rollout import restart_ended
@@ -46,7 +46,7 @@ def slots_loop(env: MultiUser, n_envs: int, n_blocks: int):
 
         def slot(carry, _):
             state, timestep, seeds, total = carry
-            seeds = seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
+            seeds = coins(seeds)
             actions = jax.vmap(action_of, (0, None))(seeds, env)
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, actions, params)
             seen = timestep.reward + timestep.observation.sum(axis=(1, 2))

@@ -5,7 +5,7 @@
 A line for each and size: items a second (decisions, outcomes, bounds, learned steps), seconds to compile, memory of the
 program, and for what has no loop inside bytes and FLOP of an item with the shares of the machine's limits they reach.
 `null` is a step that does next to nothing, and `share_of_null` the rate beside its rate: the ceiling of any environment
-here. The same on CPU and GPU. Bounds and learners leave out sizes that say nothing more; `benchmarks.works` has them.
+here. The same on CPU and GPU. Bounds, learners and worlds of many devices leave out sizes that say nothing more.
 """
 
 import argparse

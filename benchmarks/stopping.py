@@ -15,19 +15,12 @@ import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import measure, record
+from benchmarks.harness import UNROLL, coins, measure, record
 from jaxcoinfer import scenarios
 from jaxcoinfer.rollout import restart_ended
 
 DECISIONS_PER_CALL = 1 << 22
 BLOCK = 256  # steps between restarts of ended environments
-UNROLL = 2  # steps a turn of the loop: every other step then need not copy what it carries
-
-
-def coins(seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One step of a 32-bit linear congruential generator, and its top bit; uint32 in, uint32 and int32 out."""
-    seeds = seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
-    return seeds, (seeds >> jnp.uint32(31)).astype(jnp.int32)
 
 
 def stopping_loop(env, n_envs: int, n_blocks: int):
@@ -38,7 +31,8 @@ def stopping_loop(env, n_envs: int, n_blocks: int):
     def loop(key, params, state, timestep):
         def step(carry, _):
             state, timestep, seeds, total = carry
-            seeds, action = coins(seeds)
+            seeds = coins(seeds)
+            action = (seeds >> jnp.uint32(31)).astype(jnp.int32)
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
             return (state, timestep, seeds, total + timestep.reward), None
 
@@ -69,7 +63,8 @@ def cartpole_loop(n_envs: int, n_steps: int):
 
         def step(carry, key):
             state, _, seeds, total = carry
-            seeds, action = coins(seeds)
+            seeds = coins(seeds)
+            action = (seeds >> jnp.uint32(31)).astype(jnp.int32)
             out = jax.vmap(env.step, (0, 0, 0, None))(jax.random.split(key, n_envs), state, action, env_params)
             observation, state, reward = out[:3]
             return (state, observation, seeds, total + reward), None

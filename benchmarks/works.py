@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
+from benchmarks.harness import UNROLL, coins
 from benchmarks.multi_user import action_of
 from jaxcoinfer import scenarios
 from jaxcoinfer.agents import contvalue, differential, dqn, fleet_actor, multi_user_actor, ppo, sac
@@ -24,7 +25,6 @@ from jaxcoinfer.twin import on_demand as on_demand_twin
 from jaxcoinfer.twin import workload
 
 STEPS = 256  # of a loop that is timed
-UNROLL = 2  # steps a turn of it: every other step then need not copy what it carries
 SINGLE = ("reference", "wifi", "camera", "on-demand-markov")  # worlds of one device
 MANY = ("fleet", "fleet-cloud")  # of many, each of which decides
 
@@ -39,11 +39,6 @@ class Work(NamedTuple):
     once: Callable | None = None
     once_arguments: tuple = ()
     once_items: int = 1
-
-
-def coins(seeds: jax.Array) -> jax.Array:
-    """One step of a 32-bit linear congruential generator, uint32."""
-    return seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
 
 
 def world(name: str) -> tuple[Any, Any]:
