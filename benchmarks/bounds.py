@@ -24,7 +24,7 @@ def gap(scenario: str, devices: int, instances: int) -> None:
 
     def solve(params):
         def of_row(row):
-            state, _ = env.begin(row, jnp.int32(0), params)
+            state, _ = env.reset_at(row, jnp.int32(0), params)
             return dual.solve(fleet.tables(state, params))
 
         return jax.vmap(of_row)(jnp.arange(instances, dtype=jnp.int32))

@@ -81,13 +81,13 @@ def python_slots_per_s(params: MultiUserParams, env: MultiUser, seconds: float, 
     """Slots a second of the plain-Python reference; as many episodes as the time allows."""
     numbers = {name: getattr(params, name) for name in ("compute_s", "compute_w", "upload_bits")}
     system = reference.System(**{name: np.asarray(value, np.float64).tolist() for name, value in numbers.items()})
-    starts = [np.asarray(x).tolist() for x in (params.starts.distance_m, params.starts.tasks)]
-    firsts = [np.asarray(x).tolist() for x in (params.starts.split, params.starts.channel)]
+    starts = [np.asarray(x).tolist() for x in (params.bank.distance_m, params.bank.tasks)]
+    firsts = [np.asarray(x).tolist() for x in (params.bank.split, params.bank.channel)]
     drawn, users = random.Random(seed), range(env.n_users)
     slots, over, world, begin_s = 0, True, None, time.perf_counter()
     while time.perf_counter() - begin_s < seconds:
         if over or world is None:
-            row = drawn.randrange(params.starts.n_rows)
+            row = drawn.randrange(params.bank.n_rows)
             world = reference.begin(system, *(x[row] for x in (*starts, *firsts)))
         splits = [drawn.randrange(env.n_splits) for _ in users]
         channels = [drawn.randrange(env.n_channels) for _ in users]

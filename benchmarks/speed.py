@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import limits, works
+from benchmarks import cases, limits
+from benchmarks.cases import Case
 from benchmarks.harness import measure, record
-from benchmarks.works import Work
 
-KINDS = {"environments": works.environments, "twins": works.twins, "bounds": works.bounds, "learners": works.learners}
+KINDS = {"environments": cases.environments, "twins": cases.twins, "bounds": cases.bounds, "learners": cases.learners}
 SIZES = {"bounds": (1, 16384), "learners": (64, 4096)}  # least and most that are measured; of the others all
 
 
@@ -37,27 +37,27 @@ def main() -> None:
         least, most = SIZES.get(kind, (1, max(options.sizes)))
         for size in (size for size in options.sizes if least <= size <= most):
             null_per_s = None
-            for work in KINDS[kind](size):
-                if options.only not in (None, work.name) and work.name != "null step":
+            for case in KINDS[kind](size):
+                if options.only not in (None, case.name) and case.name != "null step":
                     continue
-                line = _line(work, size, limit, options.repeats)
-                null_per_s = line["items_per_s"] if work.name == "null step" else null_per_s
-                if null_per_s is not None and work.once is not None:
+                line = _line(case, size, limit, options.repeats)
+                null_per_s = line["items_per_s"] if case.name == "null step" else null_per_s
+                if null_per_s is not None and case.once is not None:
                     line["share_of_null"] = line["items_per_s"] / null_per_s
-                record("speed", {"kind": kind, "name": work.name, "size": size} | line)
+                record("speed", {"kind": kind, "name": case.name, "size": size} | line)
     if "bounds" in options.kinds:
-        for name, find in works.optima().items():
+        for name, find in cases.optima().items():
             if options.only in (None, name):
                 record("speed", {"kind": "bounds", "name": name, "size": 1, "items_per_s": 1.0 / _second_call_s(find)})
 
 
-def _line(work: Work, size: int, limit: dict[str, float], repeats: int) -> dict[str, Any]:
-    timed = measure(work.name, work.loop, *work.arguments, repeats=repeats)
-    per_s = work.items / timed["median_s"]
+def _line(case: Case, size: int, limit: dict[str, float], repeats: int) -> dict[str, Any]:
+    timed = measure(case.name, case.loop, *case.arguments, repeats=repeats)
+    per_s = case.items / timed["median_s"]
     line = {"items_per_s": per_s, "compile_s": timed["compile_s"], "memory_mib": timed["memory_mib"]}
-    if work.once is None:
+    if case.once is None:
         return line
-    counted = limits.count(work.once, work.once_items, size, *work.once_arguments)
+    counted = limits.count(case.once, case.once_items, size, *case.once_arguments)
     return line | limits.against(limit, per_s, counted)
 
 

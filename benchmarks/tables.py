@@ -89,7 +89,7 @@ def reference() -> str:
     return table(head, rows)
 
 
-def signalling() -> str:
+def status_reports() -> str:
     """Reports a task, and utility, of each way to tell the server."""
     shown = [("told at every layer", "every layer", 0), ("twin, corrected at once", "status twin", 0)]
     shown += [(f"twin, {n} slots", "status twin", n) for n in (5, 10, 50)]
@@ -97,7 +97,7 @@ def signalling() -> str:
     shown += [("planned as the task arrives", "at generation", None)]
     rows = []
     for said, way, threshold in shown:
-        found = [last("signalling", scenario=s, way=way, threshold_slots=threshold) for s in ("reference", "wifi")]
+        found = [last("status_reports", scenario=s, way=way, threshold_slots=threshold) for s in ("reference", "wifi")]
         rows.append([said, *(f"{line['reports']:.3f} ({line['utility']:.4f})" for line in found)])
     return table(["reports a task (utility)", "`reference`", "`wifi`"], rows)
 
@@ -105,9 +105,9 @@ def signalling() -> str:
 def on_demand() -> str:
     """The Markov scenario, where the exact optimum is known."""
     wanted = {"recipe": "table", "scenario": "on-demand-markov"}
-    rivals = ["neurosurgeon", "best fixed action", "edgent", "greedy"]
+    baselines = ["neurosurgeon", "best fixed action", "edgent", "greedy"]
     learners = ["proximal policy", "deep Q", "soft actor-critic"]
-    rows = [[name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in rivals]
+    rows = [[name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in baselines]
     learned = [name for name in learners if lines("on_demand", policy=name, **wanted)]
     rows += [[f"{n}, five seeds", f"{seeds('on_demand', 'utility', policy=n, **wanted):.3f}"] for n in learned]
     known = ("exact optimum given what was seen", "exact optimum"), ("full information", "full information")
@@ -216,7 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "recorded": recorded,
     "reference": reference,
-    "signalling": signalling,
+    "status-reports": status_reports,
     "on-demand": on_demand,
     "fleet": fleet,
     "multi-user": multi_user,

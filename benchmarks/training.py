@@ -32,7 +32,9 @@ def ours(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
     """Returns a function key -> weights, and the steps it takes."""
     shared = {"hidden": HIDDEN, "twin": False, "n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1}
     if name == "sac":
-        config: Any = sac.Config(**shared, n_envs=64, n_steps=1, updates_per_evaluation=steps // 64, memory=1 << 14)
+        config: Any = sac.Config(
+            **shared, n_envs=64, n_steps=1, updates_per_evaluation=steps // 64, buffer_size=1 << 14
+        )
         module: Any = sac
     else:
         config = ppo.Config(**shared, n_envs=256, n_steps=16, updates_per_evaluation=steps // 4096)

@@ -71,11 +71,11 @@ class Checked:
         self._check_after("reset", state, timestep, params)
         return state, timestep
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: Any) -> tuple[Any, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: Any) -> tuple[Any, TimeStep]:
         """Starts at a slot of a row, as `env` does."""
-        _check_place(f"{type(self.env).__name__}.begin", row, slot, params)
-        state, timestep = self.env.begin(row, slot, params)
-        self._check_after("begin", state, timestep, params)
+        _check_place(f"{type(self.env).__name__}.reset_at", row, slot, params)
+        state, timestep = self.env.reset_at(row, slot, params)
+        self._check_after("reset_at", state, timestep, params)
         return state, timestep
 
     def step(self, state: Any, action: Any, params: Any) -> tuple[Any, TimeStep]:

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print one JSON object")
         return added
 
-    run = command("run", _run, "train a policy, evaluate it beside its rivals, write a run folder")
+    run = command("run", _run, "train a policy, evaluate it beside its baselines, write a run folder")
     run.add_argument(
         "system", metavar="SYSTEM", nargs="?", default="stopping", choices=SYSTEMS, help=", ".join(SYSTEMS)
     )
@@ -269,7 +269,7 @@ def _print_layers(chain: Any, seconds: Sequence[float]) -> None:
 
 
 def _print_table(table: Any) -> None:
-    """Prints the policies, 80 columns wide: those of a device by utility, then the yardsticks."""
+    """Prints the policies, 80 columns wide: those of a device by utility, then the references."""
     rows, compared = table.rows, table.compared
     means = {name: {measure: i.mean for measure, i in row.measures.items()} for name, row in rows.items()}
     columns = [column for column in _COLUMNS if all(column.measure in mean for mean in means.values())]
@@ -285,7 +285,7 @@ def _print_table(table: Any) -> None:
     _print_sheet((*heads, f"gain on\n{compared}"), lines)
     bound = table.bound
     computed = "" if bound.computed is None else f", computed {bound.computed:.4f}"
-    print(f"* {table.yardstick}")
+    print(f"* {table.reference}")
     print(f"bound: {bound.what}, {_short(bound.utility)}{computed}")
     for sheet in table.printed:
         print()

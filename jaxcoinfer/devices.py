@@ -3,8 +3,8 @@
     with jax.set_mesh(devices.mesh()):
         learned = ppo.train(key, params, hyper, env=env, config=config)
 
-What takes steps is `spread`: each device steps its environments against its own copy of the recorded world, and no two
-have to talk. What all need, weights and what is learned from, is kept `everywhere`; the compiler adds what must be
+What takes steps is `shard`: each device steps its environments against its own copy of the recorded world, and no two
+have to talk. What all need, weights and what is learned from, is kept `replicate`; the compiler adds what must be
 sent for that. Without a mesh both do nothing. Random draws are the same whatever the mesh (JAX's default,
 `jax_threefry_partitionable`), so results differ only by the order in which floats are summed. Axis: B environments, or
 places of a batch.
@@ -19,7 +19,9 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 AXIS = "envs"
 
 
-def join(coordinator: str | None = None, n_processes: int | None = None, process: int | None = None) -> None:
+def init_distributed(
+    coordinator: str | None = None, n_processes: int | None = None, process: int | None = None
+) -> None:
     """Makes this process one of several that train together; to be called before anything touches a device.
 
     coordinator: `address:port` of process 0, the same for all. With nothing given JAX asks the cluster's scheduler.
@@ -45,24 +47,24 @@ def mesh(per_process: int | None = None) -> Mesh:
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def shared_by() -> int:
+def n_shards() -> int:
     """Returns how many devices the mesh of `jax.set_mesh` shares environments out over, 1 where there is none."""
     return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
-def spread(tree: Any) -> Any:
+def shard(tree: Any) -> Any:
     """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where there is none.
 
     Raises ValueError where B is no multiple of the number of devices.
     """
-    n_devices = shared_by()
+    n_devices = n_shards()
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % n_devices:
             raise ValueError(f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple.")
     return _placed(tree, PartitionSpec(AXIS))
 
 
-def everywhere(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; as it is where there is none."""
     return _placed(tree, PartitionSpec())
 

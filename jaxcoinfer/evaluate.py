@@ -69,7 +69,7 @@ def run(env: Any, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list
 def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
     n_rows = params.bank.n_rows
     rows = jnp.arange(n_rows, dtype=jnp.int32)
-    state, timestep = jax.vmap(env.begin, (0, None, None))(rows, jnp.int32(0), params)
+    state, timestep = jax.vmap(env.reset_at, (0, None, None))(rows, jnp.int32(0), params)
     parts: list[Outcome] = []
     decisions = np.zeros(n_rows, np.int64)
     while not bool(timestep.truncated.all()):
@@ -135,9 +135,9 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> d
     return measures | {"decisions_per_task": interval(tasks.decisions / count), "tasks": interval(count)}
 
 
-def difference(tasks: Tasks, rival: Tasks) -> Interval:
+def difference(tasks: Tasks, baseline: Tasks) -> Interval:
     """Returns the mean utility a task of one policy above that of another, paired row by row."""
-    return interval(by_row(tasks, tasks.utility) - by_row(rival, rival.utility))
+    return interval(by_row(tasks, tasks.utility) - by_row(baseline, baseline.utility))
 
 
 def evaluate(env: Any, params: Any, policies: Mapping[str, Policy], key: jax.Array) -> dict[str, Tasks]:

@@ -76,12 +76,12 @@ class Slot(struct.PyTreeNode):
     speed = property(lambda self: self.record[..., SPEED])
 
 
-def look(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
+def slot_at(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
     """Returns the record of `slot` in `row`; both int32 and inside the bank."""
     return Slot(_gather(bank, row, slot, 0, _RECORD))
 
 
-def look_upload(bank: Bank, row: jax.Array, slot: jax.Array, point: jax.Array) -> tuple[jax.Array, ...]:
+def upload_record(bank: Bank, row: jax.Array, slot: jax.Array, point: jax.Array) -> tuple[jax.Array, ...]:
     """Returns, for an upload of size `point` that begins at `slot` of `row`: the slots it takes, and at its end the
     others' backlog and the server's idle time, ticks; int32. Of a bank with uploads."""
     record = _gather(bank, row, slot, UPLOADS + _PER_UPLOAD * point, _PER_UPLOAD)

@@ -44,7 +44,7 @@ class FleetSlot(struct.PyTreeNode):
     server: jax.Array
 
 
-def look(bank: FleetBank, row: jax.Array, slot: jax.Array) -> FleetSlot:
+def slot_at(bank: FleetBank, row: jax.Array, slot: jax.Array) -> FleetSlot:
     """Returns `slot` of `row`; both int32 and inside the bank."""
     at = {name: leaf.at[row, slot].get(mode="promise_in_bounds") for name, leaf in _by_slot(bank).items()}
     return FleetSlot(kind=bank.kind.at[row].get(mode="promise_in_bounds"), **at)

@@ -7,7 +7,7 @@ from flax import struct
 from jaxcoinfer.scenarios_multi_user import MultiUserScenario
 
 
-class Starts(struct.PyTreeNode):
+class InitialStates(struct.PyTreeNode):
     """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the first one, int32."""
 
     distance_m: jax.Array
@@ -20,7 +20,7 @@ class Starts(struct.PyTreeNode):
         return self.distance_m.shape[0]
 
 
-def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> Starts:
+def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> InitialStates:
     """Returns drawn starts: distances uniform, Poisson many tasks but one at least, first task at random.
 
     Consumes the key.
@@ -29,7 +29,7 @@ def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> Starts:
     shape = (scenario.rows, scenario.users)
     nearest_m, farthest_m = scenario.radio.distances_m
     tasks = jax.random.poisson(key_tasks, scenario.tasks, shape, jnp.int32)
-    return Starts(
+    return InitialStates(
         distance_m=jax.random.uniform(key_distance, shape, jnp.float32, nearest_m, farthest_m),
         tasks=jnp.maximum(tasks, 1),
         split=jax.random.randint(key_split, shape, 0, n_splits, jnp.int32),
@@ -37,10 +37,10 @@ def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> Starts:
     )
 
 
-def alike(n_users: int, distance_m: float, tasks: int, split: int) -> Starts:
+def alike(n_users: int, distance_m: float, tasks: int, split: int) -> InitialStates:
     """Returns one start, all users alike on channel 0: the authors' test has 50 m, 200 tasks and the last split."""
     shape = (1, n_users)
-    return Starts(
+    return InitialStates(
         distance_m=jnp.full(shape, distance_m, jnp.float32),
         tasks=jnp.full(shape, tasks, jnp.int32),
         split=jnp.full(shape, split, jnp.int32),

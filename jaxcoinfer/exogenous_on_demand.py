@@ -54,6 +54,6 @@ def make_bank(draw: Draw) -> Bank:
     return Bank(jnp.concatenate([slots, slots[:, -1:]], axis=1))
 
 
-def look(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
+def slot_at(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
     """Returns the record of `slot` in `row`; both int32 and inside the bank."""
     return Slot(bank.slots.at[row, slot].get(mode="promise_in_bounds"))

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcoinfer import scenarios, traces
 from jaxcoinfer.exogenous import TICKS, Draw
+from jaxcoinfer.scenario_processes import Split
 from jaxcoinfer.scenarios import Scenario
 
 Number = jax.Array | float
@@ -142,7 +143,7 @@ def markov_speed(key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leav
 # --- a scenario's draw -----------------------------------------------------------------------------------------
 
 
-def draw(key: jax.Array, scenario: Scenario, *, evaluation: bool = False) -> Draw:
+def draw(key: jax.Array, scenario: Scenario, *, split: Split = "train") -> Draw:
     """Returns one realisation of a scenario, [rows, slots]; consumes the key.
 
     Recorded links are read from the scenario's training files, or from its evaluation files, which learning never
@@ -153,7 +154,7 @@ def draw(key: jax.Array, scenario: Scenario, *, evaluation: bool = False) -> Dra
     return Draw(
         arrivals=_arrivals(key_arrivals, shape, scenario),
         edge_work=_edge_work(key_load, shape, scenario),
-        slot_bits=link_bits(key_rate, shape, scenario.rate, scenario.slot_s, evaluation),
+        slot_bits=link_bits(key_rate, shape, scenario.rate, scenario.slot_s, split),
         speed=speeds(key_speed, shape, scenario.speed),
     )
 
@@ -182,7 +183,7 @@ def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: Scenario) -> ja
     raise TypeError(f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.scenarios`.")
 
 
-def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, evaluation: bool) -> jax.Array:
+def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split) -> jax.Array:
     """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; files as in `draw`."""
     key_rate, key_outage = jax.random.split(key)
     match rate:
@@ -191,7 +192,7 @@ def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, 
         case scenarios.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
             bits = fading_bits(key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
         case scenarios.RecordedRate(train, held_out, leave, share):
-            files = [_part(traces.read_rate_trace(file), share) for file in (held_out if evaluation else train)]
+            files = [_part(traces.read_rate_trace(file), share) for file in (held_out if split == "eval" else train)]
             bits = _recorded_bits(key_rate, shape, slot_s, files)
         case _:
             raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.scenarios`.")

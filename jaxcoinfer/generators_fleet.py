@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxcoinfer.exogenous_fleet import FleetBank
 from jaxcoinfer.generators import gauss_markov, markov_states
 from jaxcoinfer.physics.link import snr_db, spectral_efficiency
-from jaxcoinfer.scenarios_fleet import FleetScenario, Radio, Tasks, Vary
+from jaxcoinfer.scenarios_fleet import FleetScenario, GaussMarkov, Radio, Tasks
 
 
 @partial(jax.jit, static_argnames="scenario")
@@ -75,12 +75,12 @@ def activity(key: jax.Array, shape: tuple[int, int, int], leave: tuple[float, ..
     return _of_devices(states == 0, shape)
 
 
-def around(noise: jax.Array, vary: Vary) -> jax.Array:
+def around(noise: jax.Array, vary: GaussMarkov) -> jax.Array:
     """A process around its mean, kept within its range."""
     return jnp.clip(vary.mean + noise, *vary.within)
 
 
-def _law(vary: Vary) -> tuple[float, float]:
+def _law(vary: GaussMarkov) -> tuple[float, float]:
     return vary.memory, vary.deviation
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcoinfer import scenarios_on_demand as records
 from jaxcoinfer.exogenous_on_demand import Draw
 from jaxcoinfer.generators import link_bits, speeds
+from jaxcoinfer.scenario_processes import Split
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
 
 
@@ -62,11 +63,11 @@ def task_classes(key: jax.Array, shape: tuple[int, int], shares: tuple[float, ..
     return jax.random.categorical(key, jnp.log(jnp.asarray(shares, jnp.float32)), shape=shape).astype(jnp.int32)
 
 
-def draw(key: jax.Array, scenario: OnDemandScenario, *, evaluation: bool = False) -> Draw:
+def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") -> Draw:
     """Returns one realisation of a scenario, [rows, slots]; consumes the key. Files as in `generators.draw`."""
     key_rate, key_outage, key_device, key_edge, key_class = jax.random.split(key, 5)
     shape = (scenario.rows, scenario.slots)
-    rate_bps = _rate_bps(key_rate, shape, scenario, evaluation)
+    rate_bps = _rate_bps(key_rate, shape, scenario, split)
     match scenario.outages:
         case records.HeldOutages(begin, shortest, longest):
             rate_bps = jnp.where(held_outages(key_outage, shape, begin, shortest, longest), 0.0, rate_bps)
@@ -78,9 +79,9 @@ def draw(key: jax.Array, scenario: OnDemandScenario, *, evaluation: bool = False
     )
 
 
-def _rate_bps(key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, evaluation: bool) -> jax.Array:
+def _rate_bps(key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, split: Split) -> jax.Array:
     match scenario.rate:
         case records.MarkovRate(rates_bps, transition):
             return jnp.asarray(rates_bps, jnp.float32)[markov_chain(key, shape, np.asarray(transition))]
-    bits = link_bits(key, shape, scenario.rate, scenario.slot_s, evaluation)
+    bits = link_bits(key, shape, scenario.rate, scenario.slot_s, split)
     return bits.astype(jnp.float32) * (1.0 / scenario.slot_s)

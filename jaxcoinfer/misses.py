@@ -13,7 +13,7 @@ from scipy import stats
 
 from jaxcoinfer.envs.on_demand_params import Params
 from jaxcoinfer.evaluate import Tasks
-from jaxcoinfer.exogenous_on_demand import CLASS, look
+from jaxcoinfer.exogenous_on_demand import CLASS, slot_at
 from jaxcoinfer.rollout import Policy
 
 
@@ -61,7 +61,7 @@ def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax
         def task(carry, step):
             state, timestep, late, seen = carry
             key, slot = step
-            kind = look(params.bank, row, slot).task_class
+            kind = slot_at(params.bank, row, slot).task_class
             action = policy(key, state, timestep.observation, params)
             state, timestep = env.step(state, action, params)
             outcome = timestep.outcome
@@ -72,7 +72,7 @@ def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax
         none = jnp.zeros(params.deadline_s.shape, jnp.int32)
         n_slots = params.bank.n_slots
         steps = (jax.random.split(key, n_slots), first + jnp.arange(n_slots, dtype=jnp.int32))
-        (_, _, late, seen), _ = jax.lax.scan(task, (*env.begin(row, first, params), none, none), steps)
+        (_, _, late, seen), _ = jax.lax.scan(task, (*env.reset_at(row, first, params), none, none), steps)
         return late, seen
 
     n_rows = params.bank.n_rows

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.devices import spread
+from jaxcoinfer.devices import shard
 from jaxcoinfer.envs.types import TimeStep
 
 Policy = Callable[[jax.Array, Any, jax.Array, Any], Any]
@@ -33,7 +33,7 @@ def unroll(
         state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
         return (state, timestep), timestep
 
-    (state, timestep), steps = jax.lax.scan(move, spread((state, timestep)), jax.random.split(key, n_steps))
+    (state, timestep), steps = jax.lax.scan(move, shard((state, timestep)), jax.random.split(key, n_steps))
     return state, timestep, steps
 
 
@@ -46,7 +46,7 @@ def mean_reward(env: Any, params: Any, policy: Policy, start: tuple[Any, TimeSte
         after, following = env.step(state, policy(unused, state, timestep.observation, params), params)
         return (after, following), (jnp.where(alive, following.reward, 0.0), alive)
 
-    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), spread(start), length=n_steps)
+    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), shard(start), length=n_steps)
     return reward.sum() / jnp.maximum(alive.sum(), 1).astype(jnp.float32)
 
 

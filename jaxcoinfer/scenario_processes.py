@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from jaxcoinfer.profile_checks import (
     Check,
@@ -17,6 +17,7 @@ from jaxcoinfer.profile_checks import (
     text,
 )
 
+Split = Literal["train", "eval"]  # of recorded files and images: those to learn from, those to be judged on
 MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
 
 

@@ -112,7 +112,7 @@ class Numbers:
 class FromProfiles:
     """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut before it.
 
-    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is. look: the device sees how sure the
+    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is. observe_confidence: the device sees how sure the
     exit head is, and may still upload; needs results image by image, in the `.npz` beside the DNN's profile.
     """
 
@@ -122,7 +122,7 @@ class FromProfiles:
     link: str = checked(text)
     exit: int = checked(integer(1))
     bits: int = checked(integer(1, 32), default=profiles.BITS_AN_ELEMENT)
-    look: bool = checked(flag, default=False)
+    observe_confidence: bool = checked(flag, default=False)
 
 
 _ARRIVALS = {"bernoulli": Bernoulli, "poisson": Poisson, "mmpp": Mmpp, "recorded": RecordedArrivals}
@@ -202,7 +202,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     """Returns what `make_params` wants to know about a task, by name.
 
     From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two cuts count as one.
-    With `look` the exit head is one more layer, behind which the output of the layer before it can be sent.
+    With `observe_confidence` the exit head is one more layer, behind which the output of the layer before it can be sent.
     """
     if isinstance(task, Numbers):
         return dataclasses.asdict(task)
@@ -214,7 +214,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     head_s = profiles.head_seconds(device, leave)
     energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
     upload_bits = profiles.cut_bits(dnn, task.bits)
-    after = [-1] if task.look else []  # the head as a layer: what comes behind it is what comes before it
+    after = [-1] if task.observe_confidence else []  # the head as a layer: what comes behind it is what comes before it
     left_s = server_s[-1] - server_s[cuts]
     through_j = energy_j[-1] + device.power_busy_w * head_s
     return {
@@ -222,7 +222,10 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
         "upload_bits": [*upload_bits[cuts], *upload_bits[cuts][after]],
         "server_s": [*left_s, *left_s[after]],
         "device_energy_j": [*energy_j, through_j, *[through_j for _ in after]],
-        "accuracy": [*profiles.cut_accuracy(dnn, task.bits)[cuts + cuts[-1:] * task.look], leave.accuracy],
+        "accuracy": [
+            *profiles.cut_accuracy(dnn, task.bits)[cuts + cuts[-1:] * task.observe_confidence],
+            leave.accuracy,
+        ],
         "transmit_w": link.transmit_w,
         "transmit_j_per_bit": link.transmit_j_per_bit,
         "rtt_s": link.rtt_s,
@@ -232,11 +235,13 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
 def task_samples(task: Numbers | FromProfiles) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns, where the device looks at its exit head, what each choice gets right image by image, bool [P+1, S], and
     how sure the head is, [S]; else None."""
-    if isinstance(task, Numbers) or not task.look:
+    if isinstance(task, Numbers) or not task.observe_confidence:
         return None
     dnn = profiles.load_dnn(task.dnn)
     if dnn.samples is None:
-        raise ProfileError(f"task.look = true: '{dnn.name}' has no results image by image; allowed: false")
+        raise ProfileError(
+            f"task.observe_confidence = true: '{dnn.name}' has no results image by image; allowed: false"
+        )
     number, cuts = _exit_number(task, dnn), _cuts(task, dnn)
     right = dnn.samples.unpacked()[0, :, :, dnn.bits.index(task.bits)]
     choices = [right[-1, cut] for cut in [*cuts, cuts[-1]]]

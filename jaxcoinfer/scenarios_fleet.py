@@ -21,7 +21,7 @@ def _range(low: float, high: float, *, above: bool = False) -> Check:
 
 
 def _shares_of_kinds(value: Any, place: Place) -> tuple:
-    kinds = many(record(Kind), 1)(value, place)
+    kinds = many(record(DeviceType), 1)(value, place)
     total = sum(kind.share for kind in kinds)
     if abs(total - 1.0) > 1e-6:
         place.refuse(f"kinds with shares of {total:g}", "kinds whose shares sum to 1")
@@ -38,7 +38,7 @@ def _only(name: str) -> Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class DeviceType:
     """A machine of which about the share `share` of the devices are."""
 
     device: str = checked(text)
@@ -79,7 +79,7 @@ class Radio:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vary:
+class GaussMarkov:
     """A Gauss-Markov process around `mean`, kept within `within`."""
 
     mean: float = checked(number(above=True))
@@ -119,12 +119,12 @@ class FleetScenario:
     server: str = checked(text)
     link: str = checked(text)
     bits: int = checked(integer(1, 32), default=profiles.BITS_AN_ELEMENT)
-    kinds: tuple[Kind, ...] = checked(_shares_of_kinds)
+    kinds: tuple[DeviceType, ...] = checked(_shares_of_kinds)
     tasks: Tasks = checked(record(Tasks))
     radio: Radio = checked(record(Radio))
-    speed: Vary = checked(record(Vary))
-    bandwidth: Vary = checked(record(Vary))
-    capacity: Vary = checked(record(Vary))
+    speed: GaussMarkov = checked(record(GaussMarkov))
+    bandwidth: GaussMarkov = checked(record(GaussMarkov))
+    capacity: GaussMarkov = checked(record(GaussMarkov))
     cloud: Cloud | None = checked(record(Cloud), default=None)
     source: tuple[tuple[str, str], ...] = checked(sources)
 

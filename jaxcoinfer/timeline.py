@@ -75,7 +75,7 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
 
     @jax.jit
     def play(params, keys):  # an argument: closed over, the whole bank would be compiled in
-        state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
+        state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
         return jax.lax.scan(partial(task, params), state, keys)[1]
 
     return jax.tree.map(np.asarray, play(params, jax.random.split(key, n_tasks)))
@@ -181,7 +181,7 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
         number = jnp.int32(np.argsort(confidence)[len(confidence) // 2])  # of the task that has this image in row 0
 
     def stops(params, layer, tasks, ticks):
-        begun, _ = env.begin(zero, zero, params)
+        begun, _ = env.reset_at(zero, zero, params)
         record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(number + tasks + 1)
         record = record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
         record = record.at[exogenous.BITS].set(params.mean_bits.astype(jnp.int32))

@@ -25,7 +25,7 @@ N_ENVS, N_STEPS = 56, 40  # a multiple of 8, and 7, 14, 28 occur nowhere else
 SMALL = {"hidden": (16,), "n_envs": N_ENVS, "n_evaluations": 3, "evaluation_envs": 16, "evaluation_steps": 2}
 SMALL |= {"updates_per_evaluation": 4, "n_batches": 4}
 PPO = ppo.Config(**SMALL, n_steps=4, n_epochs=2)
-SAC = sac.Config(**SMALL, n_steps=2, batch=64, memory=448)
+SAC = sac.Config(**SMALL, n_steps=2, batch=64, buffer_size=448)
 DIFFERENTIAL = differential.Config(
     hidden=(16,),
     n_pairs=N_ENVS,
@@ -33,7 +33,7 @@ DIFFERENTIAL = differential.Config(
     updates_per_evaluation=2,
     block_tasks=8,
     horizon=8,
-    memory=1024,
+    buffer_size=1024,
     batch=64,
     n_batches=4,
     evaluation_devices=16,
@@ -57,7 +57,7 @@ def played(env, params) -> tuple[dict, dict]:
     shards = {str([shard.data.shape for shard in leaf.addressable_shards]) for leaf in jax.tree.leaves(timestep.reward)}
     facts = {"sent": [what for what in SENT if what in compiled.as_text()], "shards": sorted(shards)}
     facts["states"] = all(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
-    whole = jax.jit(devices.everywhere)((state, timestep, rewards))
+    whole = jax.jit(devices.replicate)((state, timestep, rewards))
     return {f"play{i}": leaf for i, leaf in enumerate(jax.tree.leaves(whole))}, facts
 
 
@@ -86,14 +86,14 @@ def begun() -> dict:
         net, seen = Mlp((128, 128), 2), jnp.zeros(4)
         return net.init(key, seen), jax.vmap(net.init, (0, None))(jax.random.split(key), seen)
 
-    weights = jax.jit(lambda key: devices.everywhere(begin(key)))(jax.random.key(7))
+    weights = jax.jit(lambda key: devices.replicate(begin(key)))(jax.random.key(7))
     return {f"play-net{i}": leaf for i, leaf in enumerate(jax.tree.leaves(weights))}
 
 
 def main() -> None:
     folder, n_devices, *group = sys.argv[1:]
     if group:
-        devices.join(group[0], int(group[1]), int(group[2]))
+        devices.init_distributed(group[0], int(group[1]), int(group[2]))
     assert len(jax.local_devices()) == int(n_devices)
     env, params = pickle.loads((Path(folder) / "world").read_bytes())
     with jax.set_mesh(devices.mesh()):

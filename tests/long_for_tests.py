@@ -30,41 +30,41 @@ _LOOKED = {"hidden": (4,), "n_evaluations": STAGES, "evaluation_devices": 4, "ev
 _TASKS: dict = _LOOKED | {"updates_per_evaluation": 2}
 _PAIRS = {"n_pairs": 4, "block_tasks": 3, "horizon": 4, "memory": 16, "batch": 8, "n_batches": 2}
 _STOPPING = Stopping(n_layers=2)
-LESSONS = {
-    "dqn": long.Lesson(dqn, probes.Probe(), dqn.Config(**_TINY, **_MEMORY), probes.outcomes),
-    "sac": long.Lesson(sac, probes.Probe(), sac.Config(**_TINY, **_MEMORY), probes.outcomes),
-    "ppo": long.Lesson(ppo, probes.Probe(), ppo.Config(**_TINY, **_ROLLED), probes.outcomes),
-    "contvalue": long.Lesson(contvalue, _STOPPING, contvalue.Config(**_TASKS, n_devices=4)),
-    "differential": long.Lesson(differential, _STOPPING, differential.Config(**_TASKS, **_PAIRS)),
+SPECS = {
+    "dqn": long.TrainSpec(dqn, probes.Probe(), dqn.Config(**_TINY, **_MEMORY), probes.outcomes),
+    "sac": long.TrainSpec(sac, probes.Probe(), sac.Config(**_TINY, **_MEMORY), probes.outcomes),
+    "ppo": long.TrainSpec(ppo, probes.Probe(), ppo.Config(**_TINY, **_ROLLED), probes.outcomes),
+    "contvalue": long.TrainSpec(contvalue, _STOPPING, contvalue.Config(**_TASKS, n_devices=4)),
+    "differential": long.TrainSpec(differential, _STOPPING, differential.Config(**_TASKS, **_PAIRS)),
 }
 
 
-def world(lesson: long.Lesson):
+def world(spec: long.TrainSpec):
     """The numbers of a lesson's world."""
-    if isinstance(lesson.env, probes.Probe):
+    if isinstance(spec.env, probes.Probe):
         return probes.World(jax.numpy.int32(4))
     env, params = make(dataclasses.replace(load_scenario("reference-busy"), rows=2, slots=2048))
-    assert env == lesson.env
+    assert env == spec.env
     return params
 
 
 def warm_up() -> None:
     """Traces what can be traced without a backend, which a fork would not survive."""
 
-    def both(lesson, hyper):
+    def both(spec, hyper):
         key, params = jax.random.key(0), probes.World(jax.numpy.int32(4))
-        return stages.advance(stages.begin(key, params, hyper, outline=lesson), params, hyper, outline=lesson)
+        return stages.advance(stages.init(key, params, hyper, build_loop=spec), params, hyper, build_loop=spec)
 
-    for lesson in LESSONS.values():
-        if isinstance(lesson.env, probes.Probe):
-            jax.eval_shape(lambda lesson=lesson: both(lesson, lesson.learner.Hyper()))
+    for spec in SPECS.values():
+        if isinstance(spec.env, probes.Probe):
+            jax.eval_shape(lambda spec=spec: both(spec, spec.learner.Hyper()))
 
 
-def train(folder: Path, seed: int = 0, lesson: long.Lesson = LESSONS["dqn"], hyper=None, **options):
+def train(folder: Path, seed: int = 0, spec: long.TrainSpec = SPECS["dqn"], hyper=None, **options):
     """Trains, or goes on, as a user would: all is made anew."""
     key, said = jax.random.key(seed), {"seed": seed}
-    given = hyper or lesson.learner.Hyper()
-    return long.train(folder, key, world(lesson), given, lesson=lesson, said=said, **options)
+    given = hyper or spec.learner.Hyper()
+    return long.train(folder, key, world(spec), given, spec=spec, said=said, **options)
 
 
 def leaves(tree) -> list[np.ndarray]:
@@ -79,8 +79,8 @@ def live(name: str, folder: Path, cache: Path, pipe) -> None:
     pipe.send(("born", 0))
     tell = {"resumed": "resumed", "passed_over": "passed over"}
     told = {name: lambda value, what=what: pipe.send((what, value)) for name, what in tell.items()}
-    events = long.Events(**told, stage=lambda standing: pipe.send(("stage", int(standing.stage))))
-    np.savez(folder.with_suffix(".npz"), *leaves(train(folder, lesson=LESSONS[name], events=events)))
+    events = long.Events(**told, stage=lambda train_state: pipe.send(("stage", int(train_state.stage))))
+    np.savez(folder.with_suffix(".npz"), *leaves(train(folder, spec=SPECS[name], events=events)))
     pipe.send(("over", STAGES))
 
 

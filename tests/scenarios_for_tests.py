@@ -138,7 +138,7 @@ def random_stops(seed: int, n_layers: int, probability: float) -> np.ndarray:
 
 
 # One jitted function for all tests, so that a test file that asks for what another has compiled does not wait again.
-begin = jax.jit(stopping.Stopping.begin, static_argnums=0)
+reset_at = jax.jit(stopping.Stopping.reset_at, static_argnums=0)
 step = jax.jit(stopping.Stopping.step, static_argnums=0)
 
 
@@ -148,7 +148,7 @@ def play(env, params, stops, rows, slots, n_steps=STEPS):
 
     Returns first (state, time step) [B], states before each step and time steps after it [n_steps, B], and the last.
     """
-    first = jax.vmap(env.begin, (0, 0, None))(rows, slots, params)
+    first = jax.vmap(env.reset_at, (0, 0, None))(rows, slots, params)
 
     def move(carry, _):
         state, _ = carry

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.agents import dqn, masked, ppo, replay, sac, stages
+from jaxcoinfer.agents import distributions, dqn, ppo, replay, sac, stages
 from jaxcoinfer.envs.types import TimeStep
 from tests import probes
 
@@ -22,22 +22,26 @@ LN2 = float(np.log(2.0))
 def test_masked_law_by_hand():
     # Of three actions the second is not allowed: softmax of (0, ln 3) is (1/4, 3/4).
     logits, mask = jnp.asarray([0.0, 50.0, np.log(3.0)]), jnp.asarray([True, False, True])
-    log_pi = masked.log_probabilities(logits, mask)
+    log_pi = distributions.masked_log_softmax(logits, mask)
     np.testing.assert_allclose(jnp.exp(log_pi), [0.25, 0.0, 0.75], rtol=1e-6)
     # Entropy: -(1/4 ln 1/4 + 3/4 ln 3/4) = .5623351; expectation of (4, inf, 8): 1 + 6 = 7.
-    np.testing.assert_allclose(masked.entropy(log_pi, mask), 0.5623351, rtol=1e-6)
-    np.testing.assert_allclose(masked.expectation(log_pi, jnp.asarray([4.0, jnp.inf, 8.0]), mask), 7.0, rtol=1e-6)
-    assert int(masked.best(jnp.asarray([1.0, 9.0, 2.0]), mask)) == 2
+    np.testing.assert_allclose(distributions.masked_entropy(log_pi, mask), 0.5623351, rtol=1e-6)
+    np.testing.assert_allclose(
+        distributions.masked_expectation(log_pi, jnp.asarray([4.0, jnp.inf, 8.0]), mask), 7.0, rtol=1e-6
+    )
+    assert int(distributions.masked_argmax(jnp.asarray([1.0, 9.0, 2.0]), mask)) == 2
     # Distances from the best, 8: 4 and 0; with focus 4 that is 1 / (1 + 1) and 1.
-    np.testing.assert_allclose(masked.nearness(jnp.asarray([4.0, 9.0, 8.0]), mask, 4.0), [0.5, 0.0, 1.0])
+    np.testing.assert_allclose(distributions.advantage_weight(jnp.asarray([4.0, 9.0, 8.0]), mask, 4.0), [0.5, 0.0, 1.0])
 
 
 def test_one_valid_action_has_no_entropy_and_finite_gradients():
     mask = jnp.asarray([False, True])
 
     def bonus(logits):
-        log_pi = masked.log_probabilities(logits, mask)
-        return masked.entropy(log_pi, mask) + masked.expectation(log_pi, jnp.asarray([-jnp.inf, 2.0]), mask)
+        log_pi = distributions.masked_log_softmax(logits, mask)
+        return distributions.masked_entropy(log_pi, mask) + distributions.masked_expectation(
+            log_pi, jnp.asarray([-jnp.inf, 2.0]), mask
+        )
 
     value, gradient = jax.value_and_grad(bonus)(jnp.asarray([3.0, -1.0]))
     assert float(value) == 2.0
@@ -109,7 +113,7 @@ def test_own_advantage_by_hand():
     # The policy takes (1/4, 3/4) of outcomes (8, 4): expects 5. Action 0 earned 3 more, action 1 one less.
     log_pi, both = jnp.log(jnp.asarray([[0.25, 0.75]] * 2)), jnp.ones((2, 2), bool)
     outcomes, action = jnp.asarray([[8.0, 4.0]] * 2), jnp.asarray([0, 1])
-    np.testing.assert_allclose(ppo.own_advantage(log_pi, outcomes, action, both), [3.0, -1.0], rtol=1e-6)
+    np.testing.assert_allclose(ppo.advantage_of_actions(log_pi, outcomes, action, both), [3.0, -1.0], rtol=1e-6)
 
 
 # --- five worlds -----------------------------------------------------------------------------------------------
@@ -129,13 +133,13 @@ def learned_values(name: str, twin: bool):
         weights = train(params).weights
         net = config.network(env, config)
         value = lambda world, seen, mask: net.apply(pick(weights, world), seen)[1]  # noqa: E731
-        act = lambda world, seen, mask: masked.best(net.apply(pick(weights, world), seen)[0], mask)  # noqa: E731
+        act = lambda world, seen, mask: distributions.masked_argmax(net.apply(pick(weights, world), seen)[0], mask)  # noqa: E731
         return value, act
     module = {"sac": sac, "dqn": dqn}[name]
     config = module.Config(**REPLAY, twin=twin)
     algorithm = module.algorithm(env, config, module.Hyper())
-    numbers, shapes = module.Hyper(**hyper, smoothing=0.05), {"env": env, "config": config, "outcomes": asked}
-    learn = jax.jit(jax.vmap(lambda p: stages.run(KEY, module.course(p, numbers, **shapes))[0][0]))
+    numbers, shapes = module.Hyper(**hyper, tau=0.05), {"env": env, "config": config, "outcomes": asked}
+    learn = jax.jit(jax.vmap(lambda p: stages.run(KEY, module.training_loop(p, numbers, **shapes))[0][0]))
     learner = learn(params)
     net = module.network(env, config)
 
@@ -145,7 +149,7 @@ def learned_values(name: str, twin: bool):
         return jnp.where(mask, found, -jnp.inf).max()
 
     def act(world, seen, mask):
-        return masked.best(net.apply(algorithm.weights(pick(learner, world)), seen), mask)
+        return distributions.masked_argmax(net.apply(algorithm.weights(pick(learner, world)), seen), mask)
 
     return value, act
 
@@ -179,10 +183,10 @@ def test_what_comes_after_the_end_does_not_count():
     explore = lambda key, observation, mask: jnp.int32(0)  # noqa: E731
     (_, timestep), seen = replay.collect(KEY, env, params, explore, start, 3, probes.outcomes)
     assert isinstance(timestep, TimeStep)
-    np.testing.assert_array_equal(seen.counts, [[1.0] * 3, [0.0] * 3, [0.0] * 3])
-    np.testing.assert_array_equal(seen.goes_on, np.zeros((3, 3)))
-    np.testing.assert_array_equal(seen.earned[0], [[1.0, 0.0]] * 3)  # the other action is not valid
-    np.testing.assert_array_equal(seen.known[0], [[True, False]] * 3)
+    np.testing.assert_array_equal(seen.valid, [[1.0] * 3, [0.0] * 3, [0.0] * 3])
+    np.testing.assert_array_equal(seen.not_terminated, np.zeros((3, 3)))
+    np.testing.assert_array_equal(seen.rewards[0], [[1.0, 0.0]] * 3)  # the other action is not valid
+    np.testing.assert_array_equal(seen.reward_mask[0], [[True, False]] * 3)
 
 
 @pytest.mark.parametrize("module", [sac, dqn, ppo])

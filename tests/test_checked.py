@@ -72,7 +72,7 @@ def test_what_is_right_passes_with_the_same_numbers(system):
 
 def test_actions_that_do_not_exist_or_are_not_valid(stop, demand, many):
     env, params = stop
-    state, _ = env.begin(ZERO, ZERO, params)
+    state, _ = env.reset_at(ZERO, ZERO, params)
     step = raising(Checked(env).step)
     for action in (2, -1):
         at = f"action {action} at slot {state.slot} of row 0"
@@ -80,14 +80,14 @@ def test_actions_that_do_not_exist_or_are_not_valid(stop, demand, many):
             step(state, jnp.int32(action), params)
     env, params = demand
     (invalid,) = np.flatnonzero(~np.asarray(params.valid))[:1]
-    start = jax.vmap(env.begin, (0, None, None))(jnp.arange(2), jnp.int32(3), params)[0]
+    start = jax.vmap(env.reset_at, (0, None, None))(jnp.arange(2), jnp.int32(3), params)[0]
     step_all = raising(jax.vmap(Checked(env).step, (0, 0, None)))
     with pytest.raises(CheckFailed, match=rf"^OnDemand\.step: action {invalid} at slot 3 of row 1 is not valid$"):
         step_all(start, jnp.asarray([np.flatnonzero(params.valid)[0], invalid], jnp.int32), params)
     env, params = many
     params = params.replace(bank=params.bank.replace(active=params.bank.active.at[:, :, 0].set(False)))
     params = params.replace(bank=params.bank.replace(active=params.bank.active.at[:, :, 1:].set(True)))
-    state, _ = env.begin(jnp.int32(1), jnp.int32(2), params)
+    state, _ = env.reset_at(jnp.int32(1), jnp.int32(2), params)
     step = raising(Checked(env).step)
     step(state, jnp.zeros(3, jnp.int32), params.replace(valid=params.valid.at[0].set(True)))
     with pytest.raises(
@@ -104,18 +104,18 @@ def test_actions_that_do_not_exist_or_are_not_valid(stop, demand, many):
 
 def test_reads_past_the_trace(stop, demand):
     env, params = stop
-    state, _ = env.begin(ZERO, ZERO, params)
+    state, _ = env.reset_at(ZERO, ZERO, params)
     checked = Checked(env)
     outside = r"slot 513 of row 0 lies outside the trace, 2 rows of slots 0 to 512$"
     with pytest.raises(CheckFailed, match=rf"^Stopping\.step: {outside}"):  # row 1 follows in memory: nobody would know
         raising(checked.step)(state.replace(slot=jnp.int32(513)), ZERO, params)
-    with pytest.raises(CheckFailed, match=rf"^Stopping\.begin: {outside}"):
-        raising(checked.begin)(ZERO, jnp.int32(513), params)
+    with pytest.raises(CheckFailed, match=rf"^Stopping\.reset_at: {outside}"):
+        raising(checked.reset_at)(ZERO, jnp.int32(513), params)
     late = state.replace(slot=jnp.int32(511), radio_free=jnp.int32(512))  # no upload that begins there ends in time
     with pytest.raises(CheckFailed, match=r"^Stopping\.step: .*(past|outside) the trace"):
         raising(checked.step)(late, jnp.int32(1), params)
     env, params = demand
-    state, _ = env.begin(ZERO, jnp.int32(3), params)
+    state, _ = env.reset_at(ZERO, jnp.int32(3), params)
     with pytest.raises(
         CheckFailed, match=r"^OnDemand\.step: slot 3 of row 7 lies outside the trace, 3 rows of slots 0"
     ):
@@ -126,18 +126,18 @@ def test_reads_past_the_trace(stop, demand):
 
 def test_numbers_that_are_none(stop, demand):
     env, params = stop
-    state, _ = env.begin(ZERO, ZERO, params)
+    state, _ = env.reset_at(ZERO, ZERO, params)
     with pytest.raises(CheckFailed, match=r"^Stopping\.step: reward is nan at slot \d+ of row 0$"):
         raising(Checked(env).step)(state, ZERO, params.replace(energy_weight=jnp.float32(jnp.inf)))
     env, params = demand
     broken = params.replace(deadline_s=params.deadline_s * jnp.nan)
-    with pytest.raises(CheckFailed, match=r"^OnDemand\.begin: observation is nan at slot 3 of row [01]$"):
-        raising(jax.vmap(Checked(env).begin, (0, None, None)))(jnp.arange(2), jnp.int32(3), broken)
+    with pytest.raises(CheckFailed, match=r"^OnDemand\.reset_at: observation is nan at slot 3 of row [01]$"):
+        raising(jax.vmap(Checked(env).reset_at, (0, None, None)))(jnp.arange(2), jnp.int32(3), broken)
 
 
 def test_twins_refuse_what_is_over_and_what_lies_outside(stop, demand, many):
     env, params = stop
-    state, _ = env.begin(ZERO, ZERO, params)
+    state, _ = env.reset_at(ZERO, ZERO, params)
     ask = raising(partial(twin(workload.evaluate), env))
     assert_trees_equal(ask(state, params), jax.jit(partial(workload.evaluate, env))(state, params))
     assert_trees_equal(
@@ -152,13 +152,13 @@ def test_twins_refuse_what_is_over_and_what_lies_outside(stop, demand, many):
     with pytest.raises(CheckFailed, match=r"^twin\.workload\.evaluate: an upload of row 0 ends at slot \d+, past the"):
         ask(state.replace(slot=jnp.int32(500), start=jnp.int32(500), radio_free=jnp.int32(512)), params)
     env, params = demand
-    state, _ = env.begin(ZERO, jnp.int32(3), params)
+    state, _ = env.reset_at(ZERO, jnp.int32(3), params)
     ask = raising(partial(twin(on_demand_twin.evaluate), env))
     assert_trees_equal(ask(state, params), jax.jit(partial(on_demand_twin.evaluate, env))(state, params))
     with pytest.raises(CheckFailed, match=rf"^twin\.on_demand\.evaluate: {over}"):
         ask(state.replace(done=jnp.bool_(True)), params)
     env, params = many
-    state, _ = env.begin(ZERO, ZERO, params)
+    state, _ = env.reset_at(ZERO, ZERO, params)
     ask, choice = raising(twin(fleet_twin.evaluate)), jnp.zeros(3, jnp.int32)
     assert_trees_close(ask(state, choice, params), jax.jit(fleet_twin.evaluate)(state, choice, params))
     with pytest.raises(

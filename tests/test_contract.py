@@ -16,7 +16,7 @@ from jaxcoinfer import scenarios
 from jaxcoinfer.envs.multi_user import MultiUser, UsersAction, UsersOutcome
 from jaxcoinfer.envs.stacked import Stacked
 from jaxcoinfer.envs.types import Outcome, TimeStep
-from jaxcoinfer.twin.status import Watched, watch
+from jaxcoinfer.twin.status import StatusTwinEnv, watch
 
 N_ENVS, STEPS = 12, 300
 
@@ -36,7 +36,7 @@ def on_demand():
 @cache
 def watched():
     env, params, _ = stopping()
-    return Watched(env), watch(params, 3), True
+    return StatusTwinEnv(env), watch(params, 3), True
 
 
 @cache
@@ -70,14 +70,14 @@ def valid(env, params):
     """Actions that may be taken, stacked: all but for environments with a mask; some of those that hold numbers."""
     if isinstance(env, MultiUser):
         return some_of_users(env, params)
-    state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
+    state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     mask = env.mask(state, params)
     assert mask.shape == (env.n_actions,) and mask.dtype == bool and mask.any()
     return jnp.asarray(np.flatnonzero(mask), jnp.int32)
 
 
 def some_of_users(env, params, n=6):
-    state, _ = env.begin(jnp.int32(0), params)
+    state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     mask = env.mask(state, params)
     shapes = ((env.n_users, env.n_splits), (env.n_users, env.n_channels), (env.n_users,))
     assert tuple(leaf.shape for leaf in jax.tree.leaves(mask)) == shapes

@@ -53,6 +53,6 @@ def test_it_learns_to_beat_greedy_and_traces_once():
     assert contvalue.train._cache_size() == before + 1
     assert np.isfinite(learned.curve).all() and int(learned.steps[-1]) == 64 * 400
     held_out = jaxcoinfer.make(scenario, jax.random.key(5))[1]
-    rivals = {"greedy": policies.one_time_greedy(env), "learned": contvalue.policy(env, config, learned.weights)}
-    tasks = evaluate.evaluate(env, held_out, rivals, jax.random.key(6))
+    baselines = {"greedy": policies.one_time_greedy(env), "learned": contvalue.policy(env, config, learned.weights)}
+    tasks = evaluate.evaluate(env, held_out, baselines, jax.random.key(6))
     assert evaluate.difference(tasks["learned"], tasks["greedy"]).low > 0

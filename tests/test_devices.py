@@ -110,7 +110,7 @@ def test_two_processes_give_the_same(folder, alone):
 
 def test_a_mesh_of_one_changes_nothing_and_too_many_devices_are_refused():
     def double(x):
-        return devices.everywhere(devices.spread(x) * 2)
+        return devices.replicate(devices.shard(x) * 2)
 
     without = jax.jit(double).lower(jnp.ones(3)).as_text()
     assert "sharding" not in without
@@ -127,4 +127,4 @@ def test_what_cannot_be_shared_out_alike_is_refused():
         jax.sharding.use_abstract_mesh(two),
         pytest.raises(ValueError, match="3 cannot be shared out alike over 2 devices"),
     ):
-        jax.eval_shape(devices.spread, jnp.ones(3))
+        jax.eval_shape(devices.shard, jnp.ones(3))

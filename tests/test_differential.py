@@ -16,7 +16,13 @@ from jaxcoinfer.twin import workload
 
 KEY = jax.random.key(0)
 SMALL = Config(
-    hidden=(16,), n_pairs=128, n_evaluations=2, updates_per_evaluation=10, batch=512, memory=4096, evaluation_tasks=20
+    hidden=(16,),
+    n_pairs=128,
+    n_evaluations=2,
+    updates_per_evaluation=10,
+    batch=512,
+    buffer_size=4096,
+    evaluation_tasks=20,
 )
 
 
@@ -138,7 +144,9 @@ def test_the_exported_function_is_the_policy(busy):
 
 def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(busy):
     env, params = busy
-    config = Config(n_pairs=256, n_evaluations=4, batch=2048, memory=16384, evaluation_devices=64, evaluation_tasks=50)
+    config = Config(
+        n_pairs=256, n_evaluations=4, batch=2048, buffer_size=16384, evaluation_devices=64, evaluation_tasks=50
+    )
     before = differential.train._cache_size()
     learned = differential.train(jax.random.key(2), params, Hyper(), env=env, config=config)
     other = params.replace(accuracy_weight=params.accuracy_weight * 2)
@@ -147,8 +155,8 @@ def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(busy
     assert np.isfinite(learned.curve).all()
     scenario = dataclasses.replace(scenarios.load_scenario("reference-busy"), rows=12, slots=65536)
     held_out = jaxcoinfer.make(scenario, jax.random.key(5))[1]
-    rivals = {"adaptive": policies.adaptive_waiting(env), "clairvoyant": policies.clairvoyant(env)}
-    everyone = rivals | {"learned": differential.policy(env, config, learned.weights)}
+    baselines = {"adaptive": policies.adaptive_waiting(env), "clairvoyant": policies.clairvoyant(env)}
+    everyone = baselines | {"learned": differential.policy(env, config, learned.weights)}
     tasks = evaluate.evaluate(env, held_out, everyone, jax.random.key(6))
-    for rival in rivals:
-        assert evaluate.difference(tasks["learned"], tasks[rival]).low > 0
+    for baseline in baselines:
+        assert evaluate.difference(tasks["learned"], tasks[baseline]).low > 0

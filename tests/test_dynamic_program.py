@@ -187,7 +187,7 @@ def test_no_threshold_beats_the_optimum_and_its_policy_reaches_it():
 
 @pytest.mark.parametrize("rate", [0.02, 0.03])
 def test_reference_agrees_with_the_measured_table(rate):
-    """The table of design.md section 6: .230 ± .010 and .054 ± .023, rivals .223 and -.051 at best."""
+    """The table of design.md section 6: .230 ± .010 and .054 ± .023, baselines .223 and -.051 at best."""
     solution = coarse(rate)[2]
     measured, half = {0.02: (0.230, 0.010), 0.03: (0.054, 0.023)}[rate]
     assert float(solution.span) < 1e-4
@@ -319,11 +319,11 @@ def test_simulated_policy_reaches_the_gain_and_beats_a_threshold():
 
     options = {"rate": 0.02, "rows": 800, "slots": 2_000, "warm": 400, "seed": 1}
     best = simulate(optimal, **options)
-    rival = simulate(lambda layer, waiting, backlog_s, radio: backlog_s < 0.4, **options)
+    baseline = simulate(lambda layer, waiting, backlog_s, radio: backlog_s < 0.4, **options)
     error = best.std() / math.sqrt(best.size)
     assert error < 0.01
     assert abs(best.mean() - float(solution.gain_per_task)) < 4 * error
-    assert best.mean() - rival.mean() > 3 * (best - rival).std() / math.sqrt(best.size)
+    assert best.mean() - baseline.mean() > 3 * (best - baseline).std() / math.sqrt(best.size)
 
 
 def test_new_numbers_do_not_retrace():

@@ -25,8 +25,8 @@ from jaxcoinfer.exogenous import (
     Draw,
     arrival,
     concatenate,
-    look,
     make_bank,
+    slot_at,
     upload_slots,
     upload_table,
     with_uploads,
@@ -111,7 +111,7 @@ def test_look_returns_the_record_of_a_row_and_slot():
     bank = make_bank(draw)
     assert (bank.n_rows, bank.n_slots) == (2, T)
     row, slot = jnp.asarray([0, 1, 1], jnp.int32), jnp.asarray([5, 0, T], jnp.int32)
-    record = look(bank, row, slot)
+    record = slot_at(bank, row, slot)
     names = ("arrived", "arrived_sum", "backlog", "idle", "bits", "bits_sum", "speed")  # in the order of the columns
     got = np.stack([getattr(record, name) for name in names], axis=-1)
     np.testing.assert_array_equal(got, np.asarray(bank.slots)[np.asarray(row), np.asarray(slot), : SPEED + 1])

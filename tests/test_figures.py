@@ -141,7 +141,7 @@ def test_utility_gives_numbers_where_a_mark_would_be_off_scale():
     assert -5.0 < left.get_xlim()[0] < 0.1
     assert right.get_xlim()[0] == -right.get_xlim()[1]
     marks = [container.lines[0].get_xdata()[0] for container in right.containers]
-    assert 0.0 not in marks  # the rival is not compared with itself
+    assert 0.0 not in marks  # the baseline is not compared with itself
     assert 0.3 - 0.28 in marks
 
 

@@ -11,7 +11,7 @@ import jaxcoinfer
 from jaxcoinfer import scenarios
 from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.envs import fleet
-from jaxcoinfer.policies import fleet as rivals
+from jaxcoinfer.policies import fleet as baselines
 from jaxcoinfer.rollout import mean_reward
 from jaxcoinfer.twin import fleet as twin
 
@@ -36,7 +36,7 @@ def made(devices: int, name: str = "fleet", key: int = 1):
 
 
 def begun(env, params, slot: int = 3):
-    return env.begin(jnp.int32(0), jnp.int32(slot), params)
+    return env.reset_at(jnp.int32(0), jnp.int32(slot), params)
 
 
 def random_weights(env, params):
@@ -128,13 +128,13 @@ def test_it_learns_to_beat_equal_shares_at_other_numbers_of_devices_too():
     )
     for devices in (8, 2, 32):
         other, numbers = made(devices, key=9)
-        start = jax.vmap(other.begin, (0, None, None))(jnp.arange(4), jnp.int32(0), numbers)
+        start = jax.vmap(other.reset_at, (0, None, None))(jnp.arange(4), jnp.int32(0), numbers)
         earned = {
             name: float(mean_reward(other, numbers, policy, start, 64))
             for name, policy in {
                 "learned": ppo.policy(other, CONFIG, learned.weights),
-                "equal": rivals.equal_shares(other),
-                "best": rivals.dual_recovery(other),
+                "equal": baselines.equal_shares(other),
+                "best": baselines.dual_recovery(other),
             }.items()
         }
         assert earned["equal"] < earned["learned"] <= earned["best"] + 1e-6, devices

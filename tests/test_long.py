@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
-from long_for_tests import LESSONS, STAGES, fill, leaves, live, train, world
+from long_for_tests import SPECS, STAGES, fill, leaves, live, train, world
 
 from jaxcoinfer import checkpoints
 from jaxcoinfer.agents import dqn, stages
@@ -84,7 +84,7 @@ def result(folder: Path) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
-@pytest.mark.parametrize("learner", LESSONS)
+@pytest.mark.parametrize("learner", SPECS)
 def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, tmp_path):
     cache, folder, kills, lives = tmp_path / "cache", tmp_path / "killed", 0, 0
     rng, resumed, said = np.random.default_rng(0), set(), []
@@ -103,12 +103,12 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
     said = to_the_end(*begin(live, learner, folder, cache))
     assert not [line for line in said if line[0] == "passed over"]  # a kill leaves nothing that is half there
     assert len(resumed) > 1  # from several places
-    lesson, hyper = LESSONS[learner], LESSONS[learner].learner.Hyper()
-    key, params = jax.random.key(0), world(lesson)
-    shapes = jax.eval_shape(lambda: stages.begin(key, params, hyper, outline=lesson))
+    spec, hyper = SPECS[learner], SPECS[learner].learner.Hyper()
+    key, params = jax.random.key(0), world(spec)
+    shapes = jax.eval_shape(lambda: stages.init(key, params, hyper, build_loop=spec))
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(shapes))  # else a stage would be another after a restart
-    twin = {} if lesson.outcomes is None else {"outcomes": lesson.outcomes}
-    at_once = lesson.learner.train(key, params, hyper, env=lesson.env, config=lesson.config, **twin)
+    twin = {} if spec.outcomes is None else {"outcomes": spec.outcomes}
+    at_once = spec.learner.train(key, params, hyper, env=spec.env, config=spec.config, **twin)
     for mine, scanned in zip(result(folder), leaves(at_once), strict=True):
         np.testing.assert_array_equal(mine, scanned)
     assert np.isfinite(at_once.curve).all() and len(np.unique(at_once.curve)) > 1
@@ -119,12 +119,12 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
 
 @pytest.fixture(scope="module")
 def short():
-    lesson = LESSONS["dqn"]
-    return dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, n_evaluations=5))
+    spec = SPECS["dqn"]
+    return dataclasses.replace(spec, config=dataclasses.replace(spec.config, n_evaluations=5))
 
 
 def test_a_folder_goes_on_where_it_stood_and_is_refused_to_others(short, tmp_path, monkeypatch):
-    whole = train(tmp_path / "whole", lesson=short)
+    whole = train(tmp_path / "whole", spec=short)
     folder, resumed, lines = tmp_path / "run", [], []
     save = checkpoints._write
 
@@ -135,29 +135,29 @@ def test_a_folder_goes_on_where_it_stood_and_is_refused_to_others(short, tmp_pat
 
     monkeypatch.setattr(checkpoints, "_write", full)
     with pytest.raises(CheckpointError) as caught:
-        train(folder, lesson=short)
+        train(folder, spec=short)
     assert str(caught.value) == (
         f"{folder}/step-00000004: cannot be written: No space left on device; last one kept: step-00000003"
     )
     monkeypatch.undo()
     spoil(folder / "step-00000003", "flip")
     events = long.Events(resumed.append, lines.append)
-    assert_same(train(folder, lesson=short, events=events, every=2), whole)
+    assert_same(train(folder, spec=short, events=events, every=2), whole)
     assert resumed == [2] and len(lines) == 1 and "step-00000003: damaged" in lines[0]
     steps = ["step-00000002", "step-00000004", "step-00000005"]  # the last three that were whole
     assert sorted(path.name for path in folder.glob("*-*")) == ["damaged-00000003", *steps]
-    assert_same(train(folder, lesson=short, events=long.Events(resumed.append)), whole)  # over: nothing is left to do
+    assert_same(train(folder, spec=short, events=long.Events(resumed.append)), whole)  # over: nothing is left to do
     assert resumed == [2, 5]
     with pytest.raises(RunError, match=r"run: begun with seed = 0, not 1 \(and 1 more\); ask for the same, or give"):
-        train(folder, seed=1, lesson=short)
+        train(folder, seed=1, spec=short)
     other = dataclasses.replace(short, config=dataclasses.replace(short.config, hidden=(5,)))
     with pytest.raises(RunError, match=r"begun with config.hidden = \[4\], not \[5\]; ask"):
-        train(folder, lesson=other)
+        train(folder, spec=other)
     with pytest.raises(RunError, match=r"begun with hyper.discount = 0.0, not 0.5; ask"):
-        train(folder, lesson=short, hyper=dqn.Hyper(discount=0.5))
+        train(folder, spec=short, hyper=dqn.Hyper(discount=0.5))
     (folder / long.ASKED).write_text("{")
     with pytest.raises(RunError, match=r"asked.json: damaged; restore it"):
-        train(folder, lesson=short)
+        train(folder, spec=short)
 
 
 def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, capsys):
@@ -203,11 +203,9 @@ def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, c
 def test_the_recipe_knows_every_system(system):
     envs = {"stopping": Stopping(3), "on-demand": OnDemand(2, 3, 2, 1), "fleet": Fleet(3, 2, 3)}
     env = (envs | {"multi-user": MultiUser(3, 2, 4)})[system]
-    lesson, hyper = recipe.lesson_of(system, env, {"n_evaluations": 7})
-    assert lesson.config.n_evaluations == 7 and hash(lesson) == hash(
-        recipe.lesson_of(system, env, {"n_evaluations": 7})[0]
-    )
-    assert lesson.learner.train and type(hyper) is lesson.learner.Hyper
+    spec, hyper = recipe.lesson_of(system, env, {"n_evaluations": 7})
+    assert spec.config.n_evaluations == 7 and hash(spec) == hash(recipe.lesson_of(system, env, {"n_evaluations": 7})[0])
+    assert spec.learner.train and type(hyper) is spec.learner.Hyper
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------

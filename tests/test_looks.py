@@ -1,4 +1,4 @@
-"""An exit head that is looked at: results image by image, in the environment, its twin, the bound and a rival."""
+"""An exit head that is looked at: results image by image, in the environment, its twin, the bound and a baseline."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from jaxcoinfer.profiles import ProfileError
 from jaxcoinfer.runs.contenders import choose
 from jaxcoinfer.scenarios import FromProfiles, load_scenario, task_numbers, task_samples
 from jaxcoinfer.twin import pruning, workload
-from jaxcoinfer.twin.status import Watched, watch
+from jaxcoinfer.twin.status import StatusTwinEnv, watch
 
 S = 400  # images
 
@@ -80,7 +80,7 @@ def scenario(tmp_path_factory):
         link="wifi-5",
         exit=2,
         bits=4,
-        look=True,
+        observe_confidence=True,
     )
     base = load_scenario("reference")
     return dataclasses.replace(base, rows=4, slots=4096, slot_s=0.001, task=task)
@@ -107,8 +107,8 @@ def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(sce
 
 def test_learning_and_evaluation_see_different_images(scenario):
     right, confidence = task_samples(scenario.task)
-    learned, means = stopping_samples.make_samples(right, confidence, evaluation=False)
-    judged, same = stopping_samples.make_samples(right, confidence, evaluation=True)
+    learned, means = stopping_samples.make_samples(right, confidence, split="train")
+    judged, same = stopping_samples.make_samples(right, confidence, split="eval")
     np.testing.assert_array_equal(learned.records[:, -1], confidence[: S // 2])
     np.testing.assert_array_equal(judged.records[:, -1], confidence[S // 2 :])
     np.testing.assert_array_equal(means, same)  # what a device may expect it knows from the first half
@@ -120,7 +120,7 @@ def test_what_to_expect_of_a_confidence_by_hand():
     # 64 + 64 images: the head's confidence is i / 64, and it is right on the upper half of them
     sure = np.tile(np.arange(64) / 64, 2)
     right = np.stack([np.ones(128), sure >= 0.5])
-    samples, means = stopping_samples.make_samples(right, sure, evaluation=True)
+    samples, means = stopping_samples.make_samples(right, sure, split="eval")
     np.testing.assert_allclose(means, [1.0, 0.5])
     assert samples.expected.shape == (16, 2)  # four images a bin
     for confidence, expected in ((0.0, 0.0), (0.49, 0.0), (0.51, 1.0), (1.0, 1.0)):
@@ -136,7 +136,7 @@ def play(env, params, key, n_steps=600):
         return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep, action)
 
     keys = jax.random.split(key, n_steps)
-    start = jax.vmap(env.begin, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
+    start = jax.vmap(env.reset_at, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
     _, (states, timesteps, actions) = jax.lax.scan(move, start, keys)
     following = jax.tree.map(lambda leaf: leaf[1:], timesteps)
     return jax.tree.map(lambda leaf: np.asarray(leaf[:-1]), (states, timesteps, actions)), following
@@ -184,7 +184,7 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
             now = (after, reward + timestep.reward, timestep.outcome, timestep.outcome.finished)
             return jax.tree.map(lambda old, new: jnp.where(over, old, new), carry, now), None
 
-        blank = env.begin(state.row, state.slot, params)[1].outcome
+        blank = env.reset_at(state.row, state.slot, params)[1].outcome
         start = (state, jnp.zeros(()), blank, jnp.zeros((), bool))
         (after, reward, outcome, over), _ = jax.lax.scan(move, start, length=env.n_layers + 1)
         said = jax.tree.map(lambda leaf: leaf[choice], replay.choices)
@@ -224,7 +224,7 @@ def test_the_bound_of_like_images_is_above_every_policy(world):
     env, params = world
     each = np.asarray(alone.utility(env, params))
     for policy in (policies.adaptive_waiting(env), policies.threshold_exit(env, 0.6), policies.fixed(env.n_layers)):
-        start = jax.vmap(env.begin, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
+        start = jax.vmap(env.reset_at, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
 
         def move(carry, _, policy=policy):
             state, timestep = carry
@@ -261,8 +261,8 @@ def test_the_threshold_is_chosen_by_what_it_gains(world):
 
 def test_the_server_is_told_how_sure_the_head_is(scenario):
     env, params = make(scenario, jax.random.key(3))
-    watched, never = Watched(env), watch(params, 10**6)
-    state, _ = watched.begin(jnp.int32(0), jnp.int32(0), never)
+    watched, never = StatusTwinEnv(env), watch(params, 10**6)
+    state, _ = watched.reset_at(jnp.int32(0), jnp.int32(0), never)
     told = [int(state.reports)]
     for _ in range(env.n_layers):
         state, _ = watched.step(state, jnp.int32(CONTINUE), never)
@@ -280,8 +280,11 @@ def test_a_world_with_samples_has_no_exact_optimum(scenario):
     [
         ({"bits": 8}, "bits = 8: 'looked-at' is known at 4, 32"),
         ({"exit": 1}, "task.exit = 1: 'looked-at' has no exit there; allowed: 2"),
-        ({"dnn": "alexnet", "exit": 4, "bits": 32}, "task.look = true: 'alexnet' has no results image by image"),
-        ({"dnn": "alexnet", "exit": 4, "bits": 8, "look": False}, "bits = 8: what 'alexnet' loses by it"),
+        (
+            {"dnn": "alexnet", "exit": 4, "bits": 32},
+            "task.observe_confidence = true: 'alexnet' has no results image by image",
+        ),
+        ({"dnn": "alexnet", "exit": 4, "bits": 8, "observe_confidence": False}, "bits = 8: what 'alexnet' loses by it"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(scenario, change, said):
@@ -291,4 +294,4 @@ def test_what_cannot_be_looked_at_is_refused(scenario, change, said):
 
 def test_samples_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="10 confidences; allowed: 64 or more"):
-        stopping_samples.make_samples(np.ones((3, 10)), np.ones(10), evaluation=False)
+        stopping_samples.make_samples(np.ones((3, 10)), np.ones(10), split="train")

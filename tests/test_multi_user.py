@@ -14,8 +14,8 @@ from jaxcoinfer import scenarios
 from jaxcoinfer.envs import multi_user
 from jaxcoinfer.envs.multi_user import MultiUser, UsersAction
 from jaxcoinfer.envs.multi_user_params import MultiUserParams, make_params
-from jaxcoinfer.exogenous_multi_user import Starts, alike
-from jaxcoinfer.policies import multi_user as rivals
+from jaxcoinfer.exogenous_multi_user import InitialStates, alike
+from jaxcoinfer.policies import multi_user as baselines
 from jaxcoinfer.profiles import ProfileError
 from tests.reference import multi_user as reference
 
@@ -58,9 +58,9 @@ def numbers(of: reference.System) -> dict:
     return given | {"max_w": 1.0, "least_w": 1e-10}
 
 
-def starts(distance_m, tasks, split, channel) -> Starts:
+def starts(distance_m, tasks, split, channel) -> InitialStates:
     count = [jnp.asarray(np.atleast_2d(x), jnp.int32) for x in (tasks, split, channel)]
-    return Starts(jnp.asarray(np.atleast_2d(distance_m), jnp.float32), *count)
+    return InitialStates(jnp.asarray(np.atleast_2d(distance_m), jnp.float32), *count)
 
 
 def episodes(users: int, most: int, n: int):
@@ -113,8 +113,8 @@ def batch(env: MultiUser, names, begun, dtype):
     # The tables as they are written, not rounded to float32 first.
     params = {key: jnp.asarray(np.stack([np.asarray(of[name][key], dtype) for name in names])) for key in of["vgg11"]}
     begun = [jnp.asarray(x[:, None], dtype if x.dtype == np.float32 else jnp.int32) for x in begun]
-    params = MultiUserParams(**params, starts=Starts(*begun))
-    return jax.jit(jax.vmap(env.begin, (None, 0)))(jnp.int32(0), params)[0], params
+    params = MultiUserParams(**params, bank=InitialStates(*begun))
+    return jax.jit(jax.vmap(env.reset_at, (None, 0)))(jnp.int32(0), params)[0], params
 
 
 @pytest.mark.parametrize(("users", "most", "n"), SHAPES)
@@ -189,7 +189,7 @@ def alone(distances_m, tasks, splits, channels):
     """ResNet18 from one given start: (environment, params, state)."""
     params = make_params(starts(distances_m, tasks, splits, channels), **numbers(system("resnet18")))
     env = MultiUser(len(distances_m), 2, SPLITS)
-    return env, params, env.begin(jnp.int32(0), params)[0]
+    return env, params, env.reset_at(jnp.int32(0), jnp.int32(0), params)[0]
 
 
 def action(split, channel, power_w) -> UsersAction:
@@ -255,7 +255,7 @@ def test_tasks_follow_at_once_with_the_new_split_and_channel_by_hand():
 def test_the_test_mode_of_the_authors():
     # 50 m, exactly 200 tasks, split 5: alone on the device 200 * .045887 s = 9.1774 s, 19 slots of .5 s.
     env, params = jaxcoinfer.make("multi-user")
-    params = params.replace(starts=alike(env.n_users, 50.0, 200, 5))
+    params = params.replace(bank=alike(env.n_users, 50.0, 200, 5))
     state, shown = env.reset(jax.random.key(0), params)
     np.testing.assert_allclose(shown.observation, [[1.0, 1.0, 0.0, 49 / 99]] * 5, rtol=1e-6)
     step, local = jax.jit(env.step), action([5] * 5, [0] * 5, [1e-10] * 5)
@@ -341,7 +341,7 @@ def test_the_scenario_holds_the_published_numbers():
     for name, value in numbers(system("resnet18")).items():
         if name not in ("compute_s", "compute_w", "upload_bits"):
             np.testing.assert_allclose(getattr(params, name), value, rtol=1e-6, err_msg=name)
-    begun = jax.tree.map(np.asarray, params.starts)
+    begun = jax.tree.map(np.asarray, params.bank)
     assert begun.distance_m.min() >= 1 and begun.distance_m.max() <= 100
     assert abs(begun.tasks.mean() - 200) < 1 and abs(begun.tasks.var() - 200) < 10  # Poisson
     assert set(begun.split.ravel()) == set(range(6)) and set(begun.channel.ravel()) == {0, 1}
@@ -391,10 +391,10 @@ def test_greedy_by_hand():
     # ratio of 1e6, 19.93157 Mbit/s: 100,352 bits of split 1 take .0050348 s. Alone: .004359 (1 + 2.2885) + .0050348 (1
     # + 1) = .0244042; by turns of two one .0050348 more. All on the device: .045887 (1 + 2.1454) = .1443330.
     env, params, state = alone([10.0, 10.0, 10.0], [1, 1, 1], [0, 0, 0], [0, 0, 0])
-    costs = rivals.task_costs(env, state, params)
+    costs = baselines.task_costs(env, state, params)
     np.testing.assert_allclose(costs[:, 1], [0.029439, 0.0244042, 0.029439], rtol=1e-4)
     np.testing.assert_allclose(costs[:, 5], [0.144333] * 3, rtol=1e-5)
-    chosen = rivals.greedy(env)(jax.random.key(0), state, None, params)
+    chosen = baselines.greedy(env)(jax.random.key(0), state, None, params)
     np.testing.assert_array_equal(chosen.split, [1, 1, 1])
     np.testing.assert_array_equal(chosen.channel, [0, 1, 0])
     np.testing.assert_array_equal(chosen.power_w, [1.0] * 3)
@@ -403,8 +403,8 @@ def test_greedy_by_hand():
 def test_rivals_are_valid_and_random_ones_differ():
     env, params, state = alone([10.0, 20.0, 90.0], [3, 3, 3], [0, 1, 5], [0, 1, 0])
     keys = jax.random.split(jax.random.key(0), 500)
-    drawn = jax.vmap(rivals.random_valid(env), (0, None, None, None))(keys, state, None, params)
+    drawn = jax.vmap(baselines.random_valid(env), (0, None, None, None))(keys, state, None, params)
     assert set(np.ravel(drawn.split)) == set(range(SPLITS)) and set(np.ravel(drawn.channel)) == {0, 1}
     assert drawn.power_w.min() > 0 and drawn.power_w.max() <= 1 and abs(drawn.power_w.mean() - 0.5) < 0.05
-    held = rivals.fixed_split(env, 2)(keys[0], state, None, params)
+    held = baselines.fixed_split(env, 2)(keys[0], state, None, params)
     np.testing.assert_array_equal(held.split, [2, 2, 2])

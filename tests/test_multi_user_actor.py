@@ -36,7 +36,7 @@ def world():
 
 def test_laws_and_what_they_see(world):
     env, params = world
-    state, timestep = env.begin(jnp.int32(0), params)
+    state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     seen = multi_user_actor.view(env, state, timestep.observation, params)
     assert seen.features.shape == (3, 4 + 2 + 3)
     # Signal to noise at d: 1e9 d^-3, whose logarithm to the base 10 is 9 - 3 log10 d.
@@ -72,7 +72,7 @@ def test_training_changes_all_parts_and_does_not_retrace(world):
     ppo.train(jax.random.key(1), later, ppo.Hyper(learning_rate=3e-3), env=env, config=CONFIG)
     assert ppo.train._cache_size() == before + 1
     assert np.isfinite(first.curve).all()
-    state, timestep = env.begin(jnp.int32(0), params)
+    state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     seen = multi_user_actor.view(env, state, timestep.observation, params)
     laws, value = multi_user_actor.network(env, CONFIG).apply(first.weights, seen)
     for part in (laws.split, laws.channel, laws.power_w.mean, laws.power_w.log_deviation, value):

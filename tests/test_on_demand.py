@@ -30,7 +30,7 @@ step = jax.jit(OnDemand.step, static_argnums=0)
 def play(env, params, actions, slot):
     """Plays actions [T, K] from `slot` of every row; returns first, and (states before, time steps after) [T, K]."""
     rows = jnp.arange(ROWS, dtype=jnp.int32)
-    first = jax.vmap(env.begin, (0, None, None))(rows, slot, params)
+    first = jax.vmap(env.reset_at, (0, None, None))(rows, slot, params)
 
     def move(state, action):
         after, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
@@ -72,7 +72,7 @@ def test_the_mask_is_that_of_the_reference():
         exit_, cut, width = ENV.unflatten(action)
         assert bool(params.valid[action]) == reference.is_valid(SYSTEM.scenario, exit_, cut, width)
         assert action == (exit_ * CUTS + cut) * WIDTHS + width
-    state, _ = ENV.begin(jnp.int32(0), jnp.int32(3), params)
+    state, _ = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
     np.testing.assert_array_equal(ENV.mask(state, params), params.valid)
     # Exit 0 leaves at cut 2: input, feature 1 at two widths, device. Exit 1 at 3: one feature more.
     assert int(params.valid.sum()) == (1 + 2 + 1) + (1 + 2 + 2 + 1)
@@ -87,7 +87,7 @@ def test_a_cut_that_is_not_allowed_is_masked():
 def test_an_invalid_action_is_lost_and_not_replaced():
     params = SYSTEM.params()
     invalid = int(np.flatnonzero(~np.asarray(params.valid))[0])
-    state, _ = ENV.begin(jnp.int32(0), jnp.int32(3), params)
+    state, _ = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
     _, timestep = step(ENV, state, jnp.int32(invalid), params)
     deadline_s = float(params.deadline_s[int(state.now.task_class)])
     assert timestep.outcome.choice == invalid and timestep.outcome.accuracy == 0.0
@@ -99,7 +99,7 @@ def test_the_twin_is_the_environment_for_every_action():
 
     @partial(jax.jit, static_argnums=0)
     def both(env, row, slot, params):
-        state, _ = env.begin(row, slot, params)
+        state, _ = env.reset_at(row, slot, params)
         done = jax.vmap(env.step, (None, 0, None))(state, jnp.arange(env.n_actions, dtype=jnp.int32), params)[1]
         return twin.evaluate(env, state, params), done
 
@@ -168,7 +168,7 @@ def test_worked_numbers(choice, rate_bps, latency_s, energy_j, accuracy, reward)
     rates, halves = row * [9e9, rate_bps, 9e9, 9e9], row * [9.0, 0.5, 9.0, 9.0]
     system = dataclasses.replace(SYSTEM, scenario=WORKED, draws=(rates, halves, halves, np.zeros((1, 4), int)))
     env, params = system.env, system.params()
-    state, _ = env.begin(jnp.int32(0), jnp.int32(1), params)
+    state, _ = env.reset_at(jnp.int32(0), jnp.int32(1), params)
     exit_, cut, width = choice
     _, timestep = step(env, state, jnp.int32((exit_ * 3 + cut) * 2 + width), params)
     task = reference.run_task(WORKED, system.draw(0), 1, *choice)
@@ -216,14 +216,14 @@ def test_an_observation_knows_nothing_of_the_slot_to_come(delay):
     # Observation i is that of slot i + delay, which with a delay of 1 shows slot i, and the class of slot i + 1.
     assert same[:7] == [True] * 7 and not any(same[8:-1])
     for policy in (policies.greedy(ENV), policies.neurosurgeon(ENV), policies.edgent(ENV)):
-        state, spoilt_state = (ENV.begin(jnp.int32(0), jnp.int32(6 + delay), p)[0] for p in (params, spoilt))
+        state, spoilt_state = (ENV.reset_at(jnp.int32(0), jnp.int32(6 + delay), p)[0] for p in (params, spoilt))
         acts = [policy(jax.random.key(0), s, one.observation[0], params) for s in (state, spoilt_state)]
         assert acts[0] == acts[1]
 
 
 def test_an_observation_in_numbers():
     params = SYSTEM.params()
-    _, timestep = ENV.begin(jnp.int32(1), jnp.int32(5), params)
+    _, timestep = ENV.reset_at(jnp.int32(1), jnp.int32(5), params)
     rates, device, edge, kinds = SYSTEM.draws
     mean, kind = rates.mean(), kinds[1, 5]
     wanted = [rates[1, 4] / (rates[1, 4] + mean), device[1, 4] / (device[1, 4] + 1), edge[1, 4] / (edge[1, 4] + 1)]
@@ -256,7 +256,7 @@ def late(draw):
 
 
 def numpy_policy(name, scenario, draw, slot):
-    """The rivals again, from their descriptions, on what was seen a slot ago."""
+    """The baselines again, from their descriptions, on what was seen a slot ago."""
     seen = late(draw)
     grid = [(e, p, q) for e in range(EXITS) for p in range(CUTS) for q in range(WIDTHS)]
     grid = [choice for choice in grid if reference.is_valid(scenario, *choice)]
@@ -279,7 +279,7 @@ def test_a_rival_does_what_its_description_says(name):
 
     @jax.jit
     def decide(row, slot):
-        state, timestep = ENV.begin(row, slot, params)
+        state, timestep = ENV.reset_at(row, slot, params)
         return policy(jax.random.key(0), state, timestep.observation, params)
 
     slots = jnp.arange(1, SLOTS, dtype=jnp.int32)
@@ -289,7 +289,7 @@ def test_a_rival_does_what_its_description_says(name):
         for slot in range(1, SLOTS):
             wanted = numpy_policy(name, SYSTEM.scenario, SYSTEM.draw(row), slot)
             chosen = tuple(int(x) for x in ENV.unflatten(got[row, slot - 1]))
-            if chosen != wanted:  # a tie, as where every choice is given up: as good in what the rival looks at
+            if chosen != wanted:  # a tie, as where every choice is given up: as good in what the baseline looks at
                 draw = SYSTEM.draw(row) if name == "full_information" else late(SYSTEM.draw(row))
                 a, b = (reference.run_task(SYSTEM.scenario, draw, slot, *choice) for choice in (chosen, wanted))
                 value = "reward" if name in ("greedy", "full_information") else "latency_s"
@@ -298,7 +298,7 @@ def test_a_rival_does_what_its_description_says(name):
 
 def test_simple_rivals():
     params = SYSTEM.params()
-    state, timestep = ENV.begin(jnp.int32(0), jnp.int32(3), params)
+    state, timestep = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
 
     def act(policy, key=0):
         return int(policy(jax.random.key(key), state, timestep.observation, params))
@@ -330,9 +330,11 @@ def test_equal_environments_are_one_and_jit_is_eager():
     same = OnDemand(EXITS, CUTS, WIDTHS, 2)
     assert same == ENV and hash(same) == hash(ENV)
     params = SYSTEM.params()
-    state, _ = ENV.begin(jnp.int32(0), jnp.int32(3), params)
+    state, _ = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
     assert_trees_close(step(ENV, state, jnp.int32(7), params), ENV.step(state, jnp.int32(7), params))
-    assert_trees_equal(ENV.begin(jnp.int32(0), jnp.int32(0), params), ENV.begin(jnp.int32(0), jnp.int32(1), params))
+    assert_trees_equal(
+        ENV.reset_at(jnp.int32(0), jnp.int32(0), params), ENV.reset_at(jnp.int32(0), jnp.int32(1), params)
+    )
 
 
 REFUSED = [  # what is changed, what the message says

@@ -110,7 +110,7 @@ def test_the_optimum_of_a_tiny_system_is_that_of_all_its_policies(delay):
     assert (delay == 0) == (solution.full_information == pytest.approx(solution.gain, abs=1e-6))
 
 
-def rivals(env, params):
+def baselines(env, params):
     return {
         "greedy": policies.greedy(env),
         "neurosurgeon": policies.neurosurgeon(env),
@@ -126,7 +126,7 @@ def play(env, params, contenders):
     @jax.jit
     def all_of(params):
         def of_slot(row, slot):
-            state, timestep = env.begin(row, slot, params)
+            state, timestep = env.reset_at(row, slot, params)
             utility = twin.evaluate(env, state, params).utility
             acts = {n: act(jax.random.key(0), state, timestep.observation, params) for n, act in contenders.items()}
             return {name: (utility[action], action) for name, action in acts.items()}
@@ -146,7 +146,7 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     scenario = dataclasses.replace(SHIPPED, rows=48, slots=1000)
     env, params = built(scenario)
     solution = bounds.of(scenario, env, params)
-    contenders = {"optimum": bounds.policy(solution), "full": policies.full_information(env)} | rivals(env, params)
+    contenders = {"optimum": bounds.policy(solution), "full": policies.full_information(env)} | baselines(env, params)
     found = {name: utility for name, (utility, _) in play(env, params, contenders).items()}
     measured = {name: mean(utility) for name, utility in found.items()}
     # Two half widths are four deviations: a mean of rows that far off is no accident.
@@ -212,7 +212,7 @@ def test_a_shipped_scenario_mixes_actions(name):
     env, params = built(scenario)
     shape = (3, 9, 4, 3) if name == "on-demand-markov" else (3, 6, 3, 3)
     assert env == OnDemand(*shape) and int(params.delay_slots) == 1
-    contenders = {"full": policies.full_information(env)} | rivals(env, params)
+    contenders = {"full": policies.full_information(env)} | baselines(env, params)
     found = play(env, params, contenders)
     action = found["full"][1].flatten()
     exits, cuts, widths = env.unflatten(action)
@@ -220,8 +220,8 @@ def test_a_shipped_scenario_mixes_actions(name):
     for taken, least in ((exits, 2), (cuts, 3)):
         assert (np.bincount(taken) > 0.02 * len(taken)).sum() >= least
     assert (np.bincount(widths[featured]) > 0.02 * len(widths)).sum() >= 2
-    for rival in ("neurosurgeon", "edgent", "device", "fixed"):
-        assert mean(found["full"][0], found[rival][0]).low > 0.01, rival
+    for baseline in ("neurosurgeon", "edgent", "device", "fixed"):
+        assert mean(found["full"][0], found[baseline][0]).low > 0.01, baseline
     tight = [c for c in scenario.classes if c.deadline_s == 0.01]
     assert {c.target_miss_ratio for c in tight} == {1e-3, 1e-5}
 
@@ -230,7 +230,7 @@ def test_evaluation_reads_other_links_than_training():
     scenario = dataclasses.replace(scenarios.load_scenario("on-demand-wifi"), rows=14, slots=400)
     assert not set(scenario.rate.train) & set(scenario.rate.evaluation)
     _, trained = make(scenario, jax.random.key(0))
-    _, held_out = make(scenario, jax.random.key(0), evaluation=True)
+    _, held_out = make(scenario, jax.random.key(0), split="eval")
     assert (np.asarray(trained.bank.slots[..., 0]) != np.asarray(held_out.bank.slots[..., 0])).any()
 
 

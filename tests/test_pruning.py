@@ -144,7 +144,7 @@ def play(env, params, play_best, key):
         return workload.follow(replay, choice, params), told
 
     def row(row, key_row):
-        state, _ = env.begin(row, jnp.int32(0), params)
+        state, _ = env.reset_at(row, jnp.int32(0), params)
         return jax.lax.scan(task, state, jax.random.split(key_row, N_TASKS))[1]
 
     n_rows = params.bank.n_rows
@@ -321,7 +321,7 @@ def one_task(**numbers):
     zeros = jnp.zeros((1, 40), jnp.int32)
     draw = Draw(zeros.at[0, 0].set(1), zeros, jnp.ones_like(zeros), jnp.ones((1, 40), jnp.float32))
     params = make_params(make_bank(draw), draw.slot_bits, **(ONE_LAYER | numbers))
-    state, _ = Stopping(1).begin(jnp.int32(0), jnp.int32(0), params)
+    state, _ = Stopping(1).reset_at(jnp.int32(0), jnp.int32(0), params)
     return jax.jit(workload.evaluate, static_argnums=0)(Stopping(1), state, params), params
 
 
@@ -388,7 +388,7 @@ def test_a_decision_reads_nothing_after_its_slot():
             action = jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
             return env.step(state, action, params)[0], told
 
-        start = jax.vmap(env.begin, (0, None, None))(jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params)[0]
+        start = jax.vmap(env.reset_at, (0, None, None))(jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params)[0]
         keys = jax.random.split(jax.random.key(0), 60)
         return jax.vmap(lambda state: jax.lax.scan(step, state, keys)[1])(start)
 

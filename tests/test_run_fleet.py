@@ -15,10 +15,10 @@ from jaxcoinfer import cli, scenarios
 from jaxcoinfer.agents import fleet_actor
 from jaxcoinfer.bounds import dual
 from jaxcoinfer.envs import fleet as env_of
-from jaxcoinfer.policies import fleet as rivals
+from jaxcoinfer.policies import fleet as baselines
 from jaxcoinfer.runs import fleet, folder
-from jaxcoinfer.runs import looks_fleet as looks
-from jaxcoinfer.runs.contenders_fleet import BEST, COMPARED, LEARNERS, YARDSTICK, rival_contenders
+from jaxcoinfer.runs import looks_fleet as report
+from jaxcoinfer.runs.contenders_fleet import BEST, COMPARED, LEARNERS, REFERENCE, baseline_policies
 from jaxcoinfer.runs.played_fleet import certified, player
 
 SCENARIO = dataclasses.replace(scenarios.load_scenario("fleet"), devices=5, rows=3, slots=12)
@@ -32,9 +32,9 @@ def world():
 
 @pytest.fixture(scope="module")
 def played(world):
-    """Two rivals, tasks by name."""
+    """Two baselines, tasks by name."""
     env, params = world
-    policies = {"greedy": rivals.greedy(env), "device only": rivals.device_only(env)}
+    policies = {"greedy": baselines.greedy(env), "device only": baselines.device_only(env)}
     return player({name: (env, policy) for name, policy in policies.items()})(params)
 
 
@@ -74,7 +74,7 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     said = capsys.readouterr().out.splitlines()[:-1]
     assert max(map(len, said)) <= 80 and not any("…" in line for line in said)
     assert any("no policy does better than the mean certified dual bound" in line for line in said)
-    assert any(line.startswith(f"{YARDSTICK} *") for line in said) and not any("late" in line for line in said[:2])
+    assert any(line.startswith(f"{REFERENCE} *") for line in said) and not any("late" in line for line in said[:2])
     names = {path.name for path in out.iterdir()}
     written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
     written |= {f"{name}.csv" for name in ("learning", "classes", "choices", "shares", "sweeps")}
@@ -93,11 +93,11 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
 def _check_numbers(out, summary):
     policies = summary["policies"]
     assert summary["compared_with"] == COMPARED
-    assert set(policies) == {*rival_contenders(jaxcoinfer.make(SCENARIO)[0]), BEST}
+    assert set(policies) == {*baseline_policies(jaxcoinfer.make(SCENARIO)[0]), BEST}
     for name, policy in policies.items():
-        assert policy["deployable"] == (name != YARDSTICK)
+        assert policy["deployable"] == (name != REFERENCE)
         gap = policy["measures"]["gap_ratio"]["mean"]
-        assert gap > -1e-5 and gap >= policies[YARDSTICK]["measures"]["gap_ratio"]["mean"] - 1e-5
+        assert gap > -1e-5 and gap >= policies[REFERENCE]["measures"]["gap_ratio"]["mean"] - 1e-5
     tasks = {}
     for row in csv.DictReader((out / "choices.csv").read_text().splitlines()):
         tasks[row["policy"]] = tasks.get(row["policy"], 0) + int(row["tasks"])
@@ -122,7 +122,7 @@ def _check_export(out, target, capsys):
     portable = fleet.portable(checkpoint)
     leaves = [getattr(view, name) for name in portable.inputs]
     logits = np.asarray(portable.function(*leaves))
-    _, policy = LEARNERS[BEST].contender(env, checkpoint.hidden[BEST], checkpoint.weights[BEST])
+    _, policy = LEARNERS[BEST].policy(env, checkpoint.hidden[BEST], checkpoint.weights[BEST])
     act = jax.vmap(policy, (None, 0, 0, None))(jax.random.key(0), states, timesteps.observation, params)
     here = np.asarray(view.active)
     np.testing.assert_array_equal(np.asarray(act)[here], logits.argmax(axis=-1)[here])
@@ -147,8 +147,8 @@ def test_every_task_is_played_once_and_at_its_price(world, played):
         np.add.at(found, (tasks.row, tasks.slot, tasks.device), 1)
         np.testing.assert_array_equal(found, active)
     one = played["greedy"]
-    state, timestep = env.begin(jnp.int32(1), jnp.int32(4), params)
-    action = rivals.greedy(env)(jax.random.key(0), state, timestep.observation, params)
+    state, timestep = env.reset_at(jnp.int32(1), jnp.int32(4), params)
+    action = baselines.greedy(env)(jax.random.key(0), state, timestep.observation, params)
     _, after = env.step(state, action, params)
     of_slot = (one.row == 1) & (one.slot == 4)
     np.testing.assert_allclose(one.utility[of_slot].mean(), after.reward, rtol=1e-5)
@@ -158,25 +158,25 @@ def test_every_task_is_played_once_and_at_its_price(world, played):
 def test_the_bound_is_that_of_every_slot(world, played):
     env, params = world
     bound, cost = certified(env, params)
-    states = [env.begin(jnp.int32(2), jnp.int32(slot), params)[0] for slot in range(SCENARIO.slots)]
+    states = [env.reset_at(jnp.int32(2), jnp.int32(slot), params)[0] for slot in range(SCENARIO.slots)]
     tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(env_of.tables(state, params) for state in states))
     by_hand = jax.jit(jax.vmap(dual.solve))(tables)
     n_tasks = np.asarray(params.bank.active)[2, :-1].sum()
     np.testing.assert_allclose(bound[2], np.asarray(by_hand.bound).sum() / n_tasks, rtol=1e-5)
     assert (bound <= cost * (1 + 1e-6)).all()
-    assert all((looks.gap_by_row(tasks, cost) > -1e-5).all() for tasks in played.values())
+    assert all((report.gap_by_row(tasks, cost) > -1e-5).all() for tasks in played.values())
 
 
 def test_classes_habits_and_shares_are_those_of_the_tasks(world, played):
     env, _ = world
     tasks = played["device only"]
-    found = looks.by_class(played)["device only"]
+    found = report.by_class(played)["device only"]
     assert len(found) == 2
     urgent_cost = [
         -tasks.utility[tasks.urgent & (tasks.row == row)].mean() for row in np.unique(tasks.row[tasks.urgent])
     ]
     assert found[1]["cost"].mean == pytest.approx(np.mean(urgent_cost), rel=1e-5)
-    habits = looks.habits(env, tasks, KINDS)
+    habits = report.habits(env, tasks, KINDS)
     seen = ~np.isnan(habits.bandwidth)
     np.testing.assert_allclose(habits.choices.sum(axis=(2, 3))[seen], 1.0)
     np.testing.assert_allclose(habits.choices[seen][..., -1].sum(axis=-1), 1.0)  # nothing is sent
@@ -185,6 +185,6 @@ def test_classes_habits_and_shares_are_those_of_the_tasks(world, played):
 
 
 def test_a_sweep_tells_gaps_row_by_row():
-    found = looks.sweep([4, 8], [{looks.BOUND: np.array([1.0, 2.0]), "x": np.array([1.5, 2.0])}] * 2)
+    found = report.sweep([4, 8], [{report.BOUND: np.array([1.0, 2.0]), "x": np.array([1.5, 2.0])}] * 2)
     assert found.values == [4, 8] and list(found.cost) == ["x"]
     assert found.gap["x"][1].mean == pytest.approx(0.25) and found.bound[0].mean == 1.5

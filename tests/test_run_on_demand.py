@@ -14,9 +14,9 @@ import jaxcoinfer
 from jaxcoinfer import cli, evaluate, misses, scenarios
 from jaxcoinfer.envs.stacked import Stacked
 from jaxcoinfer.misses import MissRatio
-from jaxcoinfer.policies import on_demand as rivals
+from jaxcoinfer.policies import on_demand as baselines
 from jaxcoinfer.runs import folder, on_demand
-from jaxcoinfer.runs import looks_on_demand as looks
+from jaxcoinfer.runs import looks_on_demand as report
 from jaxcoinfer.runs.contenders_on_demand import (
     BEST,
     COMPARED,
@@ -24,8 +24,8 @@ from jaxcoinfer.runs.contenders_on_demand import (
     EXACT_MEMORY,
     INFORMED,
     LEARNERS,
+    baseline_policies,
     outcomes,
-    rival_policies,
 )
 from training.curves import first_lasting
 
@@ -50,7 +50,7 @@ def _tiny(monkeypatch):
     config = dataclasses.replace(
         on_demand.QUICK.learners[BEST],
         hidden=(8,),
-        memory=1 << 10,
+        buffer_size=1 << 10,
         n_evaluations=3,
         updates_per_evaluation=2,
         n_batches=1,
@@ -74,7 +74,7 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     written |= {f"{name}.png" for name in ("utility", "delay", "choices", "misses", "deadlines", "learning")}
     assert names == written
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary["policies"]) == {*rival_policies(*_solved()), BEST}
+    assert set(summary["policies"]) == {*baseline_policies(*_solved()), BEST}
     assert summary["late_by_class"][BEST]["control"]["tasks"] > 0
     shares = {}
     for row in csv.DictReader((out / "choices.csv").read_text().splitlines()):
@@ -126,7 +126,7 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     solution = on_demand.bounds.of(scenario, env, params)
     policies = {
         name: policy
-        for name, policy in rival_policies(env, 0, solution).items()
+        for name, policy in baseline_policies(env, 0, solution).items()
         if name in (COMPARED, INFORMED, EXACT, EXACT_MEMORY)
     }
     tasks = {name: one for name, (one,) in on_demand.play(env, policies, [params], jax.random.key(0)).items()}
@@ -141,23 +141,23 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
 def test_decisions_are_told_as_exit_cut_and_bits(world):
     env, params = world
     action = np.array([env.n_actions - 1, ((3 - 1) * 6 + 1) * 3 - 1, (1 * 6 + 2) * 3 + 1])  # device, edge, exit 2
-    leaves, cut, bits = looks.decisions(env, params, BITS, action)
+    leaves, cut, bits = report.decisions(env, params, BITS, action)
     assert (leaves.tolist(), cut.tolist(), bits.tolist()) == ([3, 3, 2], [5, 0, 2], [0, 0, 4])
 
 
 def test_maps_show_what_the_policy_does(world):
     env, params = world
-    found = looks.maps(env, params, BITS, rivals.edge_only(env), 2)
+    found = report.maps(env, params, BITS, baselines.edge_only(env), 2)
     assert found.exit.shape == (2, 41, 61) and (found.exit == 3).all() and (found.cut == 0).all()
     assert found.rate_bps[0] == 3e6 and found.rate_bps[-1] == pytest.approx(200e6) and found.speed[0] == 0.5
-    greedy = looks.maps(env, params, BITS, rivals.greedy(env), 2)
+    greedy = report.maps(env, params, BITS, baselines.greedy(env), 2)
     assert (greedy.cut[1, :, 0] > greedy.cut[1, :, -1]).any()  # slow links keep more layers on the device
 
 
 def test_accuracy_in_time_by_deadline(world):
     env, params = world
-    sweep = looks.sweep_deadline(
-        env, params, {"device": rivals.device_only(env)}, 1, (0.5, 3.0, 5.0), jax.random.key(0)
+    sweep = report.sweep_deadline(
+        env, params, {"device": baselines.device_only(env)}, 1, (0.5, 3.0, 5.0), jax.random.key(0)
     )
     # Of the full network, 20 ms at speed 1 and 40 ms at speed 0.5: never within 5 ms, within 30 where not throttled.
     np.testing.assert_allclose(sweep.deadlines_s, [0.005, 0.03, 0.05])
@@ -168,7 +168,7 @@ def test_accuracy_in_time_by_deadline(world):
 @pytest.mark.parametrize("memory", [1, 3])
 def test_counted_misses_are_those_of_the_tasks(world, memory):
     env, params = world
-    policy = rivals.fixed(((3 - 1) * 6 + 1) * 3 + 2)
+    policy = baselines.fixed(((3 - 1) * 6 + 1) * 3 + 2)
     seen_as = env if memory == 1 else Stacked(env, memory)
     late, count = map(np.asarray, misses.count(seen_as, params, policy, jax.random.key(0)))
     tasks = evaluate.run(env, [params], policy, jax.random.key(0))[0]
@@ -180,7 +180,7 @@ def test_shares_are_told_in_six_characters():
     ratios = {"x": (MissRatio(0.42, 0.4, 0.44, 42, 100), MissRatio(0.0012, 0.0008, 0.0019, 12, 10000))}
     ratios["y"] = (MissRatio(0.0, 0.0, 0.00028, 0, 10000), MissRatio(1.0, 0.999, 1.0, 10, 10))
     classes = SCENARIO.classes[:2]
-    ((_, rows),) = looks.misses_printed(dataclasses.replace(SCENARIO, classes=classes), ratios)
+    ((_, rows),) = report.misses_printed(dataclasses.replace(SCENARIO, classes=classes), ratios)
     assert rows == [("x", "0.42 [0.40,0.44]", "1.2e-3 [8e-4,2e-3]"), ("y", "0 [0,3e-4]", "1.00 [1.00,1.00]")]
 
 

@@ -39,7 +39,7 @@ def test_it_holds_the_last_observations_latest_first():
 def test_a_learner_takes_it():
     env, params = made()
     stacked = Stacked(env, 4)
-    config = sac.Config(hidden=(8,), n_envs=8, n_steps=2, n_batches=1, batch=16, memory=64, n_evaluations=1)
+    config = sac.Config(hidden=(8,), n_envs=8, n_steps=2, n_batches=1, batch=16, buffer_size=64, n_evaluations=1)
 
     def outcomes(env, state, action, params):
         return twin.evaluate(env.env, state.state, params).utility

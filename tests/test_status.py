@@ -38,7 +38,7 @@ def _play(env, worlds):
 
 def test_with_no_tolerance_the_server_knows_everything(varying):
     env, params = varying
-    told = _play(status.Watched(env), [status.watch(params, 0)])[0]
+    told = _play(status.StatusTwinEnv(env), [status.watch(params, 0)])[0]
     full = _play(env, [params])[0]
     np.testing.assert_array_equal(told.choice, full.choice)
     np.testing.assert_array_equal(told.utility, full.utility)
@@ -47,7 +47,7 @@ def test_with_no_tolerance_the_server_knows_everything(varying):
 
 def test_a_device_of_one_speed_never_reports_and_is_known_exactly():
     env, params = _system(scenarios.ConstantSpeed())
-    told = _play(status.Watched(env), [status.watch(params, 0)])[0]
+    told = _play(status.StatusTwinEnv(env), [status.watch(params, 0)])[0]
     full = _play(env, [params])[0]
     np.testing.assert_array_equal(told.utility, full.utility)
     assert told.reports.sum() == params.bank.n_rows  # the first of every row, with which it starts
@@ -56,9 +56,9 @@ def test_a_device_of_one_speed_never_reports_and_is_known_exactly():
 def test_reports_fall_with_the_threshold_and_with_extrapolation(varying):
     env, params = varying
     worlds = [status.watch(params, threshold) for threshold in (0, 5, 20, NEVER)]
-    with_twin = [tasks.reports.mean() for tasks in _play(status.Watched(env), worlds)]
+    with_twin = [tasks.reports.mean() for tasks in _play(status.StatusTwinEnv(env), worlds)]
     held = [status.watch(params, threshold, extrapolate=False) for threshold in (0, 5, 20, NEVER)]
-    without = [tasks.reports.mean() for tasks in _play(status.Watched(env), held)]
+    without = [tasks.reports.mean() for tasks in _play(status.StatusTwinEnv(env), held)]
     assert with_twin[0] > with_twin[1] > with_twin[2] > with_twin[3]
     assert all(twin < held for twin, held in zip(with_twin[:3], without[:3], strict=True))
 
@@ -67,9 +67,9 @@ def test_reports_fall_with_the_threshold_and_with_extrapolation(varying):
 @pytest.mark.parametrize("threshold", [3, NEVER])
 def test_the_server_is_never_ahead_of_the_device_nor_beyond_the_threshold(varying, extrapolate, threshold):
     env, params = varying
-    watched, params = status.Watched(env), status.watch(params, threshold, extrapolate)
+    watched, params = status.StatusTwinEnv(env), status.watch(params, threshold, extrapolate)
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-    state, timestep = jax.vmap(watched.begin, (0, None, None))(rows, jnp.int32(0), params)
+    state, timestep = jax.vmap(watched.reset_at, (0, None, None))(rows, jnp.int32(0), params)
     policy = policies.random_choice()
 
     def behind(carry, key):

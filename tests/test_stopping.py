@@ -16,12 +16,12 @@ from scenarios_for_tests import (
     System,
     assert_trees_close,
     assert_trees_equal,
-    begin,
     flat,
     play,
     played,
     random_stops,
     random_system,
+    reset_at,
     step,
 )
 
@@ -257,7 +257,7 @@ def test_an_ended_environment_stays_and_pays_nothing():
 def test_an_episode_begun_after_the_last_arrival_has_ended():
     system = random_system(0, N_LAYERS)
     params = system.params()
-    state, timestep = begin(system.env, jnp.int32(0), jnp.int32(SLOTS), params)
+    state, timestep = reset_at(system.env, jnp.int32(0), jnp.int32(SLOTS), params)
     assert bool(state.done) and bool(timestep.truncated)
     assert np.isfinite(timestep.observation).all()
 
@@ -316,8 +316,8 @@ def test_jit_is_eager():
     system = random_system(3, N_LAYERS)
     params = system.params()
     env = system.env
-    state, timestep = env.begin(jnp.int32(0), jnp.int32(0), params)
-    assert_trees_close((state, timestep), begin(env, jnp.int32(0), jnp.int32(0), params))
+    state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
+    assert_trees_close((state, timestep), reset_at(env, jnp.int32(0), jnp.int32(0), params))
     for action in (0, 1, 0, 0, 0, 0, 1, 0, 0, 1):
         jitted = step(env, state, jnp.int32(action), params)
         state, timestep = env.step(state, jnp.int32(action), params)
@@ -347,12 +347,12 @@ def test_systems_can_be_mapped_over():
 
     @jax.jit
     def all_systems(params):
-        state, _ = jax.vmap(env.begin, (None, None, 0))(jnp.int32(0), jnp.int32(0), params)
+        state, _ = jax.vmap(env.reset_at, (None, None, 0))(jnp.int32(0), jnp.int32(0), params)
         return jax.vmap(env.step, (0, None, 0))(state, jnp.int32(STOP), params)
 
     after = all_systems(stacked)
     for i, numbers in enumerate(params):
-        state, _ = begin(env, jnp.int32(0), jnp.int32(0), numbers)
+        state, _ = reset_at(env, jnp.int32(0), jnp.int32(0), numbers)
         alone = step(env, state, jnp.int32(STOP), numbers)
         assert_trees_close(alone, jax.tree.map(lambda x, i=i: x[i], after), rtol=1e-5)
 
@@ -468,7 +468,7 @@ def test_a_hand_worked_episode():
     # bits in slots 2 and 3; idle server: T = 0.04 + 0.1. E = 0.1 + 0.1 W 0.02 s = 0.102.
     params = PLAIN.params()
     env = PLAIN.env
-    state, timestep = begin(env, jnp.int32(0), jnp.int32(0), params)
+    state, timestep = reset_at(env, jnp.int32(0), jnp.int32(0), params)
     # layer 0 of 4; nobody waits, nothing is queued; 100 / (100 + 100); speed 1 / (1 + 1)
     np.testing.assert_allclose(timestep.observation, [0, 0, 0, 0, 0, 0.5, 0.5])
     state, timestep = step(env, state, jnp.int32(CONTINUE), params)

@@ -12,10 +12,10 @@ from scenarios_for_tests import (
     System,
     assert_trees_close,
     assert_trees_equal,
-    begin,
     play,
     random_stops,
     random_system,
+    reset_at,
     step,
 )
 
@@ -40,7 +40,7 @@ def force(env, state, choice, params):
             reward = jnp.where(ended, 0.0, new[1].reward)
             return jax.tree.map(lambda old, new: jnp.where(ended, old, new), carry, new), reward
 
-        blank = env.begin(state.row, state.slot, params)[1]  # a time step in which nothing has finished
+        blank = env.reset_at(state.row, state.slot, params)[1]  # a time step in which nothing has finished
         (state, timestep), rewards = jax.lax.scan(move, (state, blank), length=env.n_layers + 1)
         return state, timestep, rewards
 
@@ -189,7 +189,7 @@ def test_forecast_is_the_truth_when_the_world_stands_still():
     # One task every 80 slots: nobody waits, radio and server are idle when the next one comes.
     params = still_world(np.arange(SLOTS) % 80 == 3).params()
     env = Stopping(3)
-    state, _ = begin(env, jnp.int32(0), jnp.int32(0), params)
+    state, _ = reset_at(env, jnp.int32(0), jnp.int32(0), params)
     for action in (CONTINUE, CONTINUE, STOP, STOP, CONTINUE, CONTINUE, CONTINUE, CONTINUE):
         expected = numpy(forecast(env, state, params))
         alone = many(at(numpy(state), None))
@@ -206,7 +206,7 @@ def test_forecast_by_hand():
     # Two tasks in slot 3 and nothing else.
     params = still_world(2 * (np.arange(SLOTS) == 3)).params()
     env = Stopping(3)
-    state, _ = begin(env, jnp.int32(0), jnp.int32(0), params)
+    state, _ = reset_at(env, jnp.int32(0), jnp.int32(0), params)
     first = forecast(env, state, params)
     np.testing.assert_allclose(first.compute_s, [0.0, 0.11, 0.43, 0.47, 0.50], rtol=1e-6)
     np.testing.assert_allclose(first.upload_s, [0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6)  # 250, 120, 30 bits, 100 a slot

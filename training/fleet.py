@@ -26,8 +26,8 @@ from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.runs import fleet as runs
-from jaxcoinfer.runs import looks_fleet as looks
-from jaxcoinfer.runs.contenders_fleet import BEST, COMPARED, LEARNERS, YARDSTICK, rival_contenders
+from jaxcoinfer.runs import looks_fleet as report
+from jaxcoinfer.runs.contenders_fleet import BEST, COMPARED, LEARNERS, REFERENCE, baseline_policies
 from jaxcoinfer.scenarios_fleet import FleetScenario
 
 _SHIPPED = ("fleet", "fleet-cloud")
@@ -45,9 +45,9 @@ def table(scenario: FleetScenario, rows: int, slots: int, seeds: int) -> None:
     named = {f"{BEST} {s}": s for s in range(seeds)}
     of_seed = {name: jax.tree.map(lambda leaf, s=s: leaf[s], learned.weights) for name, s in named.items()}
 
-    def contenders(env):
-        return {name: LEARNERS[BEST].contender(env, hidden, one) for name, one in of_seed.items()} | {
-            name: one for name, one in rival_contenders(env).items() if name != YARDSTICK
+    def policies(env):
+        return {name: LEARNERS[BEST].policy(env, hidden, one) for name, one in of_seed.items()} | {
+            name: one for name, one in baseline_policies(env).items() if name != REFERENCE
         }
 
     numbers = [max(scenario.devices // 4, 1), scenario.devices, 4 * scenario.devices]
@@ -57,12 +57,12 @@ def table(scenario: FleetScenario, rows: int, slots: int, seeds: int) -> None:
     told = {"recipe": "table", "scenario": scenario.name, "trained_at": scenario.devices, "rows": rows, "slots": slots}
     told |= {"seconds_of_all_seeds": round(seconds, 1)}
     for devices, others, least in zip(
-        numbers, looks.costs(worlds, contenders), looks.certified_costs(worlds), strict=True
+        numbers, report.costs(worlds, policies), report.certified_costs(worlds), strict=True
     ):
-        of_all = {**others, YARDSTICK: least[YARDSTICK]}
+        of_all = {**others, REFERENCE: least[REFERENCE]}
         for name, cost in of_all.items():
             line = {"devices": devices} | ({"policy": BEST, "seed": named[name]} if name in named else {"policy": name})
-            record("fleet", told | line | _measures(cost, of_all, least[looks.BOUND]))
+            record("fleet", told | line | _measures(cost, of_all, least[report.BOUND]))
 
 
 def speed(scenario: FleetScenario) -> None:
@@ -73,11 +73,11 @@ def speed(scenario: FleetScenario) -> None:
     learned = LEARNERS[BEST].train(_key(LEARN)[None], params, env, config)
     weights = jax.tree.map(lambda leaf: leaf[0], learned.weights)
     wide, world = _world(dataclasses.replace(scenario, devices=_TIMED_DEVICES, rows=_TIMED_SLOTS, slots=16), HELD_OUT)
-    others = rival_contenders(wide)
-    timed = {BEST: LEARNERS[BEST].contender(wide, config.hidden, weights)}
-    timed |= {name: others[name] for name in (COMPARED, YARDSTICK)}
+    others = baseline_policies(wide)
+    timed = {BEST: LEARNERS[BEST].policy(wide, config.hidden, weights)}
+    timed |= {name: others[name] for name in (COMPARED, REFERENCE)}
     rows = jnp.arange(_TIMED_SLOTS, dtype=jnp.int32)
-    states, timesteps = jax.vmap(wide.begin, (0, None, None))(rows, jnp.int32(8), world)
+    states, timesteps = jax.vmap(wide.reset_at, (0, None, None))(rows, jnp.int32(8), world)
     first = jax.tree.map(lambda leaf: leaf[0], (states, timesteps.observation))
     lines = {}
     for name, (_, policy) in timed.items():
@@ -98,7 +98,7 @@ def scale(scenario: FleetScenario, devices: list[int]) -> None:
     """Appends one line a number of devices: seconds of a step and of an update, by device, and peak resident memory."""
     for number in sorted(devices):  # the peak is that of all so far
         env, params = _world(dataclasses.replace(scenario, devices=number, rows=2, slots=16), TRAIN)
-        state, _ = env.begin(jnp.int32(0), jnp.int32(0), params)
+        state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
         choice = jnp.full(number, env.on_device(0), jnp.int32)
         stepped = measure("step", env.step, state, choice, params)
         n_envs = max(512 // number, 2)
@@ -120,11 +120,11 @@ def scale(scenario: FleetScenario, devices: list[int]) -> None:
         record("fleet", line | {"peak_resident_mib": round(peak_mib)})
 
 
-def _measures(cost: np.ndarray, of_all: looks.Costs, bound: np.ndarray) -> dict[str, float]:
-    """Cost of a task, its share above the bound, and what it is below that of the strongest rivals, paired by rows."""
+def _measures(cost: np.ndarray, of_all: report.Costs, bound: np.ndarray) -> dict[str, float]:
+    """Cost of a task, its share above the bound, and what it is below that of the strongest baselines, paired by rows."""
     intervals = {"cost": evaluate.interval(cost), "gap_ratio": evaluate.interval(cost / bound - 1.0)}
-    for rival in (COMPARED, "equal shares", YARDSTICK):
-        intervals[f"below_{rival.replace(' ', '_')}"] = evaluate.interval(of_all[rival] - cost)
+    for baseline in (COMPARED, "equal shares", REFERENCE):
+        intervals[f"below_{baseline.replace(' ', '_')}"] = evaluate.interval(of_all[baseline] - cost)
     line = {}
     for what, interval in intervals.items():
         line |= {what: round(interval.mean, 6), f"{what}_half": round(interval.half, 6)}
@@ -132,7 +132,7 @@ def _measures(cost: np.ndarray, of_all: looks.Costs, bound: np.ndarray) -> dict[
 
 
 def _world(scenario: FleetScenario, purpose: int) -> tuple[Fleet, FleetParams]:
-    return jaxcoinfer.make(scenario, _key(purpose), evaluation=purpose == HELD_OUT)
+    return jaxcoinfer.make(scenario, _key(purpose), split="eval" if purpose == HELD_OUT else "train")
 
 
 def _key(purpose: int) -> jax.Array:

@@ -26,7 +26,7 @@ from flax import serialization
 
 from jaxcoinfer import devices, scenarios
 from jaxcoinfer.agents import fleet_actor, ppo
-from jaxcoinfer.agents.networks import Learned
+from jaxcoinfer.agents.networks import TrainResult
 from jaxcoinfer.checkpoints import CheckpointError
 from jaxcoinfer.runs import (
     contenders,
@@ -46,21 +46,21 @@ from training import multi_user
 USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet", "multi-user": "multi-user"}
 
 
-def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.Lesson, Any]:
+def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.TrainSpec, Any]:
     """Returns the lesson of a system's best learner and its hyper-parameters; sizes replace fields of its config."""
     if system == "stopping":
         learner = contenders.LEARNERS[contenders.BEST]
         config = dataclasses.replace(stopping.FULL.learners[contenders.BEST], **sizes)
-        return long.Lesson(learner, env, config), learner.Hyper()
+        return long.TrainSpec(learner, env, config), learner.Hyper()
     if system == "on-demand":
         of = contenders_on_demand.LEARNERS[contenders_on_demand.BEST]
         config = dataclasses.replace(on_demand.FULL.learners[contenders_on_demand.BEST], **sizes)
-        return long.Lesson(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
+        return long.TrainSpec(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
     if system == "multi-user":
-        return long.Lesson(ppo, env, dataclasses.replace(multi_user.CONFIG, **sizes)), multi_user.HYPER
+        return long.TrainSpec(ppo, env, dataclasses.replace(multi_user.CONFIG, **sizes)), multi_user.HYPER
     of = contenders_fleet.LEARNERS[contenders_fleet.BEST]
     config = dataclasses.replace(fleet.FULL.config, twin=of.twin, **sizes)
-    return long.Lesson(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
+    return long.TrainSpec(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
 
 
 def train(system: str, scenario: str, seed: int, out: Path, sizes: dict[str, int], every: int) -> None:
@@ -68,11 +68,11 @@ def train(system: str, scenario: str, seed: int, out: Path, sizes: dict[str, int
     world = scenarios.load_scenario(scenario)
     if world.system != system:
         raise RunError(f"scenario '{scenario}': of system {world.system}; give one of {system}")
-    env, params = jobs.make_world(world, jobs.key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
-    lesson, hyper = lesson_of(system, env, sizes)
+    env, params = jobs.make_world(world, jobs.key_of(seed, jobs.TRAIN_DRAW), split="train")
+    spec, hyper = lesson_of(system, env, sizes)
     key = jobs.key_of(seed, jobs.LEARN)
     said = {"system": system, "scenario": scenario, "seed": seed}
-    learned = long.train(out, key, params, hyper, lesson=lesson, said=said, every=every, events=_told())
+    learned = long.train(out, key, params, hyper, spec=spec, said=said, every=every, events=_told())
     _write(out, learned)
     _say(f"{out}: all {len(learned.curve)} stages are over; the last look told {float(learned.curve[-1]):.4f}")
 
@@ -81,17 +81,17 @@ def _told() -> long.Events:
     begun_s = [time.perf_counter()]
     done = [0]
 
-    def stage(standing):
+    def stage(train_state):
         done[0] += 1
-        number, all_stages = int(standing.stage), standing.curve.shape[0]
+        number, all_stages = int(train_state.stage), train_state.curve.shape[0]
         left_s = (time.perf_counter() - begun_s[0]) / done[0] * (all_stages - number)
-        score = float(standing.curve[number - 1])
+        score = float(train_state.curve[number - 1])
         _say(f"stage {number} of {all_stages}: {score:.4f}, about {left_s:.0f} s left")
 
     return long.Events(lambda stage: _say(f"goes on after stage {stage}"), lambda line: _say(f"warning: {line}"), stage)
 
 
-def _write(out: Path, learned: Learned) -> None:
+def _write(out: Path, learned: TrainResult) -> None:
     looks = zip(np.asarray(learned.steps).tolist(), np.asarray(learned.curve).tolist(), strict=True)
     sheet = "steps,mean\n" + "".join(f"{steps},{mean!r}\n" for steps, mean in looks)
     weights = serialization.msgpack_serialize(serialization.to_state_dict(jax.device_get(learned.weights)))

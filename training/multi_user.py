@@ -1,4 +1,4 @@
-"""`multi-user` at full length: proximal policy with split, channel and power beside its rivals, on the same episodes.
+"""`multi-user` at full length: proximal policy with split, channel and power beside its baselines, on the same episodes.
 
     python -m training.multi_user table [--scenario multi-user] [--rows 256] [--seeds 5]
 
@@ -25,7 +25,7 @@ from jaxcoinfer.agents import multi_user_actor, ppo
 from jaxcoinfer.envs.multi_user import MultiUser
 from jaxcoinfer.envs.multi_user_params import MultiUserParams
 from jaxcoinfer.exogenous_multi_user import alike
-from jaxcoinfer.policies import multi_user as rivals
+from jaxcoinfer.policies import multi_user as baselines
 from jaxcoinfer.rollout import Policy, unroll
 from jaxcoinfer.scenarios_multi_user import MultiUserScenario
 
@@ -43,7 +43,7 @@ CONFIG = ppo.Config(
     view=multi_user_actor.view,
     network=multi_user_actor.network,
 )
-HYPER = ppo.Hyper(learning_rate=3e-3, discount=0.95, trace=0.95, entropy_weight=0.001)
+HYPER = ppo.Hyper(learning_rate=3e-3, discount=0.95, gae_lambda=0.95, entropy_weight=0.001)
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 _STRETCH, _MOST_SLOTS = 32, 512  # slots of a jitted stretch; slots after which an episode counts as it is
 
@@ -71,8 +71,8 @@ def play(env: MultiUser, params: MultiUserParams, policy: Policy, key: jax.Array
         done = steps.outcome
         return state, timestep, (steps.reward.sum(axis=0), played, done.tasks.sum((0, 2)), done.energy_j.sum((0, 2)))
 
-    rows = jnp.arange(params.starts.n_rows, dtype=jnp.int32)
-    state, timestep = jax.jit(jax.vmap(env.begin, (0, None)))(rows, params)
+    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
+    state, timestep = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(rows, jnp.int32(0), params)
     parts = []
     while not bool(timestep.terminated.all()) and len(parts) * _STRETCH < _MOST_SLOTS:
         key, key_stretch = jax.random.split(key)
@@ -84,22 +84,22 @@ def play(env: MultiUser, params: MultiUserParams, policy: Policy, key: jax.Array
 
 def best_fixed(env: MultiUser, params: MultiUserParams, n_rows: int = 128) -> int:
     """Returns the split that, always taken by all, gives the most reward from the first starts of the bank."""
-    few = params.replace(starts=jax.tree.map(lambda column: column[:n_rows], params.starts))
-    rewards = [play(env, few, rivals.fixed_split(env, s), _key(PLAY)).reward.mean() for s in range(env.n_splits)]
+    few = params.replace(bank=jax.tree.map(lambda column: column[:n_rows], params.bank))
+    rewards = [play(env, few, baselines.fixed_split(env, s), _key(PLAY)).reward.mean() for s in range(env.n_splits)]
     return int(np.argmax(rewards))
 
 
 def table(scenario: MultiUserScenario, rows: int, seeds: int) -> None:
-    """Appends one line a policy and seed: reward, cost of a task, paired differences to the rivals."""
+    """Appends one line a policy and seed: reward, cost of a task, paired differences to the baselines."""
     env, params = jaxcoinfer.make(scenario, _key(TRAIN))
     _, drawn = jaxcoinfer.make(scenario, _key(HELD_OUT))
-    held_out = params.replace(starts=jax.tree.map(lambda column: column[:rows], drawn.starts))
-    test = params.replace(starts=alike(env.n_users, 50.0, round(scenario.tasks), env.n_splits - 1))
+    held_out = params.replace(bank=jax.tree.map(lambda column: column[:rows], drawn.bank))
+    test = params.replace(bank=alike(env.n_users, 50.0, round(scenario.tasks), env.n_splits - 1))
     policies: dict[str, Policy] = {
-        "all local": rivals.fixed_split(env, env.n_splits - 1),
-        "random": rivals.random_valid(env),
-        "greedy": rivals.greedy(env),
-        "best fixed split": rivals.fixed_split(env, best_fixed(env, params)),
+        "all local": baselines.fixed_split(env, env.n_splits - 1),
+        "random": baselines.random_valid(env),
+        "greedy": baselines.greedy(env),
+        "best fixed split": baselines.fixed_split(env, best_fixed(env, params)),
     }
     others = {name: play(env, held_out, policy, _key(PLAY)) for name, policy in policies.items()}
     told = {"recipe": "table", "scenario": scenario.name, "rows": rows}
@@ -126,7 +126,7 @@ def _cost(episodes: Episodes, scenario: MultiUserScenario) -> tuple[np.ndarray, 
 
 
 def _measures(episodes: Episodes, others: Mapping[str, Episodes], scenario: MultiUserScenario) -> dict[str, float]:
-    """Reward, cost and its parts, and the reward above and the cost below that of each rival, with half widths."""
+    """Reward, cost and its parts, and the reward above and the cost below that of each baseline, with half widths."""
     cost, delay_s, energy_j = _cost(episodes, scenario)
     values = {"reward": episodes.reward, "cost": cost, "delay_s": delay_s, "energy_j": energy_j}
     for name, other in others.items():

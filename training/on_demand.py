@@ -6,7 +6,7 @@
 
 `table` trains every learner from several seeds on one draw, then runs all policies on the same held-out rows: a line a
 policy, and for a learner one a seed. `samples` counts the steps soft actor-critic needs, with the twin and without it,
-until its reward stays at 97 % of the exact optimum. `reliability` runs the first seed's learners and their rivals until
+until its reward stays at 97 % of the exact optimum. `reliability` runs the first seed's learners and their baselines until
 the rarest class has had as many tasks as asked for, and tells the share of late ones by class.
 """
 
@@ -35,8 +35,8 @@ from jaxcoinfer.runs.contenders_on_demand import (
     EXACT,
     EXACT_MEMORY,
     LEARNERS,
+    baseline_policies,
     play_learners,
-    rival_policies,
 )
 from jaxcoinfer.runs.jobs import play
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
@@ -52,21 +52,21 @@ TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: OnDemandScenario, rows: int, seeds: int) -> None:
-    """Appends one line a policy and seed: utility, its share of the optimum, paired differences to the rivals."""
+    """Appends one line a policy and seed: utility, its share of the optimum, paired differences to the baselines."""
     env, params = _world(scenario, TRAIN)
     solution = bounds.of(scenario, env, params)
     _, held_out = _world(dataclasses.replace(scenario, rows=rows), HELD_OUT)
-    others = rival_policies(env, best_fixed(env, params), solution)
-    rivals = {name: one for name, (one,) in play(env, others, [held_out], _key(PLAY)).items()}
+    others = baseline_policies(env, best_fixed(env, params), solution)
+    baselines = {name: one for name, (one,) in play(env, others, [held_out], _key(PLAY)).items()}
     told = {"recipe": "table", "scenario": scenario.name, "rows": rows, "slots": scenario.slots}
-    for name, tasks in rivals.items():
-        record("on_demand", told | {"policy": name} | _measures(tasks, held_out, rivals, solution))
+    for name, tasks in baselines.items():
+        record("on_demand", told | {"policy": name} | _measures(tasks, held_out, baselines, solution))
     for name in LEARNERS:
         policies, seconds = _learn(name, env, params, seeds)
         for seed, policy in enumerate(policies):
             (tasks,) = play_learners(env, {name: policy}, held_out, _key(PLAY))[name]
             line = told | {"policy": name, "seed": seed, "seconds_of_all_seeds": round(seconds, 1)}
-            record("on_demand", line | _measures(tasks, held_out, rivals, solution))
+            record("on_demand", line | _measures(tasks, held_out, baselines, solution))
 
 
 def samples(scenario: OnDemandScenario, seeds: int) -> None:
@@ -101,7 +101,7 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
 def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
     """Appends one line a policy and class: the share of late tasks of at least n_tasks of the class, and its time."""
     env, params = _world(scenario, TRAIN)
-    others = rival_policies(env, best_fixed(env, params), bounds.of(scenario, env, params))
+    others = baseline_policies(env, best_fixed(env, params), bounds.of(scenario, env, params))
     contenders = {name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS}
     contenders |= {name: (env, policy) for name, policy in others.items()}
     least = min(c.share for c in scenario.classes)
@@ -112,7 +112,7 @@ def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
         begin_s = time.perf_counter()
         counted = jax.jit(partial(misses.count, seen_as, policy=policy))
         parts = [
-            counted(params=jaxcoinfer.make(wide, key, evaluation=True)[1], key=jax.random.fold_in(key, PLAY))
+            counted(params=jaxcoinfer.make(wide, key, split="eval")[1], key=jax.random.fold_in(key, PLAY))
             for key in keys
         ]
         late, count = (np.concatenate(several).astype(np.int64) for several in zip(*parts, strict=True))
@@ -132,25 +132,25 @@ def _learn(name: str, env: OnDemand, params: Params, seeds: int) -> tuple[list[P
 
 
 def _measures(
-    tasks: Tasks, params: Params, rivals: Mapping[str, Tasks], solution: Solution | None
+    tasks: Tasks, params: Params, baselines: Mapping[str, Tasks], solution: Solution | None
 ) -> dict[str, float | None]:
-    """Utility, what it is above that of each rival, and its share of what the exact optimum got on the same rows."""
+    """Utility, what it is above that of each baseline, and its share of what the exact optimum got on the same rows."""
     intervals = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
-    compared = [name for name in _COMPARED if name in rivals]
-    intervals |= {f"above_{name.replace(' ', '_')}": evaluate.difference(tasks, rivals[name]) for name in compared}
+    compared = [name for name in _COMPARED if name in baselines]
+    intervals |= {f"above_{name.replace(' ', '_')}": evaluate.difference(tasks, baselines[name]) for name in compared}
     line = {}
     for what, interval in intervals.items():
         line |= {what: round(interval.mean, 5), f"{what}_half": round(interval.half, 5)}
     if solution is not None:
-        best = EXACT_MEMORY if EXACT_MEMORY in rivals else EXACT
-        line["share_of_exact"] = round(float(tasks.utility.mean() / rivals[best].utility.mean()), 5)
+        best = EXACT_MEMORY if EXACT_MEMORY in baselines else EXACT
+        line["share_of_exact"] = round(float(tasks.utility.mean() / baselines[best].utility.mean()), 5)
         line["computed_exact"] = solution.gain_history
     classes = misses.miss_ratios(tasks, params)
     return line | {f"late_{kind}": ratio.mean for kind, ratio in enumerate(classes)}
 
 
 def _world(scenario: OnDemandScenario, purpose: int) -> tuple[OnDemand, Params]:
-    return jaxcoinfer.make(scenario, _key(purpose), evaluation=purpose == HELD_OUT)
+    return jaxcoinfer.make(scenario, _key(purpose), split="eval" if purpose == HELD_OUT else "train")
 
 
 def _key(purpose: int) -> jax.Array:

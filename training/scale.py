@@ -24,21 +24,21 @@ import jaxcoinfer
 from jaxcoinfer import devices, scenarios
 from jaxcoinfer.agents import differential, ppo
 from jaxcoinfer.runs import contenders_on_demand
-from jaxcoinfer.runs.long import Lesson
+from jaxcoinfer.runs.long import TrainSpec
 from training.long import USUAL, lesson_of
 
 MAKE, LEARN = range(2)  # purposes of keys
 
 
-def lesson(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[Lesson, Any]:
+def spec(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[TrainSpec, Any]:
     """Returns what is learned on n_envs environments, and its hyper-parameters."""
     many: dict[str, Any] = {"n_evaluations": 1, "updates_per_evaluation": n_updates}
     if system == "stopping":
         pairs = n_envs // 2
         config: Any = differential.Config(**many, n_pairs=pairs, batch=max(4096, pairs))
-        return Lesson(differential, env, config), differential.Hyper()
+        return TrainSpec(differential, env, config), differential.Hyper()
     if system == "on-demand":
-        return Lesson(ppo, env, ppo.Config(**many, n_envs=n_envs), contenders_on_demand.outcomes), ppo.Hyper()
+        return TrainSpec(ppo, env, ppo.Config(**many, n_envs=n_envs), contenders_on_demand.outcomes), ppo.Hyper()
     return lesson_of(system, env, many | {"n_envs": n_envs})
 
 
@@ -46,7 +46,7 @@ def train(system: str, scenario: str, n_envs: int, n_updates: int, seed: int) ->
     """Returns what was learned over the mesh of `jax.set_mesh`, and how fast: steps are tasks of `stopping`."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(2)]
     env, params = jaxcoinfer.make(scenario, keys[MAKE])
-    asked, hyper = lesson(system, env, n_envs, n_updates)
+    asked, hyper = spec(system, env, n_envs, n_updates)
     given = {} if asked.outcomes is None else {"outcomes": asked.outcomes}
     begin = time.perf_counter()
     lowered = asked.learner.train.lower(keys[LEARN], params, hyper, env=asked.env, config=asked.config, **given)
@@ -78,9 +78,9 @@ def main() -> int:
     try:
         if options.hosts:
             address, processes, process = options.hosts
-            devices.join(address, int(processes), int(process))
+            devices.init_distributed(address, int(processes), int(process))
         elif options.hosts is not None:
-            devices.join()
+            devices.init_distributed()
         mesh = devices.mesh(None if options.devices == "all" else int(options.devices))
         with jax.set_mesh(mesh):
             scenario = options.scenario or USUAL[options.system]

@@ -3,11 +3,11 @@
     python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N] [--seed 0]
     python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
     python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48] [--slots N] [--seed 0]
-    python -m training.stopping signalling [--scenario reference wifi] [--rows 24] [--slots N] [--seed 0]
+    python -m training.stopping status-reports [--scenario reference wifi] [--rows 24] [--slots N] [--seed 0]
 
 `table` trains every learner on rows of its own, then runs all policies, the exact optimum among them where there is
 one, on the same held-out rows. `samples` counts the tasks a learner needs, with the twin and without it, until it is as
-good as greedy with waiting cost. `signalling` tells what reports buy, at thresholds of the status twin from 0 to
+good as greedy with waiting cost. `status-reports` tells what reports buy, at thresholds of the status twin from 0 to
 infinity, with the learner of differential values deciding on what the server believes. `algorithms` compares that
 learner with proximal policy optimisation on the path taken, discounted as little as it bears.
 """
@@ -27,10 +27,10 @@ from jaxcoinfer import evaluate, scenarios
 from jaxcoinfer.agents import contvalue, differential, ppo
 from jaxcoinfer.bounds import dynamic_program
 from jaxcoinfer.bounds import stopping as bounds
-from jaxcoinfer.policies import stopping as rivals
+from jaxcoinfer.policies import stopping as baselines
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs import signalling as ways
-from jaxcoinfer.runs.contenders import EXACT, LEARNERS, choose, rival_policies
+from jaxcoinfer.runs import status_reports as ways
+from jaxcoinfer.runs.contenders import EXACT, LEARNERS, baseline_policies, choose
 from jaxcoinfer.scenarios import Scenario
 from jaxcoinfer.twin import workload
 from training.curves import first_lasting
@@ -38,17 +38,17 @@ from training.curves import first_lasting
 _USUAL = {
     "table": ["reference", "reference-busy"],
     "samples": ["reference-busy"],
-    "signalling": ["reference", "wifi"],
+    "status-reports": ["reference", "wifi"],
     "algorithms": ["reference-busy", "campus-pi"],
 }
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a policy: utility, and paired differences to the strongest rivals and the exact optimum."""
+    """Appends one line a policy: utility, and paired differences to the strongest baselines and the exact optimum."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    policies: dict[str, Policy] = rival_policies(env, choose(env, params))
+    policies: dict[str, Policy] = baseline_policies(env, choose(env, params))
     for name, learner in LEARNERS.items():
         begin = time.perf_counter()
         config = learner.Config()
@@ -63,7 +63,7 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
         policies[EXACT] = bounds.policy(solution)
         gain, span = float(solution.gain_per_task), float(solution.span)
         print(f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s", flush=True)
-    _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], evaluation=True)
+    _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], split="eval")
     played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
     for name, tasks in played.items():
         measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
@@ -72,7 +72,9 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
             line |= {"computed_gain": gain, "span": span}
         others = {"greedy": "one-time greedy", "waiting": "one-time waiting", "adaptive": "adaptive waiting"}
         others |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
-        compared = {f"above_{short}": evaluate.difference(tasks, played[rival]) for short, rival in others.items()}
+        compared = {
+            f"above_{short}": evaluate.difference(tasks, played[baseline]) for short, baseline in others.items()
+        }
         for what, interval in {"utility": measures["utility"], **compared}.items():
             line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
         record("reference", line)
@@ -97,7 +99,7 @@ def samples(scenario: Scenario, seeds: int) -> None:
         record("samples", line)
 
 
-def signalling(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+def status_reports(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line a way to tell the server and threshold: messages, utility, and its gain on full reports."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
@@ -111,16 +113,14 @@ def signalling(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
         for name in ("reports", "commands", "utility", "gain"):
             interval = getattr(point, name)
             line |= {name: round(interval.mean, 4), f"{name}_half": round(interval.half, 4)}
-        record("signalling", line)
+        record("status_reports", line)
 
 
 def algorithms(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on greedy waiting."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    _, held_out = jaxcoinfer.make(
-        dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], evaluation=True
-    )
+    _, held_out = jaxcoinfer.make(dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], split="eval")
     proximal = ppo.Config(
         hidden=(64, 64),
         twin=False,
@@ -136,7 +136,7 @@ def algorithms(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
     }
     for discount in (0.9, 0.99, 0.998):
         tried[f"proximal policy {discount}"] = (ppo, proximal, ppo.Hyper(discount=discount, entropy_weight=0.01))
-    policies: dict[str, Policy] = {"one-time waiting": rivals.one_time_waiting(env)}
+    policies: dict[str, Policy] = {"one-time waiting": baselines.one_time_waiting(env)}
     learning = {}
     for name, (module, config, hyper) in tried.items():
         begin = time.perf_counter()
@@ -188,7 +188,7 @@ def main() -> None:
             samples(scenario, options.seeds)
         else:
             usual = 400_000 if isinstance(scenario.rate, scenarios.ConstantRate) else scenario.slots  # traces end
-            recipe = {"table": table, "signalling": signalling, "algorithms": algorithms}[options.recipe]
+            recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[options.recipe]
             recipe(scenario, options.rows, options.slots or usual, options.seed)
 
 

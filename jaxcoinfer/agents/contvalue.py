@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer.agents import stages
-from jaxcoinfer.agents.networks import Learned, Mlp, cosine_adam, descend
-from jaxcoinfer.agents.stages import Course
-from jaxcoinfer.devices import spread
+from jaxcoinfer.agents.networks import Mlp, TrainResult, cosine_adam, descend
+from jaxcoinfer.agents.stages import TrainingLoop
+from jaxcoinfer.devices import shard
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy, restart_ended
@@ -140,16 +140,16 @@ def mean_utility(
         utility, counted = jax.lax.scan(task, state, None, length=n_tasks)[1]
         return utility.sum(), counted.sum()
 
-    total, count = jax.vmap(device)(spread(states))
+    total, count = jax.vmap(device)(shard(states))
     return total.sum() / jnp.maximum(count.sum(), 1).astype(jnp.float32)
 
 
-def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Course:
+def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
     """Returns what `stages` goes through; a carry is (weights, state of the optimiser, devices, time steps)."""
     net: Any = network(env, config)
     optimiser = cosine_adam(hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation)
 
-    def begin(key):
+    def init(key):
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
         weights = net.init(key_net, jnp.zeros(env.observation_shape))
         start = jax.vmap(env.reset, (0, None))
@@ -157,9 +157,9 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
         state, timestep = start(jax.random.split(key_start, config.n_devices), params)
         return (weights, optimiser.init(weights), state, timestep), test, key_run
 
-    def loss(weights, observations, goals, known):
+    def loss(weights, observations, target, known):
         predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
-        return jnp.where(known, jnp.square(predicted - goals), 0.0).sum() / jnp.maximum(known.sum(), 1).astype(
+        return jnp.where(known, jnp.square(predicted - target), 0.0).sum() / jnp.maximum(known.sum(), 1).astype(
             jnp.float32
         )
 
@@ -168,32 +168,32 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
         observations, continuation, stops = _decide(env, net, weights, replay, params)
         choice = first_stop(_explore(key, stops, hyper.exploration))
         if config.twin:
-            goals, known = targets(replay.choices.value, stops), jnp.ones_like(stops)
+            target, known = targets(replay.choices.value, stops), jnp.ones_like(stops)
         else:
-            goals, known = path_targets(replay.choices.value, continuation, choice)
-        return workload.follow(replay, choice, params), (observations, goals, known & ~state.done)
+            target, known = path_targets(replay.choices.value, continuation, choice)
+        return workload.follow(replay, choice, params), (observations, target, known & ~state.done)
 
     def update(carry, key):
         weights, optimiser_state, state, timestep = carry
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
-        state, batch = jax.vmap(one_task, (0, 0, None))(keys, spread(state), weights)
+        state, batch = jax.vmap(one_task, (0, 0, None))(keys, shard(state), weights)
         weights, optimiser_state = descend(optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state)
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
         return weights, optimiser_state, state, timestep
 
-    def look(carry, test):
+    def evaluate(carry, test):
         def choose(replay):
             return first_stop(_decide(env, net, carry[0], replay, params)[2])
 
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
-    return Course(begin, update, look, lambda carry: carry[0], n_stages, n_updates, config.n_devices)
+    return TrainingLoop(init, update, evaluate, lambda carry: carry[0], n_stages, n_updates, config.n_devices)
 
 
 @partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
+def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainResult:
     """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
-    return stages.train(key, course(params, hyper, env=env, config=config))
+    return stages.train(key, training_loop(params, hyper, env=env, config=config))

@@ -34,9 +34,9 @@ from flax import struct
 
 from jaxcoinfer.agents import stages
 from jaxcoinfer.agents.contvalue import first_stop, mean_utility
-from jaxcoinfer.agents.networks import Face, Learned, Mlp, cosine_adam, descend
-from jaxcoinfer.agents.stages import Course
-from jaxcoinfer.devices import everywhere, spread
+from jaxcoinfer.agents.networks import Mlp, PolicySignature, TrainResult, cosine_adam, descend
+from jaxcoinfer.agents.stages import TrainingLoop
+from jaxcoinfer.devices import replicate, shard
 from jaxcoinfer.envs import stopping
 from jaxcoinfer.envs.stopping import CONTINUE, STOP, Params, State, Stopping
 from jaxcoinfer.rollout import Policy
@@ -48,7 +48,7 @@ class Config:
     """What decides shapes and branches.
 
     Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks tasks each and looks
-    at itself after each evaluation. An update takes n_batches batches from the latest `memory` samples. A pair that has
+    at itself after each evaluation. An update takes n_batches batches from the latest `buffer_size` samples. A pair that has
     not met after `horizon` tasks counts as it is.
     """
 
@@ -58,7 +58,7 @@ class Config:
     updates_per_evaluation: int = 6
     block_tasks: int = 32
     horizon: int = 64
-    memory: int = 1 << 16
+    buffer_size: int = 1 << 16
     batch: int = 4096
     n_batches: int = 8
     evaluation_devices: int = 256
@@ -107,7 +107,7 @@ class Pair(struct.PyTreeNode):
 
 
 class Samples(struct.PyTreeNode):
-    """The latest samples, a ring [memory]: the decision, and what stopping earned more; count: of all so far."""
+    """The latest samples, a ring [buffer_size]: the decision, and what stopping earned more; count: of all so far."""
 
     parted: View
     gain: jax.Array
@@ -143,7 +143,7 @@ def view(env: Stopping, state: State, params: Params) -> View:
         jnp.log1p(radio_s / task_s),
         jnp.log(jnp.clip(air_s / task_s, 1e-2, 1e2)),
         known.speed / (known.speed + 1.0),
-        *([known.confidence] if env.looks else []),
+        *([known.confidence] if env.observes_confidence else []),
         lead,
     ]
     return View(state.layer, jnp.stack(numbers), scale, lead)
@@ -171,13 +171,13 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     return act
 
 
-def interface(env: Stopping, config: Config, weights: Any) -> tuple[Callable[[jax.Array], jax.Array], Face]:
+def interface(env: Stopping, config: Config, weights: Any) -> tuple[Callable[[jax.Array], jax.Array], PolicySignature]:
     """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and what it is."""
     net: Any = network(env, config)
     meaning = "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
-    features = tuple(name for name in FEATURES if env.looks or name != "confidence")
-    face = Face(features, meaning, f"{__name__}.view")
-    return lambda features: features[:, -1:] + net.apply(weights, features), face
+    features = tuple(name for name in FEATURES if env.observes_confidence or name != "confidence")
+    signature = PolicySignature(features, meaning, f"{__name__}.view")
+    return lambda features: features[:, -1:] + net.apply(weights, features), signature
 
 
 def decide(env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay) -> jax.Array:
@@ -236,10 +236,10 @@ def next_task(
 
 def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     """Writes those pairs [B] that are samples over the oldest; is_sample bool [B]."""
-    memory = samples.gain.shape[0]
-    parted, gain, is_sample = everywhere((pairs.parted, pairs.gain, is_sample))
-    place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % memory
-    place = jnp.where(is_sample, place, memory)  # outside: dropped
+    buffer_size = samples.gain.shape[0]
+    parted, gain, is_sample = replicate((pairs.parted, pairs.gain, is_sample))
+    place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % buffer_size
+    place = jnp.where(is_sample, place, buffer_size)  # outside: dropped
 
     def write(old, new):
         return old.at[place].set(new, mode="drop")
@@ -277,7 +277,7 @@ def play(
         def one(key, pair):
             return next_task(key, pair, net, weights, params, hyper, env, config.horizon)
 
-        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), spread(pairs))
+        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), shard(pairs))
         return (after, remember(samples, pairs, is_sample)), None
 
     (pairs, samples), _ = jax.lax.scan(task, (pairs, samples), jax.random.split(key_play, config.block_tasks))
@@ -290,19 +290,19 @@ def play(
     return jax.tree.map(choose, fresh, pairs), samples
 
 
-def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Course:
+def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
     """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), pairs, samples)."""
     net = network(env, config)
     n_learned = config.n_evaluations * config.updates_per_evaluation * config.n_batches
     optimiser = cosine_adam(hyper.learning_rate, n_learned)
 
-    def begin(key):
+    def init(key):
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
         pairs = start_pairs(key_start, config.n_pairs, params, env)
         weights = net.init(key_net, pairs.parted.features[0])
         test, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key_test, config.evaluation_devices), params)
-        empty = jax.tree.map(lambda leaf: jnp.zeros((config.memory, *leaf.shape[1:]), leaf.dtype), pairs.parted)
-        none, count = jnp.zeros((config.memory,)), jnp.zeros((), jnp.int32)
+        empty = jax.tree.map(lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[1:]), leaf.dtype), pairs.parted)
+        none, count = jnp.zeros((config.buffer_size,)), jnp.zeros((), jnp.int32)
         samples = Samples(empty.replace(scale=empty.scale + 1.0), none, count)
         return ((weights, optimiser.init(weights)), pairs, samples), test, key_run
 
@@ -312,8 +312,8 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
 
     def fit(carry, key, samples):
         weights, optimiser_state = carry
-        most = jnp.clip(samples.count, 1, config.memory)
-        places = spread(jax.random.randint(key, (config.batch,), 0, most))
+        most = jnp.clip(samples.count, 1, config.buffer_size)
+        places = shard(jax.random.randint(key, (config.batch,), 0, most))
         gradient = jax.grad(miss)(weights, samples, places)
         return descend(optimiser, gradient, weights, optimiser_state), None
 
@@ -325,16 +325,16 @@ def course(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Co
         learner, _ = jax.lax.scan(partial(fit, samples=samples), learner, keys)
         return learner, pairs, samples
 
-    def look(carry, test):
+    def evaluate(carry, test):
         choose = partial(decide, env, net, carry[0][0], params)
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
     n_steps = config.block_tasks * 2 * config.n_pairs
-    return Course(begin, update, look, lambda carry: carry[0][0], n_stages, n_updates, n_steps)
+    return TrainingLoop(init, update, evaluate, lambda carry: carry[0][0], n_stages, n_updates, n_steps)
 
 
 @partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> Learned:
+def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainResult:
     """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
-    return stages.train(key, course(params, hyper, env=env, config=config))
+    return stages.train(key, training_loop(params, hyper, env=env, config=config))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.agents import masked
+from jaxcoinfer.agents import distributions
 from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.envs import fleet
 from jaxcoinfer.envs.fleet import Fleet, FleetAction, FleetState
@@ -32,12 +32,12 @@ _LEAST = 1e-6  # of a root of a price, of which the logarithm is taken
 
 
 class FleetView(struct.PyTreeNode):
-    """What the network sees: features [D, F] of `fleet.observe`; active [D] bool; alone [D, C], 0 where not valid, and
+    """What the network sees: features [D, F] of `fleet.observe`; active [D] bool; base [D, C], 0 where not valid, and
     send, run [D, C], roots of the costs of all the band and all the server; valid [D, C] bool."""
 
     features: jax.Array
     active: jax.Array
-    alone: jax.Array
+    base: jax.Array
     send: jax.Array
     run: jax.Array
     valid: jax.Array
@@ -46,10 +46,10 @@ class FleetView(struct.PyTreeNode):
 def view(env: Any, state: FleetState, observation: jax.Array, params: FleetParams) -> FleetView:
     """Returns what is known of a slot, as `agents.ppo.Config.view` wants it."""
     of = fleet.tables(state, params)
-    valid = jnp.isfinite(of.alone)
-    alone = jnp.where(valid, of.alone, 0.0)
+    valid = jnp.isfinite(of.base)
+    base = jnp.where(valid, of.base, 0.0)
     return FleetView(
-        observation, fleet.active(state, params), alone, jnp.sqrt(of.bandwidth), jnp.sqrt(of.compute), valid
+        observation, fleet.active(state, params), base, jnp.sqrt(of.bandwidth), jnp.sqrt(of.compute), valid
     )
 
 
@@ -90,12 +90,15 @@ class PriceNet(nn.Module):
 
     def _cost(self, seen: FleetView, prices: jax.Array) -> jax.Array:
         """Costs [..., D, C] at roots of prices [..., 2]."""
-        return seen.alone + 2.0 * (prices[..., :1, None] * seen.send + prices[..., 1:, None] * seen.run)
+        return seen.base + 2.0 * (prices[..., :1, None] * seen.send + prices[..., 1:, None] * seen.run)
 
     def _log_demand(self, seen: FleetView, prices: jax.Array, sharpness: jax.Array) -> jax.Array:
         """Logarithm of what devices that answer softly to the prices ask for, [..., 2]."""
-        log_answer = masked.log_probabilities(-sharpness * self._cost(seen, prices), seen.valid)
-        sums = [masked.expectation(log_answer, root, seen.valid).sum(axis=-1) for root in (seen.send, seen.run)]
+        log_answer = distributions.masked_log_softmax(-sharpness * self._cost(seen, prices), seen.valid)
+        sums = [
+            distributions.masked_expectation(log_answer, root, seen.valid).sum(axis=-1)
+            for root in (seen.send, seen.run)
+        ]
         return jnp.log(jnp.maximum(jnp.stack(sums, axis=-1), _LEAST))
 
 
@@ -124,9 +127,9 @@ class Leveled:
         """Starts as the fleet does; consumes the key."""
         return self.env.reset(key, params)
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Starts at a slot of a row, as the fleet does."""
-        return self.env.begin(row, slot, params)
+        return self.env.reset_at(row, slot, params)
 
     def step(self, state: FleetState, action: FleetAction, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Serves the slot; action: choice and the levels of both shares, [D] int32 each."""

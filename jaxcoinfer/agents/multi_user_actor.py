@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.agents.laws import Bounded
+from jaxcoinfer.agents.distributions import LogitNormal
 from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.envs.multi_user import UsersAction, UsersState
 from jaxcoinfer.envs.multi_user_params import MultiUserParams
@@ -50,7 +50,7 @@ class UsersNet(nn.Module):
         laws = Mlp(self.hidden, self.n_splits + self.n_channels + 2)(self._with_others(seen.features))
         split, channel, power = jnp.split(laws, [self.n_splits, self.n_splits + self.n_channels], axis=-1)
         high = jnp.broadcast_to(seen.max_w[..., None], power.shape[:-1])
-        power_w: Any = Bounded(power[..., 0], power[..., 1], high)
+        power_w: Any = LogitNormal(power[..., 0], power[..., 1], high)
         value = Mlp(self.hidden, 1)(self._with_others(seen.features)).mean(axis=-2)
         return UsersAction(split, channel, power_w), value[..., 0]
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxcoinfer.devices import everywhere
+from jaxcoinfer.devices import replicate
 
 
-class Learned(struct.PyTreeNode):
+class TrainResult(struct.PyTreeNode):
     """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each look; steps
     [n_evaluations]: tasks, or environment steps, seen until then."""
 
@@ -23,7 +23,7 @@ class Learned(struct.PyTreeNode):
 
 
 @dataclass(frozen=True)
-class Face:
+class PolicySignature:
     """What a learned function takes and gives, for who runs it elsewhere: features by name, meaning of the output,
     and the function of this library that makes the features."""
 
@@ -64,5 +64,5 @@ def cosine_adam(learning_rate: jax.Array | float, n_updates: int) -> optax.Gradi
 def descend(optimiser: optax.GradientTransformation, gradient: Any, weights: Any, state: Any) -> tuple[Any, Any]:
     """Returns weights and optimiser state after one step."""
     with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
-        change, state = optimiser.update(everywhere(gradient), state, weights)
+        change, state = optimiser.update(replicate(gradient), state, weights)
     return optax.apply_updates(weights, change), state

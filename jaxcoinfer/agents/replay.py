@@ -1,8 +1,8 @@
-"""Learning from a memory on the device: what soft actor-critic and deep Q share, which is all but their losses.
+"""Learning from a replay buffer on the device: what soft actor-critic and deep Q share, which is all but their losses.
 
-With the twin, a memory holds what every action would have earned, and not only the one taken. That is the whole truth
+With the twin, the buffer holds what every action would have earned, and not only the one taken. That is the whole truth
 where actions do not move the world (`on-demand`: link and load are not the device's doing), since the next state is
-then the same for all of them. Axes: N environments, M places of the memory, F features, A actions.
+then the same for all of them. Axes: N environments, M places of the buffer, F features, A actions.
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.agents import masked, stages
-from jaxcoinfer.agents.networks import Learned, Mlp
-from jaxcoinfer.agents.stages import Course
-from jaxcoinfer.devices import everywhere, spread
+from jaxcoinfer.agents import distributions, stages
+from jaxcoinfer.agents.networks import Mlp, TrainResult
+from jaxcoinfer.agents.stages import TrainingLoop
+from jaxcoinfer.devices import replicate, shard
 from jaxcoinfer.rollout import Policy, mean_reward, restart_ended
 
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
@@ -27,9 +27,9 @@ Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig(ABC):
-    """What decides shapes and branches of learning from memory.
+    """What decides shapes and branches of learning from a replay buffer.
 
-    n_envs environments take n_steps steps, then n_batches batches are learned from the latest `memory` transitions;
+    n_envs environments take n_steps steps, then n_batches batches are learned from the latest `buffer_size` transitions;
     updates_per_evaluation times so, then a look at the greedy policy; n_evaluations times so. twin: learn from what
     every action would have earned.
     """
@@ -39,7 +39,7 @@ class ReplayConfig(ABC):
     n_steps: int = 4
     n_batches: int = 16
     batch: int = 256
-    memory: int = 1 << 16
+    buffer_size: int = 1 << 16
     n_evaluations: int = 20
     updates_per_evaluation: int = 20
     evaluation_envs: int = 256
@@ -57,19 +57,19 @@ class ReplayConfig(ABC):
 
 
 class Transition(struct.PyTreeNode):
-    """One step: observation [F], mask [A] bool and action int32 before it; earned [A]: what each action earns, of which
-    `known` bool [A] were seen; next_observation [F], next_mask [A] after it; goes_on: 0 where the world ended, 1 also
-    where only the record did; counts: 0 where the environment had ended before."""
+    """One step: observation [F], mask [A] bool and action int32 before it; rewards [A]: what each action earns, of which
+    `reward_mask` bool [A] were seen; next_observation [F], next_mask [A] after it; not_terminated: 0 where the world ended, 1 also
+    where only the record did; valid: 0 where the environment had ended before."""
 
     observation: jax.Array
     mask: jax.Array
     action: jax.Array
-    earned: jax.Array
-    known: jax.Array
+    rewards: jax.Array
+    reward_mask: jax.Array
     next_observation: jax.Array
     next_mask: jax.Array
-    goes_on: jax.Array
-    counts: jax.Array
+    not_terminated: jax.Array
+    valid: jax.Array
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,15 @@ def collect(
         ended = timestep.terminated | timestep.truncated
         after, next_timestep = env.step(state, action, params)
         if outcomes is None:
-            earned, known = outcomes_of(next_timestep.reward, action, mask)
+            rewards, reward_mask = outcomes_of(next_timestep.reward, action, mask)
         else:
-            earned, known = jnp.where(mask, outcomes(env, state, action, params), 0.0), mask
+            rewards, reward_mask = jnp.where(mask, outcomes(env, state, action, params), 0.0), mask
         seen = Transition(
             timestep.observation,
             mask,
             action,
-            earned,
-            known,
+            rewards,
+            reward_mask,
             next_timestep.observation,
             env.mask(after, params),
             (~next_timestep.terminated).astype(jnp.float32),
@@ -126,7 +126,7 @@ def collect(
         keys = jax.random.split(key, carry[1].reward.shape[0])
         return jax.vmap(one)(keys, *carry)
 
-    return jax.lax.scan(step, spread(start), jax.random.split(key, n_steps))
+    return jax.lax.scan(step, shard(start), jax.random.split(key, n_steps))
 
 
 def network(env: Any, config: ReplayConfig) -> Mlp:
@@ -139,21 +139,25 @@ def policy(env: Any, config: ReplayConfig, weights: Any) -> Policy:
     net: Any = network(env, config)
 
     def act(key, state, observation, params):
-        return masked.best(net.apply(weights, observation), env.mask(state, params))
+        return distributions.masked_argmax(net.apply(weights, observation), env.mask(state, params))
 
     return act
 
 
-def course(params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None) -> Course:
-    """Returns what `stages` goes through; a carry is (learner, environments, memory, transitions seen)."""
+def training_loop(
+    params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
+) -> TrainingLoop:
+    """Returns what `stages` goes through; a carry is (learner, environments, buffer, transitions seen)."""
     if config.twin and outcomes is None:
         raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
     asked = outcomes if config.twin else None
-    if config.memory % (config.n_envs * config.n_steps):
-        raise ValueError(f"memory: {config.memory}; must be a multiple of n_envs * n_steps, which is written at once.")
+    if config.buffer_size % (config.n_envs * config.n_steps):
+        raise ValueError(
+            f"buffer_size: {config.buffer_size}; must be a multiple of n_envs * n_steps, which is written at once."
+        )
     algorithm = config.algorithm(env, hyper)
 
-    def begin(key):
+    def init(key):
         key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
         reset = jax.vmap(env.reset, (0, None))
         begun = reset(jax.random.split(key_envs, config.n_envs), params)
@@ -163,40 +167,40 @@ def course(params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes:
         return (learner, begun, empty, jnp.int32(0)), test, key_run
 
     def update(carry, key):
-        learner, envs, memory, count = carry
+        learner, envs, buffer, count = carry
         key_collect, key_restart, key_learn = jax.random.split(key, 3)
         explore = partial(_explore, algorithm, learner)
         envs, seen = collect(key_collect, env, params, explore, envs, config.n_steps, asked)
         envs = restart_ended(env, params, key_restart, *envs)
-        memory = _write(memory, seen, count)
+        buffer = _write(buffer, seen, count)
         count = count + config.n_envs * config.n_steps
 
         def learn(learner, key):
             key_places, key_own = jax.random.split(key)
-            places = spread(jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.memory)))
-            return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], memory)), None
+            places = shard(jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.buffer_size)))
+            return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], buffer)), None
 
         learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
-        return learner, envs, memory, count
+        return learner, envs, buffer, count
 
-    def look(carry, test):
+    def evaluate(carry, test):
         act = policy(env, config, algorithm.weights(carry[0]))
         return mean_reward(env, params, act, test, config.evaluation_steps)
 
     n_steps = config.n_steps * config.n_envs
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
-    return Course(begin, update, look, lambda carry: algorithm.weights(carry[0]), n_stages, n_updates, n_steps)
+    return TrainingLoop(init, update, evaluate, lambda carry: algorithm.weights(carry[0]), n_stages, n_updates, n_steps)
 
 
 @partial(jax.jit, static_argnames=("env", "config", "outcomes"))
 def train(
     key: jax.Array, params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
-) -> Learned:
+) -> TrainResult:
     """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
 
     outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
     """
-    return stages.train(key, course(params, hyper, env=env, config=config, outcomes=outcomes))
+    return stages.train(key, training_loop(params, hyper, env=env, config=config, outcomes=outcomes))
 
 
 def _explore(algorithm, learner, key, observation, mask):
@@ -206,15 +210,15 @@ def _explore(algorithm, learner, key, observation, mask):
 def _empty(key, env, params, algorithm, learner, begun, config, asked) -> Transition:
     explore = partial(_explore, algorithm, learner)
     shapes = jax.eval_shape(lambda k, b: collect(k, env, params, explore, b, 1, asked)[1], key, begun)
-    return jax.tree.map(lambda leaf: jnp.zeros((config.memory, *leaf.shape[2:]), leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[2:]), leaf.dtype), shapes)
 
 
-def _write(memory: Transition, seen: Transition, count: jax.Array) -> Transition:
+def _write(buffer: Transition, seen: Transition, count: jax.Array) -> Transition:
     """Writes seen [n_steps, N] over the oldest."""
 
     def write(old, new):
-        flat = everywhere(new.reshape(-1, *new.shape[2:]))
+        flat = replicate(new.reshape(-1, *new.shape[2:]))
         place = (count % old.shape[0],) + (0,) * (old.ndim - 1)
         return jax.lax.dynamic_update_slice(old, flat, place)
 
-    return jax.tree.map(write, memory, seen)
+    return jax.tree.map(write, buffer, seen)

@@ -63,8 +63,8 @@ def _latency_s(params: Params, row: jax.Array, arrival: jax.Array, slots: jax.Ar
     layers = jnp.arange(slots.shape[0], dtype=jnp.int32)
     computed = jnp.append(jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32))
     begin = jnp.minimum(arrival + computed[:-1], params.last_upload[row])
-    look = jax.vmap(exogenous.look_upload, (None, None, 0, 0))
-    air, backlog, _ = look(params.bank, row, begin, layers)
+    read = jax.vmap(exogenous.upload_record, (None, None, 0, 0))
+    air, backlog, _ = read(params.bank, row, begin, layers)
     on_server_s = seconds(backlog, params.slot_s / exogenous.TICKS) + params.server_s + params.rtt_s
     away_s = seconds(air, params.slot_s) + on_server_s
     return seconds(computed, params.slot_s) + jnp.append(away_s, 0.0)

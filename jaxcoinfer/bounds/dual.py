@@ -52,7 +52,7 @@ def _replies(tables: Tables):
     send, run = jnp.sqrt(tables.bandwidth), jnp.sqrt(tables.compute)
 
     def reply(s, t):
-        cost = tables.alone + (2.0 * s) * send + (2.0 * t) * run
+        cost = tables.base + (2.0 * s) * send + (2.0 * t) * run
         choice = jnp.argmin(cost, axis=1).astype(jnp.int32)
         value = (1.0 - MARGIN) * cost.min(axis=1).sum() - (1.0 + MARGIN) * (s * s + t * t)
         return _Reply(value, at(send, choice).sum(), at(run, choice).sum(), choice)
@@ -114,7 +114,7 @@ def solve(tables: Tables) -> Certificate:
 
 def polish(tables: Tables, choices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the best of several answers [N, D] int32 after single changes: (choice [D], its cost)."""
-    max_changes = _CHANGES_A_DEVICE * tables.alone.shape[0]
+    max_changes = _CHANGES_A_DEVICE * tables.base.shape[0]
     choices = jax.vmap(lambda choice: descend(tables, choice, max_changes))(choices)
     costs = jax.vmap(lambda choice: total_cost(tables, choice))(choices)
     best = jnp.argmin(costs)

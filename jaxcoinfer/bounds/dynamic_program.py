@@ -164,5 +164,5 @@ def _iterate(tables: Tables, tolerance: jax.Array, max_iterations: jax.Array, ra
     level = change[0, 0, 0]
     carry = (zeros, zeros, advantage, change - level, level, jnp.int32(1))
     values, _, advantage, residual, level, sweeps = jax.lax.while_loop(unsettled, body, carry)
-    everywhere = [table[np.minimum(np.arange(radios[0]), len(table) - 1)] for table in advantage]
-    return level, jnp.max(residual) - jnp.min(residual), sweeps, values, jnp.stack(everywhere)
+    replicate = [table[np.minimum(np.arange(radios[0]), len(table) - 1)] for table in advantage]
+    return level, jnp.max(residual) - jnp.min(residual), sweeps, values, jnp.stack(replicate)

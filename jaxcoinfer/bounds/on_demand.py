@@ -115,7 +115,7 @@ def policy_with_memory(solution: Solution) -> Policy:
 
     def act(key, state, observation, params):
         ago = state.slot - params.delay_slots - jnp.arange(longest, dtype=jnp.int32)
-        past = exogenous.look(params.bank, state.row, jnp.maximum(ago, 0))
+        past = exogenous.slot_at(params.bank, state.row, jnp.maximum(ago, 0))
         out = (past.rate_bps == 0) & (ago >= 0)
         return jnp.asarray(table)[jnp.cumprod(out.astype(jnp.int32)).sum(), *_speeds_and_class(solution, state)]
 

@@ -22,6 +22,7 @@ from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params, make_params
 from jaxcoinfer.envs.stopping_samples import make_samples
+from jaxcoinfer.scenario_processes import Split
 from jaxcoinfer.scenarios import Scenario, load_scenario, task_numbers, task_samples
 from jaxcoinfer.scenarios_fleet import FleetScenario, fleet_numbers
 from jaxcoinfer.scenarios_multi_user import MultiUserScenario, multi_user_numbers
@@ -31,7 +32,7 @@ AnyScenario = Scenario | OnDemandScenario | FleetScenario | MultiUserScenario
 
 
 def make(
-    scenario: str | AnyScenario = "camera", key: jax.Array | None = None, *, evaluation: bool = False
+    scenario: str | AnyScenario = "camera", key: jax.Array | None = None, *, split: Split = "train"
 ) -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
@@ -41,24 +42,24 @@ def make(
     record = scenario if isinstance(scenario, AnyScenario) else load_scenario(scenario)
     key = jax.random.key(0) if key is None else key
     if isinstance(record, OnDemandScenario):
-        return _make_on_demand(record, key, evaluation)
+        return _make_on_demand(record, key, split)
     if isinstance(record, FleetScenario):
         return _make_fleet(record, key)
     if isinstance(record, MultiUserScenario):
         return _make_multi_user(record, key)
-    return _make_stopping(record, key, evaluation)
+    return _make_stopping(record, key, split)
 
 
-def _make_stopping(scenario: Scenario, key: jax.Array, evaluation: bool) -> tuple[Stopping, Params]:
-    params = params_of(scenario, generators.draw(key, scenario, evaluation=evaluation), evaluation=evaluation)
-    return Stopping(params.layer_s.shape[0] - 1, looks=params.samples is not None), params
+def _make_stopping(scenario: Scenario, key: jax.Array, split: Split) -> tuple[Stopping, Params]:
+    params = params_of(scenario, generators.draw(key, scenario, split=split), split=split)
+    return Stopping(params.layer_s.shape[0] - 1, observes_confidence=params.samples is not None), params
 
 
-def params_of(scenario: Scenario, world: exogenous.Draw, *, evaluation: bool) -> Params:
+def params_of(scenario: Scenario, world: exogenous.Draw, *, split: Split) -> Params:
     """Returns the params of a `stopping` scenario in a world that was drawn for it; raises like `make`."""
     numbers, samples, by_image = task_numbers(scenario.task), None, task_samples(scenario.task)
     if by_image is not None:
-        samples, numbers["accuracy"] = make_samples(*by_image, evaluation=evaluation)
+        samples, numbers["accuracy"] = make_samples(*by_image, split=split)
     return make_params(
         exogenous.make_bank(world),
         world.slot_bits,
@@ -71,9 +72,9 @@ def params_of(scenario: Scenario, world: exogenous.Draw, *, evaluation: bool) ->
 
 
 def _make_on_demand(
-    scenario: OnDemandScenario, key: jax.Array, evaluation: bool
+    scenario: OnDemandScenario, key: jax.Array, split: Split
 ) -> tuple[OnDemand, on_demand_params.Params]:
-    world = generators_on_demand.draw(key, scenario, evaluation=evaluation)
+    world = generators_on_demand.draw(key, scenario, split=split)
     numbers = grid_numbers(scenario.task)
     params = on_demand_params.make_params(
         exogenous_on_demand.make_bank(world),

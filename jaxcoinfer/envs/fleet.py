@@ -22,7 +22,7 @@ from flax import struct
 
 from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.envs.types import Outcome, TimeStep
-from jaxcoinfer.exogenous_fleet import FleetSlot, look
+from jaxcoinfer.exogenous_fleet import FleetSlot, slot_at
 from jaxcoinfer.physics.allocation import Tables, allocate, at, normalised
 from jaxcoinfer.physics.energy import transmit_energy_j
 
@@ -131,9 +131,9 @@ class Fleet:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)
         row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
-        return self.begin(row, jax.random.randint(key_slot, (), 0, params.bank.n_slots, jnp.int32), params)
+        return self.reset_at(row, jax.random.randint(key_slot, (), 0, params.bank.n_slots, jnp.int32), params)
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Starts at `slot` of `row`, int32."""
         chex.assert_shape(params.bank.active, (None, None, self.n_devices))
         chex.assert_shape(params.fixed_s, (self.n_choices,))
@@ -157,7 +157,7 @@ class Fleet:
 def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> FleetOutcome:
     """Returns how the tasks of this slot end, [D]."""
     choice = action.choice if env.learned_shares else action
-    now = look(params.bank, state.row, state.slot)
+    now = slot_at(params.bank, state.row, state.slot)
     valid = params.valid.at[choice].get(mode="promise_in_bounds")
     of = jax.tree.map(lambda table: at(table, choice), work(now, params))
     served = now.active & valid
@@ -209,13 +209,13 @@ def tables(state: FleetState, params: FleetParams) -> Tables:
     """Returns what every choice of every device costs now, [D, C]: `a = (1 - w)(1 - acc) + w base_s / reference_s`,
     `b = w send_s / reference_s`, `c = w run_s / reference_s`; infinity and zeros where a choice is not valid.
     """
-    now = look(params.bank, state.row, state.slot)
+    now = slot_at(params.bank, state.row, state.slot)
     of = work(now, params)
     here, valid = now.active[:, None], params.valid[None]
     of_latency = (now.weight / params.reference_s)[:, None]
-    alone = (1.0 - now.weight)[:, None] * (1.0 - params.accuracy)[None] + of_latency * of.base_s
+    base = (1.0 - now.weight)[:, None] * (1.0 - params.accuracy)[None] + of_latency * of.base_s
     return Tables(
-        alone=jnp.where(here, jnp.where(valid, alone, jnp.inf), 0.0),
+        base=jnp.where(here, jnp.where(valid, base, jnp.inf), 0.0),
         bandwidth=jnp.where(here & valid, of_latency * of.send_s, 0.0),
         compute=jnp.where(here & valid, of_latency * of.run_s, 0.0),
     )
@@ -223,7 +223,7 @@ def tables(state: FleetState, params: FleetParams) -> Tables:
 
 def active(state: FleetState, params: FleetParams) -> jax.Array:
     """Returns which devices have a task, [D] bool."""
-    return look(params.bank, state.row, state.slot).active
+    return slot_at(params.bank, state.row, state.slot).active
 
 
 def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
@@ -242,7 +242,7 @@ def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
 
 def observe(env: Fleet, state: FleetState, params: FleetParams) -> jax.Array:
     """Returns the observation [D, 10] float32, columns as in `OBSERVATION`, each in [0, 1]."""
-    now = look(params.bank, state.row, state.slot)
+    now = slot_at(params.bank, state.row, state.slot)
     of = work(now, params)
     n = now.active.sum().astype(jnp.float32)
     ones = jnp.ones_like(now.weight)

@@ -129,13 +129,13 @@ class MultiUser:
 
     def reset(self, key: jax.Array, params: MultiUserParams) -> tuple[UsersState, TimeStep]:
         """Starts as a random row of the bank says, O(1); consumes the key."""
-        return self.begin(jax.random.randint(key, (), 0, params.starts.n_rows, jnp.int32), params)
+        return self.reset_at(jax.random.randint(key, (), 0, params.bank.n_rows, jnp.int32), jnp.int32(0), params)
 
-    def begin(self, row: jax.Array, params: MultiUserParams) -> tuple[UsersState, TimeStep]:
-        """Starts as `row` of the bank says, int32."""
-        chex.assert_shape(params.starts.distance_m, (None, self.n_users))
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: MultiUserParams) -> tuple[UsersState, TimeStep]:
+        """Starts as `row` of the bank says, int32; an episode has one start, so `slot` does not matter."""
+        chex.assert_shape(params.bank.distance_m, (None, self.n_users))
         chex.assert_shape(params.compute_s, (self.n_splits,))
-        start = jax.tree.map(lambda column: column[row], params.starts)
+        start = jax.tree.map(lambda column: column[row], params.bank)
         state = UsersState(
             distance_m=start.distance_m,
             all_tasks=start.tasks,
@@ -235,7 +235,7 @@ def play_slot(plan: Plan, now: Now) -> Now:
 
     On a CPU only those of a block do, of which all numbers fit the nearest cache, unless devices share the replicas.
     """
-    if now.rest_s.size <= BLOCK or now.rest_s.size % BLOCK or devices.shared_by() > 1:
+    if now.rest_s.size <= BLOCK or now.rest_s.size % BLOCK or devices.n_shards() > 1:
         return _play(plan, now)
 
     def in_blocks(plan, now):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxcoinfer.exogenous_multi_user import Starts
+from jaxcoinfer.exogenous_multi_user import InitialStates
 
 
 class MultiUserParams(struct.PyTreeNode):
@@ -15,7 +15,7 @@ class MultiUserParams(struct.PyTreeNode):
     compute_s, compute_w, upload_bits [S]: seconds and watts of the device up to a split, bits sent there. slot_s.
     bandwidth_hz, noise_w: of each sub-channel. path_loss: exponent. max_w, least_w: of a radio. distances_m [2]: their
     range. energy_weight: beta. tasks_floor: least number of tasks a slot is reckoned with. scale_s, scale_bits: of the
-    observation. starts: the bank of starts.
+    observation. bank: the initial states of episodes.
     """
 
     compute_s: jax.Array
@@ -32,7 +32,7 @@ class MultiUserParams(struct.PyTreeNode):
     tasks_floor: jax.Array
     scale_s: jax.Array
     scale_bits: jax.Array
-    starts: Starts
+    bank: InitialStates
 
 
 _SHAPES = {"compute_s": "S", "compute_w": "S", "upload_bits": "S", "distances_m": "2"}
@@ -40,7 +40,7 @@ _MAY_BE_ZERO = ("compute_s", "compute_w", "upload_bits", "path_loss", "energy_we
 
 
 def make_params(
-    starts: Starts,
+    bank: InitialStates,
     *,
     compute_s,
     compute_w,
@@ -61,11 +61,11 @@ def make_params(
 
     Raises ValueError with the name, the value and what is allowed.
     """
-    given = {name: value for name, value in locals().items() if name != "starts"}
+    given = {name: value for name, value in locals().items() if name != "bank"}
     numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
     _check(numbers)
-    _check_starts(starts, numbers)
-    return MultiUserParams(**{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()}, starts=starts)
+    _check_starts(bank, numbers)
+    return MultiUserParams(**{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()}, bank=bank)
 
 
 def _check(numbers: dict[str, np.ndarray]) -> None:
@@ -86,19 +86,19 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
             raise ValueError(f"least_w and max_w, distances_m: {low} and {high}; allowed: the lesser first.")
 
 
-def _check_starts(starts: Starts, numbers: dict[str, np.ndarray]) -> None:
-    shape = starts.distance_m.shape
+def _check_starts(bank: InitialStates, numbers: dict[str, np.ndarray]) -> None:
+    shape = bank.distance_m.shape
     for name in ("tasks", "split", "channel"):
-        if getattr(starts, name).shape != shape:
-            raise ValueError(f"starts.{name}: shape {getattr(starts, name).shape}; must be {shape}, as distance_m.")
+        if getattr(bank, name).shape != shape:
+            raise ValueError(f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as distance_m.")
     nearest_m, farthest_m = numbers["distances_m"].astype(np.float32)
-    least, most = float(starts.distance_m.min()), float(starts.distance_m.max())
+    least, most = float(bank.distance_m.min()), float(bank.distance_m.max())
     if not nearest_m <= least <= most <= farthest_m:
-        raise ValueError(f"starts.distance_m: from {least} to {most}; allowed: {nearest_m:g} to {farthest_m:g} m.")
-    if int(starts.tasks.min()) < 1:
-        raise ValueError(f"starts.tasks: {int(starts.tasks.min())} is the least; allowed: at least 1.")
+        raise ValueError(f"bank.distance_m: from {least} to {most}; allowed: {nearest_m:g} to {farthest_m:g} m.")
+    if int(bank.tasks.min()) < 1:
+        raise ValueError(f"bank.tasks: {int(bank.tasks.min())} is the least; allowed: at least 1.")
     n_splits = numbers["compute_s"].size
-    if int(starts.split.min()) < 0 or int(starts.split.max()) >= n_splits:
-        raise ValueError(f"starts.split: up to {int(starts.split.max())}; there are {n_splits} splits.")
-    if int(starts.channel.min()) < 0:
-        raise ValueError(f"starts.channel: {int(starts.channel.min())} is the least; allowed: at least 0.")
+    if int(bank.split.min()) < 0 or int(bank.split.max()) >= n_splits:
+        raise ValueError(f"bank.split: up to {int(bank.split.max())}; there are {n_splits} splits.")
+    if int(bank.channel.min()) < 0:
+        raise ValueError(f"bank.channel: {int(bank.channel.min())} is the least; allowed: at least 0.")

@@ -91,17 +91,17 @@ class OnDemand:
         key_row, key_slot = jax.random.split(key)
         row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
         slot = jax.random.randint(key_slot, (), params.delay_slots, params.bank.n_slots, jnp.int32)
-        return self.begin(row, slot, params)
+        return self.reset_at(row, slot, params)
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Starts at `slot` of `row`, int32; no earlier than slot `delay_slots`, before which nothing has been seen."""
         slot = jnp.maximum(slot, params.delay_slots)
         state = State(
             row=row,
             slot=slot,
             done=slot >= params.bank.n_slots,
-            now=exogenous.look(params.bank, row, slot),
-            seen=exogenous.look(params.bank, row, slot - params.delay_slots),
+            now=exogenous.slot_at(params.bank, row, slot),
+            seen=exogenous.slot_at(params.bank, row, slot - params.delay_slots),
         )
         zero, count, no = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         none = Outcome(no, count, zero, zero, zero, zero, count)
@@ -112,7 +112,7 @@ class OnDemand:
         costs = price(params, state.now, state.now.task_class, action)
         alive = ~state.done
         slot = state.slot + alive.astype(jnp.int32)
-        following = exogenous.look(params.bank, state.row, slot)
+        following = exogenous.slot_at(params.bank, state.row, slot)
         seen = jnp.where(params.delay_slots == 0, following.record, state.now.record)
         new = State(
             row=state.row,

@@ -47,9 +47,9 @@ class Stacked:
         """Starts as `env` does; consumes the key."""
         return self._first(*self.env.reset(key, params))
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
         """Starts at a slot of a row, as `env` does."""
-        return self._first(*self.env.begin(row, slot, params))
+        return self._first(*self.env.reset_at(row, slot, params))
 
     def step(self, state: Remembered, action: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
         """Steps `env`; the oldest observation is forgotten."""

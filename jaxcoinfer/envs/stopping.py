@@ -98,11 +98,11 @@ _HALF_TASKS, _HALF_S = 4.0, 1.0
 class Stopping:
     """The environment; `n_layers` = Le, layers on the device before it finishes a task by itself.
 
-    looks: the last of them is the exit head, and its confidence is seen; `params.samples` then hold it.
+    observes_confidence: the last of them is the exit head, and its confidence is seen; `params.samples` then hold it.
     """
 
     n_layers: int
-    looks: bool = False
+    observes_confidence: bool = False
 
     @property
     def n_actions(self) -> int:
@@ -115,7 +115,7 @@ class Stopping:
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        return (len(OBSERVATION) - (not self.looks),)
+        return (len(OBSERVATION) - (not self.observes_confidence),)
 
     def mask(self, state: State, params: Params) -> jax.Array:
         """Returns which actions are valid, bool [2]: both, always."""
@@ -126,13 +126,13 @@ class Stopping:
         key_row, key_slot = jax.random.split(key)
         row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
         latest = jnp.maximum(params.last_upload[row] - params.longest_local_slots, 1)
-        return self.begin(row, jax.random.randint(key_slot, (), 0, latest, jnp.int32), params)
+        return self.reset_at(row, jax.random.randint(key_slot, (), 0, latest, jnp.int32), params)
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Starts with an idle device at `slot` of `row`, int32; its first task is the first to arrive from then on."""
         bank = params.bank
-        here = exogenous.look(bank, row, slot)
-        before = exogenous.look(bank, row, jnp.maximum(slot - 1, 0)).arrived
+        here = exogenous.slot_at(bank, row, slot)
+        before = exogenous.slot_at(bank, row, jnp.maximum(slot - 1, 0)).arrived
         zero = jnp.zeros((), jnp.float32)
         idle_device = State(
             row=row,
@@ -152,7 +152,7 @@ class Stopping:
             known_idle=here.idle,
         )
         state = next_task(idle_device, params, slot)
-        state = state.replace(now=exogenous.look(bank, row, jnp.minimum(state.slot, bank.n_slots)))
+        state = state.replace(now=exogenous.slot_at(bank, row, jnp.minimum(state.slot, bank.n_slots)))
         count = jnp.zeros((), jnp.int32)
         none = Outcome(jnp.zeros((), bool), count, zero, zero, zero, zero, count)
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
@@ -174,7 +174,7 @@ class Stopping:
         going = state.replace(slot=computed, layer=state.layer + 1)
         moved = jax.tree.map(lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None))
         new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state.replace(now=None), moved)
-        new = new.replace(now=exogenous.look(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots)))
+        new = new.replace(now=exogenous.slot_at(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots)))
 
         # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
         idled = ends & (new.slot > computed)
@@ -266,7 +266,7 @@ def advance(state: State, params: Params) -> State:
     """Returns the state at the decision after the next layer (or at the end of the exit head) was computed."""
     layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
     slot = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
-    now = exogenous.look(params.bank, state.row, jnp.minimum(slot, params.bank.n_slots))
+    now = exogenous.slot_at(params.bank, state.row, jnp.minimum(slot, params.bank.n_slots))
     return state.replace(slot=slot, layer=state.layer + 1, now=now)
 
 
@@ -286,7 +286,7 @@ def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) 
     server_s seconds, of that layer.
     """
     begin = jnp.maximum(slot, state.radio_free)
-    slots, backlog, idle = exogenous.look_upload(params.bank, state.row, begin, layer)
+    slots, backlog, idle = exogenous.upload_record(params.bank, state.row, begin, layer)
     tick_s = _tick_s(params)
     own_s = excess_left_s(state.excess_s, seconds(idle - state.excess_idle, tick_s))
     return Upload(

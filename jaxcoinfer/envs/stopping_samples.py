@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxcoinfer.scenario_processes import Split
+
 _BINS = 16  # of as many training images each
 _STRIDE = 911  # images between the beginnings of two rows
 
@@ -25,7 +27,7 @@ class Samples(struct.PyTreeNode):
     expected: jax.Array
 
 
-def make_samples(right: np.ndarray, confidence: np.ndarray, *, evaluation: bool) -> tuple[Samples, np.ndarray]:
+def make_samples(right: np.ndarray, confidence: np.ndarray, *, split: Split) -> tuple[Samples, np.ndarray]:
     """Returns the samples of a world, and the accuracy of each choice on the training images [P+1].
 
     right bool [P+1, S], confidence [S]: of all test images. evaluation: the half that learning does not see. Raises
@@ -40,7 +42,7 @@ def make_samples(right: np.ndarray, confidence: np.ndarray, *, evaluation: bool)
     known, certain = right[:half], confidence[:half]
     edges = np.unique(np.quantile(certain, np.arange(1, _BINS) / _BINS).astype(np.float32))
     expected = by_bin(known, np.searchsorted(edges, certain, side="right"), len(edges) + 1)
-    here = slice(half, None) if evaluation else slice(None, half)
+    here = slice(half, None) if split == "eval" else slice(None, half)
     records = np.concatenate([right, confidence[:, None]], axis=1)[here]
     return Samples(jnp.asarray(records), jnp.asarray(edges), jnp.asarray(expected)), known.mean(axis=0)
 

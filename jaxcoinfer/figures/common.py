@@ -51,14 +51,14 @@ WAYS = (("#117733", "p", "-"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-."), (
 _SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
 
 
-def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], rival: str) -> Figure:
-    """Utility of each policy with its interval, and beside it what it gains on `rival`, paired row by row.
+def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baseline: str) -> Figure:
+    """Utility of each policy with its interval, and beside it what it gains on `baseline`, paired row by row.
 
     The panels show what is close to the best; of the rest they give the numbers.
     """
     figure, (left, right) = panels(1, 2, sharey=True)
     order = sorted(rows, key=lambda name: rows[name].mean)
-    others = {name: gains[name] for name in order if name != rival}
+    others = {name: gains[name] for name in order if name != baseline}
     top = rows[order[-1]].mean
     lowest = max(top - 1.0, rows[order[0]].mean - 0.2)
     best = sorted(others.values(), key=lambda gain: gain.mean)[-3:]
@@ -67,7 +67,7 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], rival: 
     _dots(right, others, order, -reach, reach)
     right.axvline(0.0, color="black", linewidth=1)
     left.set_xlabel("utility a task, mean ± 95 %")
-    right.set_xlabel(f"gain on {rival}, mean ± 95 %")
+    right.set_xlabel(f"gain on {baseline}, mean ± 95 %")
     return figure
 
 

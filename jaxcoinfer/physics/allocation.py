@@ -12,11 +12,11 @@ from flax import struct
 class Tables(struct.PyTreeNode):
     """Cost of every choice of every device, [D, C] float32, none negative.
 
-    alone: cost without link and server, plus infinity where a choice is not allowed; bandwidth, compute: cost with the
+    base: cost without link and server, plus infinity where a choice is not allowed; bandwidth, compute: cost with the
     whole of either. An absent device has zeros throughout: it costs nothing and takes nothing.
     """
 
-    alone: jax.Array
+    base: jax.Array
     bandwidth: jax.Array
     compute: jax.Array
 
@@ -53,7 +53,7 @@ def total_cost(tables: Tables, choice: jax.Array) -> jax.Array:
     With `x_i = sqrt(b_i) / S` and `S = sum sqrt b`, `sum b_i / x_i = S sum sqrt(b_i) = S^2`.
     """
     of = chosen(tables, choice)
-    return of.alone.sum() + jnp.sqrt(of.bandwidth).sum() ** 2 + jnp.sqrt(of.compute).sum() ** 2
+    return of.base.sum() + jnp.sqrt(of.bandwidth).sum() ** 2 + jnp.sqrt(of.compute).sum() ** 2
 
 
 def cost_of_changes(tables: Tables, choice: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def cost_of_changes(tables: Tables, choice: jax.Array) -> jax.Array:
     free of the digits that are lost where two large totals are subtracted.
     """
     of = chosen(tables, choice)
-    change = tables.alone - of.alone[:, None]
+    change = tables.base - of.base[:, None]
     for table, now in ((tables.bandwidth, of.bandwidth), (tables.compute, of.compute)):
         root = jnp.sqrt(now)
         step = jnp.sqrt(table) - root[:, None]
@@ -76,7 +76,7 @@ def descend(tables: Tables, choice: jax.Array, max_changes: int) -> jax.Array:
 
     A change counts as help above 1e-6 of the cost, or rounding could turn in a circle. No step makes the cost rise.
     """
-    n_choices = tables.alone.shape[1]
+    n_choices = tables.base.shape[1]
 
     def best(choice):
         change = cost_of_changes(tables, choice).ravel()

@@ -1,4 +1,4 @@
-"""Rivals for `fleet`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `fleet`. Each function returns a policy `(key, state, observation, params) -> action`.
 
 Each plans choices, [D], and the shares it has in mind, [D] each; where the environment finds the best shares for the
 choices by itself, only the choices are played. Axes: D devices, C choices.
@@ -45,7 +45,7 @@ def _cost_at(of: Tables, bandwidth: jax.Array, compute: jax.Array) -> jax.Array:
         return jnp.where(whole > 0.0, whole / jnp.where(share > 0.0, share, jnp.inf)[:, None], 0.0)
 
     without = ((bandwidth == 0.0)[:, None] & (of.bandwidth > 0.0)) | ((compute == 0.0)[:, None] & (of.compute > 0.0))
-    cost = of.alone + part(of.bandwidth, bandwidth) + part(of.compute, compute)
+    cost = of.base + part(of.bandwidth, bandwidth) + part(of.compute, compute)
     return jnp.where(without, jnp.inf, cost)
 
 
@@ -55,20 +55,20 @@ def _least(cost: jax.Array) -> jax.Array:
 
 def _restricted(of: Tables, allowed: np.ndarray) -> Tables:
     """The tables with infinite cost of all but the choices `allowed` [C] bool."""
-    return of.replace(alone=jnp.where(allowed[None], of.alone, jnp.inf))
+    return of.replace(base=jnp.where(allowed[None], of.base, jnp.inf))
 
 
 def _best_within(of: Tables, allowed: np.ndarray) -> jax.Array:
     """Choices among `allowed` that no single change makes better, from those best for a device that is alone."""
     within = _restricted(of, allowed)
-    start = _least(within.alone + within.bandwidth + within.compute)
+    start = _least(within.base + within.bandwidth + within.compute)
     return descend(within, start, 4 * start.shape[0])
 
 
 def device_only(env: Fleet) -> Policy:
     """Every task wholly on its device, in the version that costs it least."""
     _, cut, _ = env.parts(np.arange(env.n_choices))
-    return planned(env, lambda of: _best_shares(of, _least(_restricted(of, cut == env.n_cuts - 1).alone)))
+    return planned(env, lambda of: _best_shares(of, _least(_restricted(of, cut == env.n_cuts - 1).base)))
 
 
 def edge_only(env: Fleet) -> Policy:
@@ -101,7 +101,7 @@ def equal_shares(env: Fleet) -> Policy:
 
 def greedy(env: Fleet) -> Policy:
     """Each device as if it had the whole band and server to itself; then the best shares for what comes of it."""
-    return planned(env, lambda of: _best_shares(of, _least(of.alone + of.bandwidth + of.compute)))
+    return planned(env, lambda of: _best_shares(of, _least(of.base + of.bandwidth + of.compute)))
 
 
 def alternating(env: Fleet) -> Policy:
@@ -153,6 +153,6 @@ def exhaustive(env: Fleet) -> Policy:
 
 def _equal(of: Tables) -> tuple[jax.Array, jax.Array]:
     """One n-th for each of the n devices that are active: an absent one has zeros throughout."""
-    active = ((of.alone > 0.0) | (of.bandwidth > 0.0) | (of.compute > 0.0)).any(axis=1)
+    active = ((of.base > 0.0) | (of.bandwidth > 0.0) | (of.compute > 0.0)).any(axis=1)
     share = normalised(active.astype(jnp.float32))
     return share, share

@@ -1,4 +1,4 @@
-"""Rivals for `multi-user`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `multi-user`. Each function returns a policy `(key, state, observation, params) -> action`.
 
 Axes: U users, S splits, C channels.
 """
@@ -11,7 +11,7 @@ from jaxcoinfer.envs.multi_user_params import MultiUserParams
 from jaxcoinfer.rollout import Policy
 
 
-def spread(env: MultiUser) -> jax.Array:
+def shard(env: MultiUser) -> jax.Array:
     """Returns channels that every user keeps, [U] int32: as many users on each as can be."""
     return jnp.arange(env.n_users, dtype=jnp.int32) % env.n_channels
 
@@ -52,7 +52,7 @@ def greedy(env: MultiUser) -> Policy:
 
 def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> jax.Array:
     """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n users share a channel."""
-    channel = spread(env)
+    channel = shard(env)
     busy = state.tasks > 0
     turns = jnp.maximum(((channel[:, None] == channel[None]) & busy[None]).sum(axis=1), 1).astype(jnp.float32)
     snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
@@ -63,4 +63,4 @@ def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> ja
 
 
 def _at_full_power(split: jax.Array, env: MultiUser, params: MultiUserParams) -> UsersAction:
-    return UsersAction(split, spread(env), jnp.full(env.n_users, params.max_w))
+    return UsersAction(split, shard(env), jnp.full(env.n_users, params.max_w))

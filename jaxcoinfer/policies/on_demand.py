@@ -1,4 +1,4 @@
-"""Rivals for `on-demand`. Each function returns a policy `(key, state, observation, params) -> action`."""
+"""Baselines for `on-demand`. Each function returns a policy `(key, state, observation, params) -> action`."""
 
 import jax
 import jax.numpy as jnp

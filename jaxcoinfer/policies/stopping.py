@@ -1,4 +1,4 @@
-"""Rivals for `stopping`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `stopping`. Each function returns a policy `(key, state, observation, params) -> action`.
 
 The one-time policies decide when a task starts and hold to it. They keep no memory: the device's queue, radio and own
 work do not change while a task runs, so what was known at its start can be looked up again.
@@ -32,7 +32,7 @@ def one_time(plan: Planner) -> Policy:
     """Holds to `plan(state at the start of the task, params) -> choice`, int32."""
 
     def act(key, state, observation, params):
-        now = exogenous.look(params.bank, state.row, state.start)
+        now = exogenous.slot_at(params.bank, state.row, state.start)
         begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
         return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
 
@@ -63,8 +63,8 @@ def at_generation(plan: Planner) -> Policy:
     """Holds to `plan` made on what server, link and queue were like when the task arrived, not when it began."""
 
     def act(key, state, observation, params):
-        now = exogenous.look(params.bank, state.row, state.start)
-        then = exogenous.look(params.bank, state.row, state.arrival)
+        now = exogenous.slot_at(params.bank, state.row, state.start)
+        then = exogenous.slot_at(params.bank, state.row, state.arrival)
         seen = jnp.asarray([exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED])
         record = now.record.at[seen].set(then.record[seen])
         begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record))

@@ -1,4 +1,4 @@
-"""One row a policy: its measures, what it gains on a rival, and how far it is below the bound, paired row by row."""
+"""One row a policy: its measures, what it gains on a baseline, and how far it is below the bound, paired row by row."""
 
 import math
 from collections.abc import Callable, Container, Mapping

@@ -1,4 +1,4 @@
-"""Who is compared in `stopping`: learners and rivals by name."""
+"""Who is compared in `stopping`: learners and baselines by name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxcoinfer.agents import contvalue, differential
 from jaxcoinfer.envs import stopping_samples
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
-from jaxcoinfer.policies import stopping as rivals
+from jaxcoinfer.policies import stopping as baselines
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.twin import workload
 
@@ -22,15 +22,15 @@ METHOD, BEST = "continuation value", "differential value"
 LEARNERS: dict[str, Any] = {METHOD: contvalue, BEST: differential}
 WITHOUT_TWIN = f"{METHOD}, no twin"  # of the learning curves
 # What needs no learning, beside the best fixed point, for which the training draw is asked.
-RIVALS: dict[str, Callable[[Stopping], Policy]] = {
-    "one-time greedy": rivals.one_time_greedy,
-    "one-time waiting": rivals.one_time_waiting,
-    "adaptive waiting": rivals.adaptive_waiting,
-    "neurosurgeon": rivals.neurosurgeon,
-    "device only": lambda env: rivals.fixed(env.n_layers + 1),
-    "edge only": lambda env: rivals.fixed(0),
-    "random": lambda env: rivals.random_choice(),
-    "clairvoyant": rivals.clairvoyant,
+BASELINES: dict[str, Callable[[Stopping], Policy]] = {
+    "one-time greedy": baselines.one_time_greedy,
+    "one-time waiting": baselines.one_time_waiting,
+    "adaptive waiting": baselines.adaptive_waiting,
+    "neurosurgeon": baselines.neurosurgeon,
+    "device only": lambda env: baselines.fixed(env.n_layers + 1),
+    "edge only": lambda env: baselines.fixed(0),
+    "random": lambda env: baselines.random_choice(),
+    "clairvoyant": baselines.clairvoyant,
 }
 THRESHOLD = "threshold exit"  # where an exit head is looked at
 COMPARED = "one-time greedy"  # gains are differences to this one
@@ -40,17 +40,19 @@ NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})  # one knows the future, the 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What rivals take from the training draw: fixed, the best fixed choice; threshold, the confidence from which it is
+    """What baselines take from the training draw: fixed, the best fixed choice; threshold, the confidence from which it is
     best to settle for the exit head's answer, None where nobody looks at it."""
 
     fixed: int
     threshold: float | None
 
 
-def rival_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
+def baseline_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
     """Returns the policies that need no learning, by name."""
-    found = {name: build(env) for name, build in RIVALS.items()} | {"best fixed point": rivals.fixed(chosen.fixed)}
-    return found if chosen.threshold is None else found | {THRESHOLD: rivals.threshold_exit(env, chosen.threshold)}
+    found = {name: build(env) for name, build in BASELINES.items()} | {
+        "best fixed point": baselines.fixed(chosen.fixed)
+    }
+    return found if chosen.threshold is None else found | {THRESHOLD: baselines.threshold_exit(env, chosen.threshold)}
 
 
 def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
@@ -80,7 +82,7 @@ def _mean_utility(env: Stopping, params: Params, decide: Callable, numbers: jax.
             utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
             return workload.follow(replay, choice, params), (utility, ~state.done)
 
-        state, _ = env.begin(row, jnp.int32(0), params)
+        state, _ = env.reset_at(row, jnp.int32(0), params)
         utility, counted = jax.lax.scan(task, state, length=n_tasks)[1]
         return utility.sum(), counted.sum()
 

@@ -1,4 +1,4 @@
-"""Who is compared in `fleet`: learners, rivals and the yardstick by name."""
+"""Who is compared in `fleet`: learners, baselines and the reference by name."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
-from jaxcoinfer.policies import fleet as rivals
+from jaxcoinfer.policies import fleet as baselines
 from jaxcoinfer.rollout import Policy
 
-Contender = tuple[Any, Policy]  # the environment as the policy sees it, and the policy
+EnvPolicy = tuple[Any, Policy]  # the environment as the policy sees it, and the policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Learner:
         # One after another: on two cores as fast as side by side, and compiled in half the time.
         return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
 
-    def contender(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> Contender:
+    def policy(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
         """Returns the greedy policy in the environment that it sees, of any number of devices."""
         seen_as = self.env(env)
         return seen_as, ppo.policy(seen_as, config_of(hidden=hidden), jax.tree.map(jnp.asarray, weights))
@@ -61,25 +61,25 @@ LEARNERS = {
     WITHOUT_TWIN: Learner(twin=False),
     FREE: Learner(n_levels=12, twin=False, entropy_weight=0.003),
 }
-COMPARED = "alternating"  # gains are differences to this one, the strongest classical rival
-YARDSTICK = "dual recovery"
-NOT_DEPLOYABLE = frozenset({YARDSTICK})
+COMPARED = "alternating"  # gains are differences to this one, the strongest classical baseline
+REFERENCE = "dual recovery"
+NOT_DEPLOYABLE = frozenset({REFERENCE})
 
 
-def rival_contenders(env: Fleet) -> dict[str, Contender]:
+def baseline_policies(env: Fleet) -> dict[str, EnvPolicy]:
     """Returns who needs no learning, by name."""
     policies = {
-        COMPARED: rivals.alternating(env),
-        "greedy": rivals.greedy(env),
-        "equal shares": rivals.equal_shares(env),
-        "one version": rivals.one_version(env),
-        "device only": rivals.device_only(env),
-        "edge only": rivals.edge_only(env),
-        YARDSTICK: rivals.dual_recovery(env),
+        COMPARED: baselines.alternating(env),
+        "greedy": baselines.greedy(env),
+        "equal shares": baselines.equal_shares(env),
+        "one version": baselines.one_version(env),
+        "device only": baselines.device_only(env),
+        "edge only": baselines.edge_only(env),
+        REFERENCE: baselines.dual_recovery(env),
     }
     return {name: (env, policy) for name, policy in policies.items()}
 
 
-def learned_contenders(env: Fleet, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> dict[str, Contender]:
+def learned_policies(env: Fleet, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> dict[str, EnvPolicy]:
     """Returns the learners that `weights` are of, by name."""
-    return {name: LEARNERS[name].contender(env, hidden[name], of_learner) for name, of_learner in weights.items()}
+    return {name: LEARNERS[name].policy(env, hidden[name], of_learner) for name, of_learner in weights.items()}

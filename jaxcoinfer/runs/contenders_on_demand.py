@@ -1,4 +1,4 @@
-"""Who is compared in `on-demand`: learners, rivals and yardsticks by name."""
+"""Who is compared in `on-demand`: learners, baselines and references by name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from jaxcoinfer.envs.on_demand import OnDemand
 from jaxcoinfer.envs.on_demand_params import Params
 from jaxcoinfer.envs.stacked import Stacked
 from jaxcoinfer.evaluate import Tasks
-from jaxcoinfer.policies import on_demand as rivals
+from jaxcoinfer.policies import on_demand as baselines
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs.jobs import play
 from jaxcoinfer.twin import on_demand as twin
@@ -70,20 +70,20 @@ def outcomes(env: Any, state: Any, action: jax.Array, params: Params) -> jax.Arr
     return twin.evaluate(env, state, params).utility
 
 
-def rival_policies(env: OnDemand, fixed: int, solution: Solution | None) -> dict[str, Policy]:
+def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> dict[str, Policy]:
     """Returns the policies that need no learning, by name; fixed: the best fixed action; solution: of the scenario.
 
     The exact optimum with memory only where memory is worth something.
     """
     policies = {
-        COMPARED: rivals.greedy(env),
-        "edgent": rivals.edgent(env),
-        "neurosurgeon": rivals.neurosurgeon(env),
-        "best fixed action": rivals.fixed(fixed),
-        "device only": rivals.device_only(env),
-        "edge only": rivals.edge_only(env),
-        "random": rivals.random_valid(),
-        INFORMED: rivals.full_information(env),
+        COMPARED: baselines.greedy(env),
+        "edgent": baselines.edgent(env),
+        "neurosurgeon": baselines.neurosurgeon(env),
+        "best fixed action": baselines.fixed(fixed),
+        "device only": baselines.device_only(env),
+        "edge only": baselines.edge_only(env),
+        "random": baselines.random_valid(),
+        INFORMED: baselines.full_information(env),
     }
     if solution is not None:
         policies[EXACT] = bounds.policy(solution)

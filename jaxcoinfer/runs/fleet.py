@@ -1,4 +1,4 @@
-"""A run of `fleet`: train the methods, evaluate them beside their rivals on rows learning never saw.
+"""A run of `fleet`: train the methods, evaluate them beside their baselines on rows learning never saw.
 
 Every learner learns from several seeds, for its learning curve; the table is of the first of them. Nothing here prints
 or writes: whoever calls hears of the progress through a function.
@@ -17,11 +17,11 @@ import numpy as np
 from jaxcoinfer import evaluate, profiles
 from jaxcoinfer.agents import fleet_actor, ppo
 from jaxcoinfer.agents.fleet_actor import FleetView
-from jaxcoinfer.agents.networks import Face
+from jaxcoinfer.agents.networks import PolicySignature
 from jaxcoinfer.envs import fleet
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.runs import comparison, jobs
-from jaxcoinfer.runs import looks_fleet as looks
+from jaxcoinfer.runs import looks_fleet as report
 from jaxcoinfer.runs.contenders_fleet import (
     BEST,
     COMPARED,
@@ -29,19 +29,19 @@ from jaxcoinfer.runs.contenders_fleet import (
     LEARNERS,
     NOT_DEPLOYABLE,
     WITHOUT_TWIN,
-    Contender,
+    EnvPolicy,
+    baseline_policies,
     config_of,
-    learned_contenders,
-    rival_contenders,
+    learned_policies,
 )
-from jaxcoinfer.runs.jobs import Jobs, key_of, make_world
+from jaxcoinfer.runs.jobs import Executor, key_of, make_world
 from jaxcoinfer.runs.played_fleet import FleetTasks, certified, player
 from jaxcoinfer.runs.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.scenarios_fleet import FleetScenario
 
 N_TIMELINE = 100  # tasks
 _SWEPT = (COMPARED, "greedy", "equal shares")
-_NOTE = "a yardstick: the answer that comes with the bound, sought anew in every slot"
+_NOTE = "a reference: the answer that comes with the bound, sought anew in every slot"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +107,9 @@ class _Found:
     """curves: learner -> (steps [n], reward [seeds, n]); devices, bandwidths: other worlds; habits: of BEST."""
 
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    devices: looks.Sweep
-    bandwidths: looks.Sweep
-    habits: looks.Habits
+    devices: report.Sweep
+    bandwidths: report.Sweep
+    habits: report.Habits
 
 
 def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = lambda *_: None) -> Run:
@@ -117,37 +117,37 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
     hidden = dict.fromkeys(sizes.learners, sizes.config.hidden)
-    with Jobs(progress, 32 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
-        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
-        _, world = make_world(scenario, key_of(seed, jobs.HELD_OUT), evaluation=True)
+    with Executor(progress, 32 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
+        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), split="train")
+        _, world = make_world(scenario, key_of(seed, jobs.HELD_OUT), split="eval")
         work.over("drew the rows", 2)
         keys = jax.random.split(key_of(seed, jobs.LEARN), sizes.seeds)
         learning = _start_learning(work, env, params, keys, sizes)
         bounding = work.start("computed the bound", 2, certified, env, world)
-        others = rival_contenders(env)
-        what = f"evaluated {len(others)} rivals"
+        others = baseline_policies(env)
+        what = f"evaluated {len(others)} baselines"
         playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
         devices, bandwidths, worlds = _other_worlds(scenario, seed, sizes)
         varying = [
-            work.start("varied the world", 4, looks.certified_costs, worlds),
-            work.start("varied the world of the rivals", 4, looks.costs, worlds, _swept_rivals),
+            work.start("varied the world", 4, report.certified_costs, worlds),
+            work.start("varied the world of the baselines", 4, report.costs, worlds, _swept_baselines),
         ]
         weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
-        learned = learned_contenders(env, hidden, weights)
+        learned = learned_policies(env, hidden, weights)
         trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
-        swept = partial(learned_contenders, hidden=hidden, weights=weights)
-        varying.append(work.start("varied the world of the learners", 6, looks.costs, worlds, swept))
+        swept = partial(learned_policies, hidden=hidden, weights=weights)
+        varying.append(work.start("varied the world of the learners", 6, report.costs, worlds, swept))
         tasks = trying.result() | playing.result()
         varied = zip(*(future.result() for future in varying), strict=True)
-        costs = [learners | rivals | least for least, rivals, learners in varied]
+        costs = [learners | baselines | least for least, baselines, learners in varied]
         curves = {name: _curve(future.result()) for name, future in learning.items()}
         bound, _ = bounding.result()
     rows = table(tasks, bound, scenario)
     found = _Found(
         curves,
-        looks.sweep(devices, costs[: len(devices)]),
-        looks.sweep(bandwidths, costs[len(devices) :]),
-        looks.habits(env, tasks[BEST], len(scenario.kinds)),
+        report.sweep(devices, costs[: len(devices)]),
+        report.sweep(bandwidths, costs[len(devices) :]),
+        report.habits(env, tasks[BEST], len(scenario.kinds)),
     )
     return Run(
         checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
@@ -155,20 +155,20 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
         sheets=_sheets(env, tasks, found, scenario),
         found={"seeds_of_learning": sizes.seeds, "learning": _learning(curves)},
         figures=partial(_figures, env, rows, found, scenario),
-        trace=looks.chrome_trace(env, tasks[BEST], scenario, N_TIMELINE),
+        trace=report.chrome_trace(env, tasks[BEST], scenario, N_TIMELINE),
     )
 
 
 def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> Table:
-    """Returns the table of the trained policies and their rivals on fresh rows. Raises like `run`."""
-    with Jobs(progress, 18) as work:
-        env, world = make_world(checkpoint.scenario, key_of(seed, jobs.FRESH), evaluation=True)
+    """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
+    with Executor(progress, 18) as work:
+        env, world = make_world(checkpoint.scenario, key_of(seed, jobs.FRESH), split="eval")
         work.over("drew fresh rows", 2)
         bounding = work.start("computed the bound", 2, certified, env, world)
-        others = rival_contenders(env)
-        what = f"evaluated {len(others)} rivals"
+        others = baseline_policies(env)
+        what = f"evaluated {len(others)} baselines"
         playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
-        learned = learned_contenders(env, checkpoint.hidden, checkpoint.weights)
+        learned = learned_policies(env, checkpoint.hidden, checkpoint.weights)
         trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
         tasks = trying.result() | playing.result()
         bound, _ = bounding.result()
@@ -178,10 +178,10 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of BEST as a function of the leaves of a FleetView, [B, D, ...] -> logits [B, D, C]."""
     scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=2)  # only shapes are asked for
-    env, params = make_world(scenario, key_of(0, jobs.FRESH), evaluation=True)
+    env, params = make_world(scenario, key_of(0, jobs.FRESH), split="eval")
     net = fleet_actor.network(env, config_of(hidden=checkpoint.hidden[BEST]))
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
-    state, timestep = env.begin(jnp.int32(0), jnp.int32(0), params)
+    state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     view = vars(fleet_actor.view(env, state, timestep.observation, params))
 
     def logits(*leaves):
@@ -194,9 +194,9 @@ def portable(checkpoint: Checkpoint) -> Portable:
         f"choice = {'(' if second else ''}version * {env.n_cuts} + cut{')' if second else ''}{second}, each from 0; "
         "shares of least cost go with the roots of what the choices cost: physics.allocation.allocate"
     )
-    face = Face(fleet.OBSERVATION, meaning, f"{fleet_actor.__name__}.view")
+    signature = PolicySignature(fleet.OBSERVATION, meaning, f"{fleet_actor.__name__}.view")
     inputs = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in view.items()}
-    return Portable(BEST, logits, face, inputs)
+    return Portable(BEST, logits, signature, inputs)
 
 
 def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetScenario) -> Table:
@@ -207,23 +207,23 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
     def measures(one):
         found = evaluate.summarise(one, 0, scenario.cap_s)
         del found["deadline_misses"]  # there are none
-        return found | {"gap_ratio": evaluate.interval(looks.gap_by_row(one, bound))}
+        return found | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
 
     rows = comparison.rows(tasks, own, dict.fromkeys(tasks, -bound), measures, COMPARED, NOT_DEPLOYABLE)
-    classes = looks.by_class(tasks)
+    classes = report.by_class(tasks)
     order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -own[name].mean()))
     return Table(
         rows,
         Bound("no policy does better than the mean certified dual bound", evaluate.interval(-bound), None),
         COMPARED,
-        sheets={"classes": looks.classes_sheet(classes)},
-        found={"by_class": looks.classes_found(classes)},
-        printed=(looks.classes_printed(classes, order),),
-        yardstick=_NOTE,
+        sheets={"classes": report.classes_sheet(classes)},
+        found={"by_class": report.classes_found(classes)},
+        printed=(report.classes_printed(classes, order),),
+        reference=_NOTE,
     )
 
 
-def _start_learning(work: Jobs, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes) -> dict[str, Future]:
+def _start_learning(work: Executor, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes) -> dict[str, Future]:
     """Starts every learner, by name."""
     return {
         name: work.start(
@@ -240,12 +240,14 @@ def _start_learning(work: Jobs, env: Fleet, params: Any, keys: jax.Array, sizes:
     }
 
 
-def _other_worlds(scenario: FleetScenario, seed: int, sizes: Sizes) -> tuple[list[int], list[float], list[looks.World]]:
+def _other_worlds(
+    scenario: FleetScenario, seed: int, sizes: Sizes
+) -> tuple[list[int], list[float], list[report.World]]:
     """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the others."""
 
     def made(devices):
         other = dataclasses.replace(scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots)
-        return make_world(other, key_of(seed, jobs.HELD_OUT), evaluation=True)
+        return make_world(other, key_of(seed, jobs.HELD_OUT), split="eval")
 
     devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
     bandwidths_hz = [scenario.radio.bandwidth_hz * factor for factor in sizes.bandwidths]
@@ -254,9 +256,9 @@ def _other_worlds(scenario: FleetScenario, seed: int, sizes: Sizes) -> tuple[lis
     return devices, bandwidths_hz, [*map(made, devices), *worlds]
 
 
-def _swept_rivals(env: Fleet) -> dict[str, Contender]:
-    """Whom the sweeps show beside the learners and the yardstick."""
-    return {name: contender for name, contender in rival_contenders(env).items() if name in _SWEPT}
+def _swept_baselines(env: Fleet) -> dict[str, EnvPolicy]:
+    """Whom the sweeps show beside the learners and the reference."""
+    return {name: policy for name, policy in baseline_policies(env).items() if name in _SWEPT}
 
 
 def _of_first_seed(weights: Any) -> Any:
@@ -292,12 +294,12 @@ def _sheets(env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario
         for seed, line in enumerate(values)
         for step, value in zip(steps, line, strict=True)
     ]
-    swept = looks.sweep_rows("devices", found.devices) + looks.sweep_rows("bandwidth_hz", found.bandwidths)
+    swept = report.sweep_rows("devices", found.devices) + report.sweep_rows("bandwidth_hz", found.bandwidths)
     return {
         "learning": (("learner", "seed", "steps", "utility"), points),
         "sweeps": (("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"), swept),
-        "choices": looks.choices_sheet(env, tasks, kinds),
-        "shares": looks.shares_sheet(found.habits, kinds),
+        "choices": report.choices_sheet(env, tasks, kinds),
+        "shares": report.shares_sheet(found.habits, kinds),
     }
 
 
@@ -318,7 +320,7 @@ def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -
         "utility": common.utility(utility, gains, COMPARED),
         "cost": figures.cost(panels),
         "gap": figures.gap(devices.values, devices.gap, scenario.devices),
-        "choices": figures.choices(habits.choices, kinds, looks.CLASSES, widths),
-        "shares": figures.shares(habits.bandwidth, habits.compute, kinds, looks.CLASSES),
+        "choices": figures.choices(habits.choices, kinds, report.CLASSES, widths),
+        "shares": figures.shares(habits.bandwidth, habits.compute, kinds, report.CLASSES),
         "learning": common.learning_band(found.curves),
     }

@@ -163,9 +163,9 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
     from jax import export as jax_export
 
     portable = SYSTEMS[checkpoint.scenario.system].portable(checkpoint)
-    face = portable.face
+    signature = portable.signature
     (batch,) = jax_export.symbolic_shape("batch")
-    inputs = portable.inputs or {"features": ((len(face.features),), "float32")}
+    inputs = portable.inputs or {"features": ((len(signature.features),), "float32")}
     arrays = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in inputs.values()]
     exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(*arrays)
     taken = [{"name": name, "shape": ["batch", *shape], "dtype": kind} for name, (shape, kind) in inputs.items()]
@@ -177,13 +177,13 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
-        "input": (alone if len(taken) == 1 else {"arrays": taken}) | {"features": list(face.features)},
+        "input": (alone if len(taken) == 1 else {"arrays": taken}) | {"features": list(signature.features)},
         "output": {
             "shape": ["batch", *exported.out_avals[0].shape[1:]],
             "dtype": "float32",
-            "meaning": face.meaning,
+            "meaning": signature.meaning,
         },
-        "made_by": face.made_by,
+        "made_by": signature.made_by,
     }
     try:
         _replace(out, bytes(exported.serialize()))

@@ -19,6 +19,7 @@ from jaxcoinfer.envs import make
 from jaxcoinfer.evaluate import Tasks
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs.types import Progress, RunError
+from jaxcoinfer.scenario_processes import Split
 from jaxcoinfer.scenarios import ProfileError
 from jaxcoinfer.traces import TraceError
 
@@ -30,14 +31,14 @@ def key_of(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-class Jobs:
+class Executor:
     """Two threads that share the work, most of which (compiling, compiled loops) runs outside of Python."""
 
     def __init__(self, progress: Progress, total: int):
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._progress, self._done, self._total = progress, 0, total
 
-    def __enter__(self) -> "Jobs":
+    def __enter__(self) -> "Executor":
         self._progress("", 0, self._total)
         return self
 
@@ -65,10 +66,10 @@ class Jobs:
         return self._pool.submit(job)
 
 
-def make_world(scenario: Any, key: jax.Array, *, evaluation: bool) -> tuple[Any, Any]:
+def make_world(scenario: Any, key: jax.Array, *, split: Split) -> tuple[Any, Any]:
     """Returns (env, params) of a scenario. Raises ProfileError, TraceError or RunError in one line."""
     try:
-        return make(scenario, key, evaluation=evaluation)
+        return make(scenario, key, split=split)
     except (ProfileError, TraceError):
         raise
     except ValueError as error:  # what only the draw shows: rows too short for the slowest task
@@ -80,7 +81,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-class World(struct.PyTreeNode):
+class PolicyWorld(struct.PyTreeNode):
     """Numbers of an environment, and which policy acts in it."""
 
     params: Any
@@ -90,27 +91,27 @@ class World(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shared:
+class MultiPolicyEnv:
     """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
 
     env: Any  # whatever has the contract of `envs.types`
     policies: tuple[Policy, ...]
 
-    def begin(self, row: jax.Array, slot: jax.Array, world: World) -> tuple[Any, Any]:
-        return self.env.begin(row, slot, world.params)
+    def reset_at(self, row: jax.Array, slot: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
+        return self.env.reset_at(row, slot, world.params)
 
-    def step(self, state: Any, action: jax.Array, world: World) -> tuple[Any, Any]:
+    def step(self, state: Any, action: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
         return self.env.step(state, action, world.params)
 
-    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: World) -> jax.Array:
+    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld) -> jax.Array:
         """The policy of the world."""
         return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
 
 
 def play(env: Any, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array) -> dict[str, list[Tasks]]:
     """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
-    shared = Shared(env, tuple(policies.values()))
-    all_worlds = [World(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
+    shared = MultiPolicyEnv(env, tuple(policies.values()))
+    all_worlds = [PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
     tasks = evaluate.run(shared, all_worlds, shared.act, key)
     return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from jaxcoinfer import checkpoints
 from jaxcoinfer.agents import stages
-from jaxcoinfer.agents.networks import Learned
-from jaxcoinfer.agents.stages import Course, Standing
+from jaxcoinfer.agents.networks import TrainResult
+from jaxcoinfer.agents.stages import TrainingLoop, TrainState
 from jaxcoinfer.runs.folder import versions
 from jaxcoinfer.runs.types import RunError
 
@@ -27,8 +27,8 @@ ASKED = "asked.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
-    """What is learned, where and how: learner, a module with `course`; env and config, as its `train` takes them;
+class TrainSpec:
+    """What is learned, where and how: learner, a module with `training_loop`; env and config, as its `train` takes them;
     outcomes, for those that learn with the twin."""
 
     learner: Any
@@ -36,10 +36,10 @@ class Lesson:
     config: Any
     outcomes: Any = None
 
-    def __call__(self, params: Any, hyper: Any) -> Course:
+    def __call__(self, params: Any, hyper: Any) -> TrainingLoop:
         """Returns the course, as `stages` asks for it."""
         given = {} if self.outcomes is None else {"outcomes": self.outcomes}
-        return self.learner.course(params, hyper, env=self.env, config=self.config, **given)
+        return self.learner.training_loop(params, hyper, env=self.env, config=self.config, **given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Events:
 
     resumed: Callable[[int], None] = lambda stage: None
     passed_over: Callable[[str], None] = lambda line: None
-    stage: Callable[[Standing], None] = lambda standing: None
+    stage: Callable[[TrainState], None] = lambda train_state: None
 
 
 def train(
@@ -58,11 +58,11 @@ def train(
     params: Any,
     hyper: Any,
     *,
-    lesson: Lesson,
+    spec: TrainSpec,
     said: Mapping[str, Any] | None = None,
     every: int = 1,
     events: Events | None = None,
-) -> Learned:
+) -> TrainResult:
     """Trains with a checkpoint in `folder` after every `every` stages and the last; goes on from the latest one there.
 
     said: names for what was asked, scenario and seed say, kept with all that decides what the training comes to. Raises
@@ -70,28 +70,28 @@ def train(
     are damaged; each in one line.
     """
     events = events or Events()
-    _agree(folder, {**(said or {}), **asked_of(key, params, hyper, lesson)})
-    template = jax.eval_shape(lambda: stages.begin(key, params, hyper, outline=lesson))
+    _agree(folder, {**(said or {}), **asked_of(key, params, hyper, spec)})
+    template = jax.eval_shape(lambda: stages.init(key, params, hyper, build_loop=spec))
     found = checkpoints.latest(folder, template, events.passed_over)
     if found is None:
-        standing = stages.begin(key, params, hyper, outline=lesson)
-        checkpoints.save(folder, 0, standing)  # a folder that cannot be written is known before any work
+        train_state = stages.init(key, params, hyper, build_loop=spec)
+        checkpoints.save(folder, 0, train_state)  # a folder that cannot be written is known before any work
     else:
-        standing = found[1]
+        train_state = found[1]
         events.resumed(found[0])
     n_stages = template.curve.shape[0]
-    for stage in range(int(standing.stage) + 1, n_stages + 1):
-        standing = stages.advance(standing, params, hyper, outline=lesson)
+    for stage in range(int(train_state.stage) + 1, n_stages + 1):
+        train_state = stages.advance(train_state, params, hyper, build_loop=spec)
         if stage % every == 0 or stage == n_stages:
-            checkpoints.save(folder, stage, standing)
-        events.stage(standing)
-    course = lesson(params, hyper)
-    return Learned(course.weights(standing.carry), standing.curve, course.steps)
+            checkpoints.save(folder, stage, train_state)
+        events.stage(train_state)
+    training_loop = spec(params, hyper)
+    return TrainResult(training_loop.weights(train_state.carry), train_state.curve, training_loop.steps)
 
 
-def asked_of(key: jax.Array, params: Any, hyper: Any, lesson: Lesson) -> dict[str, Any]:
+def asked_of(key: jax.Array, params: Any, hyper: Any, spec: TrainSpec) -> dict[str, Any]:
     """Returns all that decides what a training comes to, ready for JSON; of key, params and the world a digest."""
-    said = {name: _plain(getattr(lesson, name)) for name in ("learner", "env", "config", "outcomes")}
+    said = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
     said |= {"hyper": _plain(jax.tree.map(float, hyper)), "key": _digest(key), "world": _digest(params)}
     return said | versions()
 

@@ -14,7 +14,7 @@ from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.evaluate import Interval
 from jaxcoinfer.runs.comparison import flat, pair
-from jaxcoinfer.runs.contenders_fleet import YARDSTICK, Contender
+from jaxcoinfer.runs.contenders_fleet import REFERENCE, EnvPolicy
 from jaxcoinfer.runs.played_fleet import FleetTasks, certified, player
 from jaxcoinfer.runs.types import Sheet
 from jaxcoinfer.scenarios_fleet import FleetScenario
@@ -145,19 +145,19 @@ def shares_sheet(found: Habits, kinds: Sequence[str]) -> Sheet:
     return ("kind", "class", "bandwidth_share", "server_share"), rows
 
 
-def costs(worlds: Iterable[World], contenders: Callable[[Fleet], Mapping[str, Contender]]) -> list[Costs]:
+def costs(worlds: Iterable[World], policies: Callable[[Fleet], Mapping[str, EnvPolicy]]) -> list[Costs]:
     """Returns what a task costs each contender in each world."""
     players, found = {}, []
     for env, params in worlds:
-        play = players.setdefault(env, player(contenders(env)))  # compiled once for all worlds of one size
+        play = players.setdefault(env, player(policies(env)))  # compiled once for all worlds of one size
         found.append({name: _seen(params, _cost_by_row(one)) for name, one in play(params).items()})
     return found
 
 
 def certified_costs(worlds: Iterable[World]) -> list[Costs]:
-    """Returns the bound in each world, and what the yardstick, which comes with it, makes of it."""
+    """Returns the bound in each world, and what the reference, which comes with it, makes of it."""
     found = [(params, *certified(env, params)) for env, params in worlds]
-    return [{BOUND: _seen(params, bound), YARDSTICK: _seen(params, cost)} for params, bound, cost in found]
+    return [{BOUND: _seen(params, bound), REFERENCE: _seen(params, cost)} for params, bound, cost in found]
 
 
 def _cost_by_row(tasks: FleetTasks) -> np.ndarray:

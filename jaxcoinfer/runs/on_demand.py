@@ -1,4 +1,4 @@
-"""A run of `on-demand`: train the methods, evaluate them beside their rivals on rows learning never saw.
+"""A run of `on-demand`: train the methods, evaluate them beside their baselines on rows learning never saw.
 
 Every learner learns from several seeds at once, for its learning curve; the table is of the first of them. Nothing here
 prints or writes: whoever calls hears of the progress through a function.
@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcoinfer import evaluate, misses
 from jaxcoinfer.agents import dqn, ppo, sac
-from jaxcoinfer.agents.networks import Face
+from jaxcoinfer.agents.networks import PolicySignature
 from jaxcoinfer.bounds import on_demand as bounds
 from jaxcoinfer.bounds.on_demand import Solution
 from jaxcoinfer.envs import on_demand
@@ -26,7 +26,7 @@ from jaxcoinfer.evaluate import Tasks
 from jaxcoinfer.policies.on_demand import best_fixed
 from jaxcoinfer.rollout import Policy
 from jaxcoinfer.runs import comparison, jobs
-from jaxcoinfer.runs import looks_on_demand as looks
+from jaxcoinfer.runs import looks_on_demand as report
 from jaxcoinfer.runs.contenders_on_demand import (
     BEST,
     COMPARED,
@@ -39,10 +39,10 @@ from jaxcoinfer.runs.contenders_on_demand import (
     NOT_DEPLOYABLE,
     PROXIMAL,
     WITHOUT_TWIN,
+    baseline_policies,
     play_learners,
-    rival_policies,
 )
-from jaxcoinfer.runs.jobs import Jobs, key_of, make_world, play
+from jaxcoinfer.runs.jobs import Executor, key_of, make_world, play
 from jaxcoinfer.runs.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.scenarios_on_demand import OnDemandScenario
 
@@ -71,7 +71,7 @@ class Sizes:
 
 # Few batches between looks: the first points of the learning curve then lie before a method has learned.
 _ALL: dict[str, Any] = {"hidden": (64, 64), "n_envs": 64, "n_evaluations": 30, "evaluation_envs": 64}
-_REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "memory": 1 << 14}
+_REPLAY: dict[str, Any] = _ALL | {"n_steps": 4, "updates_per_evaluation": 10, "batch": 256, "buffer_size": 1 << 14}
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
 _PPO = ppo.Config(hidden=(64, 64), n_evaluations=30, evaluation_envs=64)
 FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
@@ -89,62 +89,62 @@ QUICK = Sizes(
 class _Found:
     """misses, delays (in deadlines): by policy and class; curves: learner -> (steps [n], utility [seeds, n])."""
 
-    misses: looks.Misses
+    misses: report.Misses
     delays: dict[str, list[np.ndarray]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    maps: looks.Maps
-    sweeps: list[looks.DeadlineSweep]
+    maps: report.Maps
+    sweeps: list[report.DeadlineSweep]
 
 
 def run(scenario: OnDemandScenario, seed: int, sizes: Sizes, progress: Progress = lambda *_: None) -> Run:
     """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line where the input is at fault."""
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
-    key, bits = key_of(seed, jobs.PLAY), looks.widths(scenario)
-    with Jobs(progress, 24 + 16 * (len(sizes.learners) + sizes.without_twin)) as work:
-        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
-        _, world = make_world(scenario, key_of(seed, jobs.HELD_OUT), evaluation=True)
+    key, bits = key_of(seed, jobs.PLAY), report.widths(scenario)
+    with Executor(progress, 24 + 16 * (len(sizes.learners) + sizes.without_twin)) as work:
+        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), split="train")
+        _, world = make_world(scenario, key_of(seed, jobs.HELD_OUT), split="eval")
         work.over("drew the rows", 2)
         learning = _start_learning(work, env, params, key_of(seed, jobs.LEARN), sizes)
         choosing = work.start("found the best fixed action", 1, best_fixed, env, params)
         solving = work.start("computed the exact optimum", 1, bounds.of, scenario, env, params)
-        others = rival_policies(env, choosing.result(), solving.result())
-        what = f"evaluated {len(others)} rivals and yardsticks"
+        others = baseline_policies(env, choosing.result(), solving.result())
+        what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, [world], key, tasks_in=jobs.n_played)
         weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
         learned = _policies(env, sizes.learners, weights)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(what, 6, play_learners, env, learned, world, key, tasks_in=jobs.n_played)
         given = (env, world, bits, learned[BEST], min(_LOOKED_AT, env.n_classes))
-        mapping = work.start(f"looked at {BEST}", 2, looks.maps, *given)
+        mapping = work.start(f"looked at {BEST}", 2, report.maps, *given)
         swept = {BEST: learned[BEST]} | {name: others[name] for name in _SWEPT}
         sweeping = work.start("varied the deadlines", 4, _sweep_deadlines, env, world, swept, sizes.factors, key)
         tasks = {name: one for future in (trying, playing) for name, (one,) in future.result().items()}
         curves = {name: _curve(future.result()) for name, future in learning.items()}
     rows = table(tasks, env, world, scenario, solving.result())
-    found = _Found(late(tasks, world), looks.delays(tasks, world), curves, mapping.result(), sweeping.result())
+    found = _Found(late(tasks, world), report.delays(tasks, world), curves, mapping.result(), sweeping.result())
     hidden = {name: config.hidden for name, config in sizes.learners.items()}
     return Run(
         checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
         table=rows,
-        sheets=_sheets(found, scenario) | {"choices": looks.choices(env, world, bits, tasks)},
+        sheets=_sheets(found, scenario) | {"choices": report.choices(env, world, bits, tasks)},
         found={"seeds_of_learning": sizes.seeds, "learning": _learning(curves)},
         figures=partial(_figures, rows, found, scenario),
-        trace=looks.chrome_trace(env, world, tasks[BEST], scenario.slot_s, N_TIMELINE),
+        trace=report.chrome_trace(env, world, tasks[BEST], scenario.slot_s, N_TIMELINE),
     )
 
 
 def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> Table:
-    """Returns the table of the trained policies and their rivals on fresh rows. Raises like `run`."""
+    """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
     scenario, key = checkpoint.scenario, key_of(seed, jobs.FRESH_PLAY)
-    with Jobs(progress, 20) as work:
-        env, world = make_world(scenario, key_of(seed, jobs.FRESH), evaluation=True)
+    with Executor(progress, 20) as work:
+        env, world = make_world(scenario, key_of(seed, jobs.FRESH), split="eval")
         solution = bounds.of(scenario, env, world)
         work.over("drew fresh rows", 4)
-        others = rival_policies(env, checkpoint.fixed, solution)
+        others = baseline_policies(env, checkpoint.fixed, solution)
         configs = {name: LEARNERS[name].module.Config(hidden=hidden) for name, hidden in checkpoint.hidden.items()}
         learned = _policies(env, configs, checkpoint.weights)
-        what = f"evaluated {len(others)} rivals and yardsticks"
+        what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, [world], key, tasks_in=jobs.n_played)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(what, 8, play_learners, env, learned, world, key, tasks_in=jobs.n_played)
@@ -155,7 +155,7 @@ def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambd
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of BEST as a function, observations [B, F] -> logits [B, A]."""
     scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=16)  # only what is valid is asked for
-    env, params = make_world(scenario, key_of(0, jobs.FRESH), evaluation=True)
+    env, params = make_world(scenario, key_of(0, jobs.FRESH), split="eval")
     module = LEARNERS[BEST].module
     net: Any = module.network(env, module.Config(hidden=checkpoint.hidden[BEST]))
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
@@ -164,8 +164,8 @@ def portable(checkpoint: Checkpoint) -> Portable:
         "logits of the actions, -inf where an action is not valid; take the largest; "
         f"action = (exit * {env.n_cuts} + cut) * {env.n_bits} + width, each from 0"
     )
-    face = Face(features, meaning, f"{on_demand.__name__}.observe")
-    return Portable(BEST, lambda seen: jnp.where(params.valid[None], net.apply(weights, seen), -jnp.inf), face)
+    signature = PolicySignature(features, meaning, f"{on_demand.__name__}.observe")
+    return Portable(BEST, lambda seen: jnp.where(params.valid[None], net.apply(weights, seen), -jnp.inf), signature)
 
 
 def table(
@@ -190,19 +190,19 @@ def table(
         rows,
         bound,
         COMPARED,
-        sheets={"misses": looks.misses_sheet(scenario, ratios)},
-        found={"late_by_class": looks.misses_found(scenario, ratios)},
-        printed=looks.misses_printed(scenario, ratios),
+        sheets={"misses": report.misses_sheet(scenario, ratios)},
+        found={"late_by_class": report.misses_found(scenario, ratios)},
+        printed=report.misses_printed(scenario, ratios),
     )
 
 
-def late(tasks: Mapping[str, Tasks], params: Params) -> looks.Misses:
-    """Returns the share of late tasks of each class, by policy; in the order of utility, yardsticks last."""
+def late(tasks: Mapping[str, Tasks], params: Params) -> report.Misses:
+    """Returns the share of late tasks of each class, by policy; in the order of utility, references last."""
     order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -tasks[name].utility.mean()))
     return {name: misses.miss_ratios(tasks[name], params) for name in order}
 
 
-def _start_learning(work: Jobs, env: OnDemand, params: Params, key: jax.Array, sizes: Sizes) -> dict[str, Future]:
+def _start_learning(work: Executor, env: OnDemand, params: Params, key: jax.Array, sizes: Sizes) -> dict[str, Future]:
     """Starts every learner, and BEST without the twin; by name."""
     learners = {name: (name, config) for name, config in sizes.learners.items()}
     if sizes.without_twin:
@@ -220,10 +220,10 @@ def _policies(env: OnDemand, configs: Mapping[str, Any], weights: Mapping[str, A
     return {name: LEARNERS[name].policy(env, config, weights[name]) for name, config in configs.items()}
 
 
-def _sweep_deadlines(env, world, policies, factors, key) -> list[looks.DeadlineSweep]:
+def _sweep_deadlines(env, world, policies, factors, key) -> list[report.DeadlineSweep]:
     bank = world.bank.replace(slots=world.bank.slots[:_SWEEP_ROWS])
     kinds = range(min(_LOOKED_AT, env.n_classes))
-    return [looks.sweep_deadline(env, world.replace(bank=bank), policies, kind, factors, key) for kind in kinds]
+    return [report.sweep_deadline(env, world.replace(bank=bank), policies, kind, factors, key) for kind in kinds]
 
 
 def _of_first_seed(weights: Any) -> Any:

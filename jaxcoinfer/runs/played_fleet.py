@@ -18,10 +18,10 @@ from jaxcoinfer.envs import fleet
 from jaxcoinfer.envs.fleet import Fleet
 from jaxcoinfer.envs.fleet_params import FleetParams
 from jaxcoinfer.evaluate import Tasks
-from jaxcoinfer.exogenous_fleet import look
+from jaxcoinfer.exogenous_fleet import slot_at
 from jaxcoinfer.physics.allocation import allocate, chosen
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs.contenders_fleet import Contender
+from jaxcoinfer.runs.contenders_fleet import EnvPolicy
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class FleetTasks(Tasks):
     compute: np.ndarray
 
 
-def player(contenders: Mapping[str, Contender]) -> Callable[[FleetParams], dict[str, FleetTasks]]:
+def player(policies: Mapping[str, EnvPolicy]) -> Callable[[FleetParams], dict[str, FleetTasks]]:
     """Returns the function from the numbers of a fleet to every contender's tasks; of equal shapes it compiles once."""
 
     @jax.jit
     def of_all(params):
-        return _by_slot(params, lambda row, slot: _ask_all(contenders, row, slot, params))
+        return _by_slot(params, lambda row, slot: _ask_all(policies, row, slot, params))
 
     def play(params: FleetParams) -> dict[str, FleetTasks]:
         found = jax.tree.map(np.asarray, of_all(params))
-        return {name: _tasks(found[name], params) for name in contenders}
+        return {name: _tasks(found[name], params) for name in policies}
 
     return play
 
@@ -66,7 +66,7 @@ def _certificates(env: Fleet, params: FleetParams) -> tuple[jax.Array, jax.Array
     """Bound and cost of all devices in each slot, [T, K]."""
 
     def of_slot(row, slot):
-        state, _ = env.begin(row, slot, params)
+        state, _ = env.reset_at(row, slot, params)
         found = dual.solve(fleet.tables(state, params))
         return found.bound, found.cost
 
@@ -79,20 +79,20 @@ def _by_slot(params: FleetParams, function: Callable) -> Any:
     return jax.lax.scan(lambda _, slot: (None, jax.vmap(function, (0, None))(rows, slot)), None, slots)[1]
 
 
-def _ask_all(contenders: Mapping[str, Contender], row: jax.Array, slot: jax.Array, params: FleetParams) -> Any:
-    return {name: _ask(env, policy, row, slot, params) for name, (env, policy) in contenders.items()}
+def _ask_all(policies: Mapping[str, EnvPolicy], row: jax.Array, slot: jax.Array, params: FleetParams) -> Any:
+    return {name: _ask(env, policy, row, slot, params) for name, (env, policy) in policies.items()}
 
 
 def _ask(env: Any, policy: Policy, row: jax.Array, slot: jax.Array, params: FleetParams) -> dict[str, jax.Array]:
     """What comes of one slot, [D] each."""
-    state, timestep = env.begin(row, slot, params)
+    state, timestep = env.reset_at(row, slot, params)
     action = policy(jax.random.key(0), state, timestep.observation, params)  # none of them draws
     outcome = env.step(state, action, params)[1].outcome
     costs = chosen(fleet.tables(state, params), outcome.choice)
     bandwidth, compute = allocate(costs.bandwidth, costs.compute)
     found = {f.name: getattr(outcome, f.name) for f in fields(Tasks) if hasattr(outcome, f.name)}
     found |= {"urgent": outcome.latency_sensitive, "finished": outcome.finished}
-    return found | {"kind": look(params.bank, row, slot).kind, "bandwidth": bandwidth, "compute": compute}
+    return found | {"kind": slot_at(params.bank, row, slot).kind, "bandwidth": bandwidth, "compute": compute}
 
 
 def _tasks(found: dict[str, np.ndarray], params: FleetParams) -> FleetTasks:

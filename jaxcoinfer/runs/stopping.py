@@ -1,4 +1,4 @@
-"""A run of `stopping`: train the methods, evaluate them beside their rivals on rows learning never saw.
+"""A run of `stopping`: train the methods, evaluate them beside their baselines on rows learning never saw.
 
 Nothing here prints or writes: whoever calls hears of the progress through a function.
 """
@@ -21,7 +21,7 @@ from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.envs.stopping_params import Params
 from jaxcoinfer.evaluate import Interval, Tasks
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs import comparison, jobs, signalling, sweeps
+from jaxcoinfer.runs import comparison, jobs, status_reports, sweeps
 from jaxcoinfer.runs.contenders import (
     BEST,
     COMPARED,
@@ -31,10 +31,10 @@ from jaxcoinfer.runs.contenders import (
     NOT_DEPLOYABLE,
     WITHOUT_TWIN,
     Chosen,
+    baseline_policies,
     choose,
-    rival_policies,
 )
-from jaxcoinfer.runs.jobs import Jobs, key_of, make_world, play
+from jaxcoinfer.runs.jobs import Executor, key_of, make_world, play
 from jaxcoinfer.runs.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.scenarios import Numbers, Scenario, task_numbers, task_samples
 
@@ -57,7 +57,7 @@ class Sizes:
     without_twin: bool = True
     arrivals: tuple[float, ...] = (0.4, 0.7, 1.0, 1.3, 1.6)
     loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    thresholds: tuple[int, ...] = signalling.THRESHOLDS
+    thresholds: tuple[int, ...] = status_reports.THRESHOLDS
 
 
 # Small batches, looked at often: the first points of the learning curve then lie before the method has learned.
@@ -69,7 +69,7 @@ FULL = Sizes({METHOD: _METHOD, BEST: _BEST})
 QUICK = Sizes(
     {
         METHOD: dataclasses.replace(_METHOD, n_evaluations=40),
-        BEST: dataclasses.replace(_BEST, n_pairs=128, n_batches=4, batch=1024, memory=8192),
+        BEST: dataclasses.replace(_BEST, n_pairs=128, n_batches=4, batch=1024, buffer_size=8192),
     },
     rows=4,
     slots=8192,
@@ -87,7 +87,7 @@ class _Found:
 
     latency_s: dict[str, np.ndarray]
     sweeps: dict[str, sweeps.Sweep]
-    messages: list[signalling.Point]
+    messages: list[status_reports.Point]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     regions: timeline.Regions
 
@@ -98,27 +98,27 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
     key, key_held_out = key_of(seed, jobs.PLAY), key_of(seed, jobs.HELD_OUT)
     model = bounds.model_of(scenario)
     total = 70 + 22 * len(sizes.learners) + 16 * sizes.without_twin + 12 * (model is not None)
-    with Jobs(progress, total) as work:
-        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), evaluation=False)
-        _, world = make_world(scenario, key_held_out, evaluation=True)
+    with Executor(progress, total) as work:
+        env, params = make_world(scenario, key_of(seed, jobs.TRAIN_DRAW), split="train")
+        _, world = make_world(scenario, key_held_out, split="eval")
         work.over("drew the rows", 22)
         learning = _start_learning(work, env, params, key_of(seed, jobs.LEARN), sizes)
         drawing = work.start("drew the sweeps", 8, sweeps.plan, scenario, sizes.arrivals, sizes.loads, key_held_out)
-        choosing = work.start("chose for the rivals", 2, choose, env, params)
+        choosing = work.start("chose for the baselines", 2, choose, env, params)
         solving = work.start("computed the exact optimum", 12, dynamic_program.solve, model) if model else None
         plan, chosen = drawing.result(), choosing.result()
-        others = rival_policies(env, chosen)
+        others = baseline_policies(env, chosen)
         worlds = [world, *plan.worlds]
         played = partial(work.start, tasks_in=jobs.n_played)
         exact = {EXACT: bounds.policy(solving.result())} if solving else {}
-        playing = [played(f"evaluated {len(others)} rivals", 18, play, env, others | exact, worlds, key)]
+        playing = [played(f"evaluated {len(others)} baselines", 18, play, env, others | exact, worlds, key)]
         weights = {name: learning[name].result().weights for name in sizes.learners}
         learned = {name: LEARNERS[name].policy(env, config, weights[name]) for name, config in sizes.learners.items()}
         what = f"evaluated {', '.join(learned)}"
         playing.insert(0, played(what, 6 * len(learned), play, env, learned, worlds, key))
         looking = work.start(f"looked at {BEST}", 3, _look, env, world, learned[BEST], key)
         given = (scenario, learned[BEST], key_held_out, key_of(seed, jobs.SIGNAL), sizes.thresholds)
-        signals = work.start("counted messages", 17, signalling.measure, *given)
+        signals = work.start("counted messages", 17, status_reports.measure, *given)
         tasks = {name: several for future in playing for name, several in future.result().items()}
         trips, regions = looking.result()
         messages = signals.result()
@@ -143,7 +143,7 @@ def run(scenario: Scenario, seed: int, sizes: Sizes = FULL, progress: Progress =
     )
 
 
-def _start_learning(work: Jobs, env: Stopping, params: Params, key: jax.Array, sizes: Sizes) -> dict[str, Future]:
+def _start_learning(work: Executor, env: Stopping, params: Params, key: jax.Array, sizes: Sizes) -> dict[str, Future]:
     """Starts every learner, and the method without the twin; by name."""
     learners = {name: (name, config) for name, config in sizes.learners.items()}
     if sizes.without_twin:
@@ -155,14 +155,14 @@ def _start_learning(work: Jobs, env: Stopping, params: Params, key: jax.Array, s
 
 
 def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> Table:
-    """Returns the table of the trained policies and their rivals on fresh rows. Raises like `run`."""
+    """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
     scenario = checkpoint.scenario
     model = bounds.model_of(scenario)
-    with Jobs(progress, 40 + 12 * (model is not None)) as work:
-        env, params = make_world(scenario, key_of(seed, jobs.FRESH), evaluation=True)
+    with Executor(progress, 40 + 12 * (model is not None)) as work:
+        env, params = make_world(scenario, key_of(seed, jobs.FRESH), split="eval")
         work.over("drew fresh rows", 20)
         chosen = Chosen(checkpoint.fixed, checkpoint.threshold)
-        policies = trained_policies(checkpoint, env) | rival_policies(env, chosen)
+        policies = trained_policies(checkpoint, env) | baseline_policies(env, chosen)
         solving = work.start("computed the exact optimum", 12, dynamic_program.solve, model) if model else None
         if solving:
             policies[EXACT] = bounds.policy(solving.result())
@@ -182,7 +182,7 @@ def trained_policies(checkpoint: Checkpoint, env: Stopping) -> dict[str, Policy]
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of the best learner as a function."""
     learner, task = LEARNERS[BEST], checkpoint.scenario.task
-    env = Stopping(len(task_numbers(task)["layer_s"]) - 1, looks=task_samples(task) is not None)
+    env = Stopping(len(task_numbers(task)["layer_s"]) - 1, observes_confidence=task_samples(task) is not None)
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
     return Portable(BEST, *learner.interface(env, learner.Config(hidden=checkpoint.hidden[BEST]), weights))
 
@@ -275,7 +275,7 @@ def _figures(table: Table, found: _Found, deadline_s: float) -> dict[str, Any]:
     return made | ({"sweeps": figures.sweeps(panels)} if panels else {})
 
 
-def _messages(points: Sequence[signalling.Point]) -> dict[str, tuple[list[float], list[Interval]]]:
+def _messages(points: Sequence[status_reports.Point]) -> dict[str, tuple[list[float], list[Interval]]]:
     """Reports a task and utility of each way to tell the server, by way."""
     ways = dict.fromkeys(point.way for point in points)
     of = {way: [point for point in points if point.way == way] for way in ways}

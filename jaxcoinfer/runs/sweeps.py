@@ -68,9 +68,7 @@ def plan(scenario: Scenario, arrivals: Sequence[float], loads: Sequence[float], 
     everything = exogenous.concatenate(draws)
     n_worlds = -(-rows_each * len(points) // scenario.rows)  # the last is filled up with rows of the first
     rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
-    worlds = [
-        params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), evaluation=True) for of in rows
-    ]
+    worlds = [params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), split="eval") for of in rows]
     return Plan(points, rows_each, worlds)
 
 
@@ -108,7 +106,7 @@ def _busier(scenario: Scenario, factor: float) -> Scenario:
 
 def _draw(scenario: Scenario, key: jax.Array, n_rows: int) -> exogenous.Draw:
     """The first rows; all are drawn, as another shape would have to be compiled."""
-    return jax.tree.map(lambda leaf: leaf[:n_rows], generators.draw(key, scenario, evaluation=True))
+    return jax.tree.map(lambda leaf: leaf[:n_rows], generators.draw(key, scenario, split="eval"))
 
 
 def _utility_by_point(plan: Plan, several: Sequence[Tasks]) -> list[Interval]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import jax
 
-from jaxcoinfer.agents.networks import Face
+from jaxcoinfer.agents.networks import PolicySignature
 from jaxcoinfer.evaluate import Interval
 
 Progress = Callable[[str, int, int], None]  # what is over, work done, work in all (about seconds of one core)
@@ -59,7 +59,7 @@ class Table:
     """What the policies achieve on the same held-out rows.
 
     rows by policy; compared: gains are differences to it. sheets: what else there is to say about them, a CSV file
-    each; found: the same or more for JSON; printed: small tables of text that belong below the first one; yardstick:
+    each; found: the same or more for JSON; printed: small tables of text that belong below the first one; reference:
     what is one.
     """
 
@@ -69,7 +69,7 @@ class Table:
     sheets: dict[str, Sheet] = dataclasses.field(default_factory=dict)
     found: dict[str, Any] = dataclasses.field(default_factory=dict)
     printed: tuple[Sheet, ...] = ()
-    yardstick: str = "a yardstick: knows the future, or the law of the world"
+    reference: str = "a reference: knows the future, or the law of the world"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Portable:
 
     policy: str
     function: Callable[..., jax.Array]
-    face: Face
+    signature: PolicySignature
     inputs: Mapping[str, tuple[tuple[int, ...], str]] | None = None
 
 
@@ -113,7 +113,7 @@ class System(Protocol):
         ...
 
     def evaluate_again(self, checkpoint: Checkpoint, seed: int, progress: Progress) -> Table:
-        """Returns the table of the trained policies and their rivals on fresh rows. Raises like `run`."""
+        """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
         ...
 
     def portable(self, checkpoint: Checkpoint) -> Portable:

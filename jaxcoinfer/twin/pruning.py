@@ -82,7 +82,7 @@ def at_decision(env: Stopping, state: State, params: Params, limits: tuple[jax.A
     spent, layers = state.slot - state.start, jnp.arange(env.n_layers + 1)[None]
     ahead = jnp.where(layers < state.layer, 0, jnp.where(layers == state.layer, now, layer_limits))
     ahead = jnp.pad(jnp.cumsum(ahead, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
-    begun = exogenous.look(params.bank, state.row, state.start)
+    begun = exogenous.slot_at(params.bank, state.row, state.start)
     waited_s = seconds(stopping.waiting_slots(begun, state.now, spent, state.task), params.slot_s)
     waiting_s = waited_s + known.waiting_tasks * seconds(ahead[0], params.slot_s)
     apart = jnp.where(state.slot >= state.radio_free, _step(ahead[0, :-1]), 0)

@@ -35,7 +35,7 @@ class StatusParams(Params):
     extrapolates: jax.Array
 
 
-class Believed(State):
+class BeliefState(State):
     """The state the server believes in, which policies see; truth: what it is about; reports int32, of this task."""
 
     truth: State
@@ -55,7 +55,7 @@ def watch(params: Params, threshold_slots: int, extrapolate: bool = True) -> Sta
 
 
 @dataclass(frozen=True)
-class Watched:
+class StatusTwinEnv:
     """`stopping` as the server sees it: the same contract, params from `watch`, observations of the believed state."""
 
     env: Stopping
@@ -76,19 +76,19 @@ class Watched:
     def observation_shape(self) -> tuple[int, ...]:
         return self.env.observation_shape
 
-    def mask(self, state: Believed, params: StatusParams) -> jax.Array:
+    def mask(self, state: BeliefState, params: StatusParams) -> jax.Array:
         """Returns which actions are valid, bool [2]."""
         return self.env.mask(state.truth, params)
 
-    def reset(self, key: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+    def reset(self, key: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
         """Starts at a random slot of a random row, with the truth reported; consumes the key."""
         return _first(*self.env.reset(key, params))
 
-    def begin(self, row: jax.Array, slot: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
         """Starts at a slot of a row, with the truth reported."""
-        return _first(*self.env.begin(row, slot, params))
+        return _first(*self.env.reset_at(row, slot, params))
 
-    def step(self, state: Believed, action: jax.Array, params: StatusParams) -> tuple[Believed, TimeStep]:
+    def step(self, state: BeliefState, action: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
         """Continues (0) or stops (1) the true device; the server's estimate moves on by what it knows."""
         truth, timestep = self.env.step(state.truth, action, params)
         ends = (action == STOP) | (state.layer == self.env.n_layers)
@@ -98,17 +98,17 @@ class Watched:
         moved = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved)
         slot = jnp.where(params.extrapolates, moved, state.slot)
         reports = truth.slot - slot > params.threshold_slots
-        if self.env.looks:  # how sure the exit head is, only the device can tell
+        if self.env.observes_confidence:  # how sure the exit head is, only the device can tell
             reports = reports | (truth.layer == self.env.n_layers)
         slot = jnp.where(reports, truth.slot, slot)
         start = jnp.where(ends, slot, state.start)
         outcome = timestep.outcome.replace(reports=state.reports)
-        now = exogenous.look(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
+        now = exogenous.slot_at(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
         told = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
-        believed = Believed(**vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told)
+        believed = BeliefState(**vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told)
         believed = jax.tree.map(lambda old, new: jnp.where(state.truth.done, old, new), state, believed)
         return believed, timestep.replace(observation=stopping.observe(believed, params), outcome=outcome)
 
 
-def _first(state: State, timestep: TimeStep) -> tuple[Believed, TimeStep]:
-    return Believed(**vars(state), truth=state, reports=jnp.ones_like(state.layer)), timestep
+def _first(state: State, timestep: TimeStep) -> tuple[BeliefState, TimeStep]:
+    return BeliefState(**vars(state), truth=state, reports=jnp.ones_like(state.layer)), timestep

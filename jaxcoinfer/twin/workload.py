@@ -52,7 +52,7 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
 
     state: one device, at any decision of the task.
     """
-    now = exogenous.look(params.bank, state.row, state.start)
+    now = exogenous.slot_at(params.bank, state.row, state.start)
     here = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
     path = [here]
     for _ in range(env.n_layers + 1):
@@ -85,7 +85,7 @@ def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
     sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
     after = jax.tree.map(lambda a, b: jnp.where(choice < n_points, a, b), sent, replay.end)
     following = stopping.next_task(after, params, after.slot)
-    now = exogenous.look(params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots))
+    now = exogenous.slot_at(params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots))
     following = following.replace(now=now)
     return jax.tree.map(lambda a, b: jnp.where(replay.end.done, a, b), replay.end, following)
 

@@ -29,7 +29,7 @@ SINGLE = ("reference", "wifi", "camera", "on-demand-markov")  # worlds of one de
 MANY = ("fleet", "fleet-cloud")  # of many, each of which decides
 
 
-class Work(NamedTuple):
+class Case(NamedTuple):
     """What is timed: `loop(*arguments)` makes `items`; once: `once(*once_arguments)` makes once_items, counted."""
 
     name: str
@@ -54,7 +54,7 @@ def starts(env: Any, params: Any, size: int) -> tuple[Any, Any]:
     return jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(jax.random.key(1), size), params)
 
 
-def environments(size: int) -> Iterator[Work]:
+def environments(size: int) -> Iterator[Case]:
     """Steps under random actions that leave the observation in memory; no restarts, as ended ones cost the same.
 
     An item is a decision, in `multi-user` those of all users of a slot. Worlds of many devices end at 16,384 replicas.
@@ -78,7 +78,7 @@ def _index(env: Any) -> Callable:
     return lambda seeds: ((seeds >> jnp.uint32(16)) % jnp.uint32(env.n_actions)).astype(jnp.int32)
 
 
-def _steps(name: str, env: Any, params: Any, size: int, shape: tuple, action: Callable, items: int = 0) -> Work:
+def _steps(name: str, env: Any, params: Any, size: int, shape: tuple, action: Callable, items: int = 0) -> Case:
     """items: 0 where a step has a loop inside, whose operations cannot be counted; it then is one item."""
     state, first = starts(env, params, size)
 
@@ -98,11 +98,11 @@ def _steps(name: str, env: Any, params: Any, size: int, shape: tuple, action: Ca
 
     n_steps = STEPS if items else 16
     given = (state, jax.random.bits(jax.random.key(2), shape), params)
-    whole = Work(f"{name} step", (items or size) * n_steps, loop, given)
+    whole = Case(f"{name} step", (items or size) * n_steps, loop, given)
     return whole._replace(once=once, once_arguments=given, once_items=items) if items else whole
 
 
-def _null(size: int) -> Work:
+def _null(size: int) -> Case:
     def once(state, seeds):
         seeds = coins(seeds)
         x = (seeds >> jnp.uint32(9)).astype(jnp.float32)
@@ -117,10 +117,10 @@ def _null(size: int) -> Work:
         return jax.lax.scan(step, (state, seeds, jnp.zeros(size)), None, length=STEPS)[0]
 
     given = (tuple(jnp.zeros(size) for _ in range(8)), jnp.arange(size, dtype=jnp.uint32))
-    return Work("null step", size * STEPS, loop, given, once, given, size)
+    return Case("null step", size * STEPS, loop, given, once, given, size)
 
 
-def twins(size: int) -> Iterator[Work]:
+def twins(size: int) -> Iterator[Case]:
     """Outcomes of every choice of a task a device, or of every device of a slot."""
 
     def replayed(state, params, env):
@@ -146,7 +146,7 @@ def twins(size: int) -> Iterator[Work]:
     yield _asked("fleet twin", "fleet", size, changed, lambda env: env.n_devices * env.n_choices)
 
 
-def _asked(name: str, scenario: str, size: int, once: Callable, outcomes_of: Callable[[Any], int]) -> Work:
+def _asked(name: str, scenario: str, size: int, once: Callable, outcomes_of: Callable[[Any], int]) -> Case:
     env, params = world(scenario)
     given = (starts(env, params, size)[0], params)
     items = size * outcomes_of(env)
@@ -162,18 +162,18 @@ def _asked(name: str, scenario: str, size: int, once: Callable, outcomes_of: Cal
 
         return jax.lax.scan(task, (state, jnp.float32(0)), None, length=16)[0]
 
-    return Work(name, 16 * items, loop, given, one, given, items)
+    return Case(name, 16 * items, loop, given, one, given, items)
 
 
-def bounds(size: int) -> Iterator[Work]:
+def bounds(size: int) -> Iterator[Case]:
     """The bound of every task of a world, whatever the size, and of slots of a fleet."""
     env, params = world("wifi")
     if size == 1:
         n_tasks = params.bank.arrival_slot.size
-        yield Work("alone bound", n_tasks, lambda params, env=env: alone.utility(env, params), (params,))
+        yield Case("isolated bound", n_tasks, lambda params, env=env: alone.utility(env, params), (params,))
     env, params = world("fleet")
     solve = jax.vmap(lambda state, params: dual.solve(fleet.tables(state, params)), (0, None))
-    yield Work("dual bound", size, solve, (starts(env, params, size)[0], params))
+    yield Case("dual bound", size, solve, (starts(env, params, size)[0], params))
 
 
 def optima() -> dict[str, Callable[[], Any]]:
@@ -188,7 +188,7 @@ def optima() -> dict[str, Callable[[], Any]]:
     }
 
 
-def learners(size: int) -> Iterator[Work]:
+def learners(size: int) -> Iterator[Case]:
     """Whole training on `size` environments, steps, slots or tasks a second."""
     of_tasks: dict[str, Any] = {"n_evaluations": 1, "evaluation_devices": 1, "evaluation_tasks": 1}
     config: Any = contvalue.Config(**of_tasks, n_devices=size, updates_per_evaluation=50)
@@ -197,7 +197,7 @@ def learners(size: int) -> Iterator[Work]:
     yield _learner("differential value", differential, "camera", config, 2 * config.block_tasks * size)
     look: dict[str, Any] = {"n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1, "n_envs": size}
     for name, module in (("soft actor-critic", sac), ("deep Q", dqn)):
-        config = module.Config(**look, n_steps=1, updates_per_evaluation=20, memory=max(1 << 13, 2 * size))
+        config = module.Config(**look, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size))
         yield _learner(name, module, "on-demand-markov", config, 20 * size, outcomes=outcomes)
     rolled = {**look, "n_steps": 8, "updates_per_evaluation": 2}
     yield _learner("proximal policy", ppo, "on-demand-markov", ppo.Config(**rolled), 16 * size, outcomes=outcomes)
@@ -206,10 +206,10 @@ def learners(size: int) -> Iterator[Work]:
         yield _learner(f"{name} policy", ppo, name, config, 16 * size)
 
 
-def _learner(name: str, module: Any, scenario: str, config: Any, items: int, **given: Any) -> Work:
+def _learner(name: str, module: Any, scenario: str, config: Any, items: int, **given: Any) -> Case:
     env, params = world(scenario)
 
     def train(key, params):
         return module.train(key, params, module.Hyper(), env=env, config=config, **given).weights
 
-    return Work(name, items, train, (jax.random.key(3), params))
+    return Case(name, items, train, (jax.random.key(3), params))

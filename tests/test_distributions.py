@@ -10,23 +10,23 @@ import pytest
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.agents import laws, ppo
-from jaxcoinfer.agents.laws import Bounded
+from jaxcoinfer.agents import distributions, ppo
+from jaxcoinfer.agents.distributions import LogitNormal
 from jaxcoinfer.agents.networks import Mlp
 from jaxcoinfer.envs.types import TimeStep
 
 ANY = jnp.ones((), bool)
 
 
-def bounded(mean: float, deviation: float, high: float) -> Bounded:
-    return Bounded(jnp.float32(mean), jnp.float32(np.log(deviation)), jnp.float32(high))
+def bounded(mean: float, deviation: float, high: float) -> LogitNormal:
+    return LogitNormal(jnp.float32(mean), jnp.float32(np.log(deviation)), jnp.float32(high))
 
 
 def test_density_by_hand():
     # high 2, value 1: x = 1/2, u = 0. N(0; 0, 1) = .3989423, divided by high x (1 - x) = .5: .7978846, log -.2257913.
-    np.testing.assert_allclose(laws.log_density(bounded(0.0, 1.0, 2.0), jnp.float32(1.0)), -0.2257913, rtol=1e-5)
+    np.testing.assert_allclose(distributions.log_prob(bounded(0.0, 1.0, 2.0), jnp.float32(1.0)), -0.2257913, rtol=1e-5)
     # mean 1, deviation 2, high 1, x = 1/2: z = -1/2; -1/8 - ln 2 - .9189385 + ln 4 = -.3507914.
-    np.testing.assert_allclose(laws.log_density(bounded(1.0, 2.0, 1.0), jnp.float32(0.5)), -0.3507914, rtol=1e-5)
+    np.testing.assert_allclose(distributions.log_prob(bounded(1.0, 2.0, 1.0), jnp.float32(0.5)), -0.3507914, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("mean", "deviation", "high"), [(0.0, 0.3, 1.0), (-3.0, 1.0, 2.0), (1.5, 2.0, 0.5)])
@@ -36,14 +36,16 @@ def test_density_and_entropy_against_integrals(mean, deviation, high):
     u = np.linspace(mean - 6 * deviation, mean + 6 * deviation, 4001)
     u = u[np.abs(u) < 13]
     share = 1.0 / (1.0 + np.exp(-u))
-    log_p = np.asarray(jax.vmap(lambda x: laws.log_density(law, x))(jnp.asarray(high * share, jnp.float32)), np.float64)
+    log_p = np.asarray(
+        jax.vmap(lambda x: distributions.log_prob(law, x))(jnp.asarray(high * share, jnp.float32)), np.float64
+    )
     du_to_dx = high * share * (1 - share)
     np.testing.assert_allclose(np.trapezoid(np.exp(log_p) * du_to_dx, u), 1.0, atol=2e-3)
     integral = -np.trapezoid(np.exp(log_p) * log_p * du_to_dx, u)
-    np.testing.assert_allclose(laws.entropy(law, ANY), integral, atol=5e-3)
-    drawn = laws.draw(jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), law))
+    np.testing.assert_allclose(distributions.entropy(law, ANY), integral, atol=5e-3)
+    drawn = distributions.sample(jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), law))
     assert float(drawn.min()) > 0 and float(drawn.max()) < high
-    below = np.mean(np.asarray(drawn) < float(laws.best(law, ANY)))
+    below = np.mean(np.asarray(drawn) < float(distributions.mode(law, ANY)))
     assert abs(below - 0.5) < 0.02  # the best is the median
     expected = np.trapezoid(np.exp(log_p) * high * share * du_to_dx, u)
     np.testing.assert_allclose(drawn.mean(), expected, atol=0.02 * high)
@@ -53,9 +55,9 @@ def test_density_and_entropy_against_integrals(mean, deviation, high):
 @pytest.mark.parametrize("log_deviation", [-8.0, 0.0, 4.0])
 def test_extreme_laws_have_finite_values_and_gradients(mean, log_deviation):
     def total(mean, log_deviation):
-        law = Bounded(mean, log_deviation, jnp.float32(1.0))
-        value = jax.lax.stop_gradient(laws.draw(jax.random.key(1), law))
-        return laws.log_density(law, value) + laws.entropy(law, ANY)
+        law = LogitNormal(mean, log_deviation, jnp.float32(1.0))
+        value = jax.lax.stop_gradient(distributions.sample(jax.random.key(1), law))
+        return distributions.log_prob(law, value) + distributions.entropy(law, ANY)
 
     value, gradient = jax.value_and_grad(total, argnums=(0, 1))(jnp.float32(mean), jnp.float32(log_deviation))
     assert np.isfinite([value, *gradient]).all()
@@ -94,7 +96,7 @@ class Aimer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
         side, mean, spread, value = (Mlp((16,), n)(x) for n in (2, 1, 1, 1))
-        law = Bounded(mean[..., 0], spread[..., 0], jnp.full_like(mean[..., 0], 1.5))
+        law = LogitNormal(mean[..., 0], spread[..., 0], jnp.full_like(mean[..., 0], 1.5))
         return Aim(side, law), value[..., 0]
 
 

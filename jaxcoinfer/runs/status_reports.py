@@ -15,11 +15,11 @@ from jaxcoinfer import evaluate, scenarios
 from jaxcoinfer.envs import make
 from jaxcoinfer.envs.stopping import Stopping
 from jaxcoinfer.evaluate import Interval, Tasks
-from jaxcoinfer.policies import stopping as rivals
+from jaxcoinfer.policies import stopping as baselines
 from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs.jobs import Shared, World
+from jaxcoinfer.runs.jobs import MultiPolicyEnv, PolicyWorld
 from jaxcoinfer.scenarios import Scenario
-from jaxcoinfer.twin.status import Watched, watch
+from jaxcoinfer.twin.status import StatusTwinEnv, watch
 
 TWIN, HELD, EVERY_LAYER, GENERATION = "status twin", "last report", "every layer", "at generation"
 THRESHOLDS = (0, 2, 5, 10, 20, 50)  # slots
@@ -53,13 +53,13 @@ def measure(
     thresholds: Sequence[int] = THRESHOLDS,
 ) -> list[Point]:
     """Returns a point for each way and threshold, all on the same held-out draw; consumes the keys."""
-    env, params = make(varied(scenario), key_draw, evaluation=True)
+    env, params = make(varied(scenario), key_draw, split="eval")
     never = params.bank.n_slots + 1
     ways = [(way, t, 0) for way in (TWIN, HELD) for t in (*thresholds, never)] + [(GENERATION, never, 1)]
-    watched = Shared(Watched(env), (policy, rivals.at_generation(rivals.plan_waiting(env))))
+    watched = MultiPolicyEnv(StatusTwinEnv(env), (policy, baselines.at_generation(baselines.plan_waiting(env))))
     # Planned at generation, a task needs no status: the truth serves to replay it.
     worlds = [
-        World(watch(params, 0 if way == GENERATION else threshold, extrapolate=way != HELD), jnp.int32(which))
+        PolicyWorld(watch(params, 0 if way == GENERATION else threshold, extrapolate=way != HELD), jnp.int32(which))
         for way, threshold, which in ways
     ]
     played = evaluate.run(watched, worlds, watched.act, key_play)

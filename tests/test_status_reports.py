@@ -11,7 +11,7 @@ from jaxcoinfer import evaluate, scenarios
 from jaxcoinfer.bounds import dynamic_program
 from jaxcoinfer.bounds import stopping as bounds
 from jaxcoinfer.policies import stopping as policies
-from jaxcoinfer.runs import signalling
+from jaxcoinfer.runs import status_reports
 
 KEY = jax.random.key(0)
 
@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 def points():
     scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=4, slots=6000)
     env, _ = jaxcoinfer.make(scenario, KEY)
-    found = signalling.measure(scenario, policies.adaptive_waiting(env), KEY, KEY, thresholds=(0, 10))
+    found = status_reports.measure(scenario, policies.adaptive_waiting(env), KEY, KEY, thresholds=(0, 10))
     return {(point.way, point.threshold_slots): point for point in found}
 
 
@@ -58,9 +58,9 @@ def test_commands_are_the_tasks_that_are_sent(points):
 
 def test_only_a_constant_speed_is_varied():
     wifi = scenarios.load_scenario("wifi")
-    assert signalling.varied(wifi).speed == scenarios.MarkovSpeed((0.8, 1.0, 1.2), (0.01, 0.01, 0.01))
+    assert status_reports.varied(wifi).speed == scenarios.MarkovSpeed((0.8, 1.0, 1.2), (0.01, 0.01, 0.01))
     bursts = scenarios.load_scenario("office-bursts")
-    assert signalling.varied(bursts) is bursts
+    assert status_reports.varied(bursts) is bursts
 
 
 @pytest.mark.parametrize("name", ["wifi", "office-bursts", "campus-pi"])
@@ -74,10 +74,10 @@ def test_the_exact_optimum_reaches_its_gain_in_the_environment_and_nothing_beats
     model = bounds.model_of(scenario)
     assert model is not None
     solution = dynamic_program.solve(model)
-    rivals = {"adaptive": policies.adaptive_waiting(env), "clairvoyant": policies.clairvoyant(env)}
-    tasks = evaluate.evaluate(env, params, rivals | {"exact": bounds.policy(solution)}, KEY)
+    baselines = {"adaptive": policies.adaptive_waiting(env), "clairvoyant": policies.clairvoyant(env)}
+    tasks = evaluate.evaluate(env, params, baselines | {"exact": bounds.policy(solution)}, KEY)
     reached = evaluate.interval(evaluate.by_row(tasks["exact"], tasks["exact"].utility))
     assert reached.low - 1e-3 < float(solution.gain_per_task) < reached.high + 1e-3
     assert np.isfinite(reached.half)
-    for rival in rivals:
-        assert evaluate.difference(tasks["exact"], tasks[rival]).low > 0
+    for baseline in baselines:
+        assert evaluate.difference(tasks["exact"], tasks[baseline]).low > 0
