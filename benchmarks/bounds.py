@@ -12,14 +12,14 @@ import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import measure, record
-from jaxcoinfer import scenarios
-from jaxcoinfer.bounds import dual
-from jaxcoinfer.envs import fleet
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.fleet import bound as dual
+from jaxcoinfer.systems.fleet import env as fleet
 
 
 def gap(scenario: str, devices: int, instances: int) -> None:
     """Appends one line: gap in shares of the cost over slots of as many rows, and seconds a slot, all side by side."""
-    drawn = dataclasses.replace(scenarios.load_scenario(scenario), devices=devices, rows=instances, slots=2)
+    drawn = dataclasses.replace(registry.load_scenario(scenario), devices=devices, rows=instances, slots=2)
     env, params = jaxcoinfer.make(drawn, jax.random.key(devices))
 
     def solve(params):

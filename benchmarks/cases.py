@@ -13,16 +13,20 @@ import jax.numpy as jnp
 import jaxcoinfer
 from benchmarks.harness import UNROLL, coins
 from benchmarks.multi_user import action_of
-from jaxcoinfer import scenarios
-from jaxcoinfer.agents import contvalue, differential, dqn, fleet_actor, multi_user_actor, ppo, sac
-from jaxcoinfer.bounds import alone, dual, dynamic_program
-from jaxcoinfer.bounds import on_demand as on_demand_bound
-from jaxcoinfer.bounds import stopping as stopping_bound
-from jaxcoinfer.envs import fleet
-from jaxcoinfer.runs.contenders_on_demand import outcomes
-from jaxcoinfer.twin import fleet as fleet_twin
-from jaxcoinfer.twin import on_demand as on_demand_twin
-from jaxcoinfer.twin import workload
+from jaxcoinfer.learn import dqn, ppo, sac
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.fleet import bound as dual
+from jaxcoinfer.systems.fleet import env as fleet
+from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import twin as fleet_twin
+from jaxcoinfer.systems.multi_user import network as multi_user_actor
+from jaxcoinfer.systems.on_demand import bound as on_demand_bound
+from jaxcoinfer.systems.on_demand import twin as on_demand_twin
+from jaxcoinfer.systems.on_demand.policies import outcomes
+from jaxcoinfer.systems.stopping import continuation_value, differential_value
+from jaxcoinfer.systems.stopping.bounds import dynamic_program, isolated
+from jaxcoinfer.systems.stopping.bounds import exact as stopping_bound
+from jaxcoinfer.systems.stopping.twin import workload
 
 STEPS = 256  # of a loop that is timed
 SINGLE = ("reference", "wifi", "camera", "on-demand-markov")  # worlds of one device
@@ -43,7 +47,7 @@ class Case(NamedTuple):
 
 def world(name: str) -> tuple[Any, Any]:
     """Environment and numbers of a shipped scenario on a bank that fits a cache."""
-    scenario: Any = scenarios.load_scenario(name)
+    scenario: Any = registry.load_scenario(name)
     if hasattr(scenario, "slots"):
         scenario = dataclasses.replace(scenario, rows=min(scenario.rows, 16), slots=min(scenario.slots, 8192))
     return jaxcoinfer.make(scenario)
@@ -170,7 +174,7 @@ def bounds(size: int) -> Iterator[Case]:
     env, params = world("wifi")
     if size == 1:
         n_tasks = params.bank.arrival_slot.size
-        yield Case("isolated bound", n_tasks, lambda params, env=env: alone.utility(env, params), (params,))
+        yield Case("isolated bound", n_tasks, lambda params, env=env: isolated.utility(env, params), (params,))
     env, params = world("fleet")
     solve = jax.vmap(lambda state, params: dual.solve(fleet.tables(state, params)), (0, None))
     yield Case("dual bound", size, solve, (starts(env, params, size)[0], params))
@@ -178,8 +182,8 @@ def bounds(size: int) -> Iterator[Case]:
 
 def optima() -> dict[str, Callable[[], Any]]:
     """The exact optima: functions that find one each."""
-    model = stopping_bound.model_of(scenarios.load_scenario("reference-busy"))
-    scenario: Any = scenarios.load_scenario("on-demand-markov")
+    model = stopping_bound.model_of(registry.load_scenario("reference-busy"))
+    scenario: Any = registry.load_scenario("on-demand-markov")
     env, params = jaxcoinfer.make(scenario)
     assert model is not None
     return {
@@ -191,10 +195,10 @@ def optima() -> dict[str, Callable[[], Any]]:
 def learners(size: int) -> Iterator[Case]:
     """Whole training on `size` environments, steps, slots or tasks a second."""
     of_tasks: dict[str, Any] = {"n_evaluations": 1, "evaluation_devices": 1, "evaluation_tasks": 1}
-    config: Any = contvalue.Config(**of_tasks, n_devices=size, updates_per_evaluation=50)
-    yield _learner("continuation value", contvalue, "camera", config, 50 * size)
-    config = differential.Config(**of_tasks, n_pairs=size, updates_per_evaluation=2)
-    yield _learner("differential value", differential, "camera", config, 2 * config.block_tasks * size)
+    config: Any = continuation_value.Config(**of_tasks, n_devices=size, updates_per_evaluation=50)
+    yield _learner("continuation value", continuation_value, "camera", config, 50 * size)
+    config = differential_value.Config(**of_tasks, n_pairs=size, updates_per_evaluation=2)
+    yield _learner("differential value", differential_value, "camera", config, 2 * config.block_tasks * size)
     look: dict[str, Any] = {"n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1, "n_envs": size}
     for name, module in (("soft actor-critic", sac), ("deep Q", dqn)):
         config = module.Config(**look, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import RESULTS
 from benchmarks.tables import CPU, lines
-from jaxcoinfer.figures.common import STYLES, panels
+from jaxcoinfer.evaluation.plots import STYLES, panels
 
 PANELS = {"environments": "decisions/s", "twins": "outcomes/s"}
 

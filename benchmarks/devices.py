@@ -20,11 +20,11 @@ import jax
 
 import jaxcoinfer
 from benchmarks.harness import measure, record
-from jaxcoinfer import devices
-from jaxcoinfer.agents import ppo
-from jaxcoinfer.policies import stopping as policies
-from jaxcoinfer.rollout import unroll
-from jaxcoinfer.runs import contenders_on_demand
+from jaxcoinfer.core import sharding
+from jaxcoinfer.core.rollout import unroll
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.systems.on_demand import policies as contenders_on_demand
+from jaxcoinfer.systems.stopping import baselines as policies
 
 STEPS = 256
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--one", choices=list(QUESTIONS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        with jax.set_mesh(devices.mesh()):
+        with jax.set_mesh(sharding.mesh()):
             print(json.dumps(QUESTIONS[options.one](options.envs, options.repeats)))
         return
     for question in QUESTIONS:

@@ -11,7 +11,7 @@ import jax
 import jaxcoinfer
 from benchmarks.harness import measure, record
 from benchmarks.stopping import BLOCK, stopping_loop
-from jaxcoinfer import scenarios
+from jaxcoinfer.systems import registry
 
 N_ENVS, N_BLOCKS, N_ROWS = 1024, 16, 8
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     for n_slots in parser.parse_args().lengths:
-        scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=N_ROWS, slots=n_slots)
+        scenario = dataclasses.replace(registry.load_scenario("reference"), rows=N_ROWS, slots=n_slots)
         env, params = jaxcoinfer.make(scenario)
         keys = jax.random.split(jax.random.key(1), N_ENVS)
         start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)

@@ -19,9 +19,9 @@ from jax.sharding import AxisType, PartitionSpec
 
 import jaxcoinfer
 from benchmarks.harness import coins, measure, record
-from jaxcoinfer.envs.multi_user import MultiUser, UsersAction
-from jaxcoinfer.envs.multi_user_params import MultiUserParams
-from jaxcoinfer.rollout import restart_ended
+from jaxcoinfer.core.rollout import restart_ended
+from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction
+from jaxcoinfer.systems.multi_user.params import MultiUserParams
 from tests.reference import multi_user as reference
 
 SLOTS_PER_CALL = 1 << 15

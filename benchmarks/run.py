@@ -7,9 +7,8 @@ import argparse
 import time
 
 from benchmarks.harness import RESULTS, record
-from jaxcoinfer import scenarios
-from jaxcoinfer.cli import SYSTEMS
-from jaxcoinfer.runs import stopping
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.stopping import run as stopping
 
 SHOWN = ("utility", "latency_s", "accuracy", "energy_j", "deadline_misses")
 
@@ -19,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
-    scenario = scenarios.load_scenario(SYSTEMS["stopping"])
+    scenario = registry.load_scenario(registry.SYSTEMS["stopping"].default_scenario)
     begin_s = time.perf_counter()
     found = stopping.run(scenario, seed)
     figure = found.figures()["utility"]

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 import jaxcoinfer
 from benchmarks.harness import UNROLL, coins, measure, record
-from jaxcoinfer import scenarios
-from jaxcoinfer.rollout import restart_ended
+from jaxcoinfer.core.rollout import restart_ended
+from jaxcoinfer.systems import registry
 
 DECISIONS_PER_CALL = 1 << 22
 BLOCK = 256  # steps between restarts of ended environments
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    scenario = dataclasses.replace(scenarios.load_scenario("reference"), rows=options.rows, slots=options.slots)
+    scenario = dataclasses.replace(registry.load_scenario("reference"), rows=options.rows, slots=options.slots)
     env, params = jaxcoinfer.make(scenario)
     for n_envs in options.sizes:
         n_blocks = max(1, min(1024, DECISIONS_PER_CALL // (n_envs * BLOCK)))

@@ -148,7 +148,7 @@ def multi_user() -> str:
 
 def network() -> str:
     """The measured network: accuracy by width and exit."""
-    from jaxcoinfer import profiles
+    from jaxcoinfer.data import profiles
     from profiles.build import show
 
     rows = [
@@ -160,7 +160,7 @@ def network() -> str:
 
 def features() -> str:
     """The measured network: what bits cost, by cut."""
-    from jaxcoinfer import profiles
+    from jaxcoinfer.data import profiles
     from profiles.build import show
 
     dnn = profiles.load_dnn("b-alexnet")

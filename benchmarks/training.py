@@ -23,7 +23,7 @@ import numpy as np
 import jaxcoinfer
 from benchmarks.harness import measure, record
 from jaxcoinfer.adapters import GymnaxFive, gymnasium_env, gymnasium_vector
-from jaxcoinfer.agents import ppo, sac
+from jaxcoinfer.learn import ppo, sac
 
 HIDDEN, LEARNING_RATE = (64, 64), 1e-3
 

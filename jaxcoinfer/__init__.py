@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcoinfer.envs import make
+    from jaxcoinfer.systems.registry import list_scenarios, load_scenario, make
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "make"]
+__all__ = ["__version__", "list_scenarios", "load_scenario", "make"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `make`, and with it JAX, when it is asked for: what needs no JAX starts at once."""
-    if name == "make":
-        from jaxcoinfer.envs import make
+    """Imports the registry, and with `make` JAX, when it is asked for: what needs neither starts at once."""
+    if name in __all__:
+        from jaxcoinfer.systems import registry
 
-        return make
+        return getattr(registry, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

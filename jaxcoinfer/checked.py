@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
-from jaxcoinfer.envs import fleet
-from jaxcoinfer.envs.fleet import FleetAction, FleetState
-from jaxcoinfer.envs.types import TimeStep
-from jaxcoinfer.twin.workload import Replay
+from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.systems.fleet import env as fleet
+from jaxcoinfer.systems.fleet.env import FleetAction, FleetState
+from jaxcoinfer.systems.stopping.twin.workload import Replay
 
 
 class CheckFailed(ValueError):

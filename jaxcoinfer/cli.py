@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxcoinfer import __version__, profiles, scenarios
+from jaxcoinfer import __version__
+from jaxcoinfer.data import profiles
+from jaxcoinfer.data.fields import table_of
+from jaxcoinfer.systems import registry
 
-# And the scenario each takes unless told.
-SYSTEMS = {"stopping": "camera", "on-demand": "on-demand-markov", "fleet": "fleet"}
 WIDTH = 80
 
 
@@ -92,9 +93,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "train a policy, evaluate it beside its baselines, write a run folder")
     run.add_argument(
-        "system", metavar="SYSTEM", nargs="?", default="stopping", choices=SYSTEMS, help=", ".join(SYSTEMS)
+        "system",
+        metavar="SYSTEM",
+        nargs="?",
+        default="stopping",
+        choices=registry.SYSTEMS,
+        help=", ".join(registry.SYSTEMS),
     )
-    usual = ", ".join(SYSTEMS.values())
+    usual = ", ".join(system.default_scenario for system in registry.SYSTEMS.values())
     run.add_argument("--scenario", metavar="NAME|PATH", help=f"shipped name or TOML file; default: {usual}")
     run.add_argument("--seed", metavar="N", type=_seed, default=0, help="of all randomness; default: 0")
     run.add_argument("--quick", action="store_true", help="smaller: a first look, not a result")
@@ -130,49 +136,47 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _run(options: argparse.Namespace) -> None:
     begin_s, created = time.perf_counter(), datetime.now().astimezone()
-    scenario = scenarios.load_scenario(options.scenario or SYSTEMS[options.system])
-    if scenario.system not in SYSTEMS:
-        recipe = f"python -m training.{scenario.system.replace('-', '_')} table"
-        raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}; its run is `{recipe}`")
+    scenario = registry.load_scenario(options.scenario or registry.SYSTEMS[options.system].default_scenario)
     if scenario.system != options.system:
         raise UsageError(f"scenario '{scenario.name}' is of system {scenario.system}, not {options.system}")
     out = options.out or Path("runs") / f"{scenario.name}-{options.seed}-{created:%Y%m%d-%H%M%S}"
-    from jaxcoinfer.runs import folder
-    from jaxcoinfer.runs.systems import SYSTEMS as systems
+    from jaxcoinfer import run_folder
+    from jaxcoinfer.evaluation.versions import versions
 
-    folder.check_target(out)
-    system = systems[options.system]
+    run_folder.check_target(out)
+    system = registry.SYSTEMS[options.system].part("run")
     with _progress() as progress:
         run = system.run(scenario, options.seed, system.QUICK if options.quick else system.FULL, progress)
     seconds = time.perf_counter() - begin_s
     facts = {"command": options.command_line, "created": created.isoformat(timespec="seconds")}
-    facts |= {"seconds": round(seconds, 1), "seed": options.seed, "quick": options.quick, **folder.versions()}
-    folder.write(run, out, facts | {"scenario_given": folder.scenario_table(scenario)})
+    facts |= {"seconds": round(seconds, 1), "seed": options.seed, "quick": options.quick, **versions()}
+    run_folder.write(run, out, facts | {"scenario_given": table_of(scenario)})
     if options.json:
-        print(json.dumps({"folder": str(out), **folder.summary(run)}, allow_nan=False))
+        print(json.dumps({"folder": str(out), **run_folder.summary(run)}, allow_nan=False))
     else:
         _print_table(run.table)
         print(f"{out} written, {time.perf_counter() - begin_s:.0f} s in all")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jaxcoinfer.runs import folder
-    from jaxcoinfer.runs.systems import SYSTEMS as systems
+    from jaxcoinfer import run_folder
 
-    checkpoint = folder.load(options.run)
+    checkpoint = run_folder.load(options.run)
     with _progress() as progress:
-        table = systems[checkpoint.scenario.system].evaluate_again(checkpoint, options.seed, progress)
+        table = (
+            registry.SYSTEMS[checkpoint.scenario.system].part("run").evaluate_again(checkpoint, options.seed, progress)
+        )
     if options.json:
-        print(json.dumps({"seed_of_rows": options.seed, **folder.describe(table, checkpoint)}, allow_nan=False))
+        print(json.dumps({"seed_of_rows": options.seed, **run_folder.describe(table, checkpoint)}, allow_nan=False))
     else:
         _print_table(table)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from jaxcoinfer.runs import folder
+    from jaxcoinfer import run_folder
 
     out = options.out or options.run / "policy.jax_export"
-    card = folder.export(folder.load(options.run), out)
+    card = run_folder.export(run_folder.load(options.run), out)
     print(json.dumps(card) if options.json else f"{out} and {out}.json written")
 
 
@@ -191,11 +195,9 @@ def _profiles(options: argparse.Namespace) -> None:
 
 
 def _scenarios(options: argparse.Namespace) -> None:
-    found = [scenarios.load_scenario(name) for name in scenarios.list_scenarios()]
+    found = [registry.load_scenario(name) for name in registry.list_scenarios()]
     if options.json:
-        from jaxcoinfer.runs import folder
-
-        print(json.dumps({scenario.name: folder.scenario_table(scenario) for scenario in found}))
+        print(json.dumps({scenario.name: table_of(scenario) for scenario in found}))
         return
     for scenario in found:
         what = f"rows of {scenario.slots} slots" if hasattr(scenario, "slots") else "starts, slots"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer import profiles
+from jaxcoinfer.data import profiles
 from profiles.build import __main__ as command
 from profiles.build import data, measure, model, show, train
 

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fleets_for_tests import random_fleet
-from on_demand_for_tests import random_system
-from scenarios_for_tests import assert_trees_close, assert_trees_equal
 
 import jaxcoinfer
 from jaxcoinfer.checked import Checked, CheckFailed, raising, twin
-from jaxcoinfer.envs.fleet import FleetAction
-from jaxcoinfer.envs.stacked import Stacked
-from jaxcoinfer.scenarios import load_scenario
-from jaxcoinfer.twin import fleet as fleet_twin
-from jaxcoinfer.twin import on_demand as on_demand_twin
-from jaxcoinfer.twin import workload
+from jaxcoinfer.core.stacked import Stacked
+from jaxcoinfer.systems.fleet import twin as fleet_twin
+from jaxcoinfer.systems.fleet.env import FleetAction
+from jaxcoinfer.systems.on_demand import twin as on_demand_twin
+from jaxcoinfer.systems.registry import load_scenario
+from jaxcoinfer.systems.stopping.twin import workload
+from tests.helpers.fleets import random_fleet
+from tests.helpers.on_demand import random_system
+from tests.helpers.stopping import assert_trees_close, assert_trees_equal
 
 N = 4
 ZERO = jnp.int32(0)

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from jaxcoinfer import cli, profiles
+from jaxcoinfer import cli
+from jaxcoinfer.data import profiles
 
 SCENARIO = (profiles.profiles_root() / "scenarios" / "wifi.toml").read_text()
 

@@ -14,45 +14,34 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxcoinfer"
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
-# A file imports from the lines above its own. A folder is one line, in which files may import each other, not in a
-# circle; a file named beside its folder has a line of its own. `__init__` of a package is a face: it may import all.
-LAYERS = (
-    "checkpoints",
-    "profile_checks",
-    "profile_samples",
-    "profiles",
-    "profiler",
-    "traces",
-    "scenario_processes",
-    "scenarios_fleet",
-    "scenarios_multi_user",
-    "scenarios_on_demand",
-    "scenarios",
-    "exogenous",
-    "exogenous_fleet",
-    "exogenous_multi_user",
-    "exogenous_on_demand",
-    "generators",
-    "generators_on_demand",
+# A file imports from its own room and from the rooms before it, never in a circle; files of the top are rooms each.
+ROOMS = (
+    "data",
     "physics",
-    "generators_fleet",
-    "devices",
-    "envs.types",
-    "envs",
-    "rollout",
-    "twin",
-    "bounds",
-    "policies",
-    "agents",
+    "core",
+    "learn",
+    "evaluation",
+    "systems",
+    "profiler",
     "checked",
-    "evaluate",
-    "misses",
     "adapters",
-    "figures",
-    "timeline",
-    "runs",
+    "run_folder",
     "cli",
 )
+# Within the folder of a system likewise: parts of one line may import each other, and those of the lines before.
+PARTS = (
+    ("scenario", "exogenous", "samples", "allocation", "rates"),
+    ("params",),
+    ("events",),
+    ("env",),
+    ("make", "twin"),
+    ("bound", "bounds", "baselines", "network", "misses", "continuation_value", "differential_value"),
+    ("policies",),
+    ("evaluation",),
+    ("report", "figures", "sweeps", "status_reports", "timeline"),
+    ("run",),
+)
+FACES = ("", "adapters", "profiler")  # packages that show what is inside; `__init__` of all others imports nothing
 OUTSIDE = ("tests", "training", "benchmarks")  # what the library must not know
 TALKERS = ("argparse", "click", "docopt", "fire", "getopt", "optparse", "pprint", "rich", "typer", "tyro")
 DEVICE_WORK = ("jax.numpy", "jax.random", "jax.lax", "jax.device_put", "jax.devices", "jax.default_backend")
@@ -63,7 +52,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One file: `name` is `envs.stopping`; a package's `__init__` has the name of the package, the root's is ""."""
+    """One file: `name` is `systems.stopping.env`; a package's `__init__` has the name of the package, the root's is ""."""
 
     path: str
     name: str
@@ -112,26 +101,58 @@ def imported(source: Source, known: set[str]) -> Iterator[tuple[Node, str]]:
         yield node, longer if name and longer in known else inner
 
 
-def layer(name: str) -> int | None:
-    """Returns the line of a file in LAYERS, by its longest prefix there."""
-    parts = name.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((LAYERS.index(prefix) for prefix in prefixes if prefix in LAYERS), None)
+def room(name: str) -> int | None:
+    """Returns the place of a file in ROOMS."""
+    first = name.split(".")[0]
+    return ROOMS.index(first) if first in ROOMS else None
+
+
+def part(name: str) -> tuple[str, int | None]:
+    """Returns the system of a file below `systems`, and the line of PARTS it is in; "" for the registry."""
+    inner = name.split(".")[1:]
+    if len(inner) < 2:
+        return "", 0
+    line = next((i for i, parts in enumerate(PARTS) if inner[1] in parts), None)
+    return inner[0], line
 
 
 def imports_point_up(sources: list[Source]) -> list[str]:
     known, complaints = {source.name for source in sources}, []
     for source in sources:
-        if source.name and layer(source.name) is None:
-            complaints.append(source.complain(1, "has no place in LAYERS of tests/test_house.py; give it one"))
+        if source.name and room(source.name) is None:
+            complaints.append(source.complain(1, "has no place in ROOMS of tests/test_house.py; give it one"))
         for node, module, _ in absolute_imports(source):
             if module.split(".")[0] in OUTSIDE:
                 complaints.append(source.complain(node, f"the library imports {module}, which is not part of it"))
         for node, name in imported(source, known):
-            down = name and not source.is_face and (layer(name) or 0) > (layer(source.name) or 0)
-            if down:
+            if source.name and name and (room(name) or 0) > (room(source.name) or 0):
                 complaints.append(source.complain(node, f"imports {name}, which stands below; move what both need up"))
     return complaints
+
+
+def systems_stand_apart(sources: list[Source]) -> list[str]:
+    known, complaints = {source.name for source in sources}, []
+    for source in (source for source in sources if source.name.startswith("systems.")):
+        system, line = part(source.name)
+        if line is None:
+            complaints.append(source.complain(1, "has no place in PARTS of tests/test_house.py; give it one"))
+        for node, name in imported(source, known):
+            if not name.startswith("systems."):
+                continue
+            other, its_line = part(name)
+            if other != system:
+                complaints.append(source.complain(node, f"imports {name} of another system; move what both need up"))
+            elif (its_line or 0) > (line or 0):
+                complaints.append(source.complain(node, f"imports {name}, which stands below; move what both need up"))
+    return complaints
+
+
+def packages_are_thin(sources: list[Source]) -> list[str]:
+    return [
+        source.complain(1, "is an `__init__` with more than a docstring; give what it holds a file of its own")
+        for source in sources
+        if source.is_face and source.name not in FACES and len(source.tree.body) > 1
+    ]
 
 
 def no_circles(sources: list[Source]) -> list[str]:
@@ -229,6 +250,8 @@ def no_device_work_at_import(sources: list[Source]) -> list[str]:
 
 RULES = (
     imports_point_up,
+    systems_stand_apart,
+    packages_are_thin,
     no_circles,
     files_are_short,
     functions_are_short,
@@ -246,41 +269,75 @@ def test_house_keeps(rule):
 
 DOC = '"""Doc."""\n'
 TIDY = {
-    "__init__.py": DOC + "from jaxcoinfer.envs import make\n",
-    "profiles.py": DOC + "import numpy as np\nHALF = np.float32(0.5)\n",
-    "envs/__init__.py": DOC + "from jaxcoinfer import profiles\nfrom jaxcoinfer.envs.one import make\n",
-    "envs/types.py": DOC + "import jax\n\n@jax.jit\ndef _f(x):\n    return jax.numpy.zeros(())\n",
-    "envs/one.py": DOC + "from . import types\nfrom .. import profiles\n\ndef make():\n    'Doc.'\n",
-    "envs/two.py": DOC + "from jaxcoinfer.envs import one\n",
-    "runs.py": DOC + "from jaxcoinfer import make\n",
-    "cli.py": DOC + "import argparse\nfrom jaxcoinfer import runs\nprint(argparse)\n",
+    "__init__.py": DOC + "from jaxcoinfer.systems.registry import make\n",
+    "data/__init__.py": DOC,
+    "data/profiles.py": DOC + "import numpy as np\nHALF = np.float32(0.5)\n",
+    "core/__init__.py": DOC,
+    "core/contract.py": DOC + "import jax\n\n@jax.jit\ndef _f(x):\n    return jax.numpy.zeros(())\n",
+    "core/one.py": DOC + "from . import contract\nfrom ..data import profiles\n",
+    "systems/registry.py": DOC + "def make():\n    'Doc.'\n",
+    "systems/fleet/env.py": DOC + "from jaxcoinfer.core import one\n",
+    "systems/fleet/twin.py": DOC + "from jaxcoinfer.systems.fleet import env\n",
+    "systems/fleet/run.py": DOC + "from jaxcoinfer.systems.fleet import twin\n",
+    "systems/other/env.py": DOC,
+    "run_folder.py": DOC + "from jaxcoinfer import make\nfrom jaxcoinfer.systems import registry\n",
+    "cli.py": DOC + "import argparse\nfrom jaxcoinfer import run_folder\nprint(argparse)\n",
 }
 LONG = DOC + "\ndef _long():\n" + "    pass\n" * MAX_FUNCTION_LINES
 BROKEN = [  # rule, file, what it holds, what the complaint says
-    (imports_point_up, "profiles.py", DOC + "from jaxcoinfer import cli\n", "profiles.py:2: imports cli"),
-    (imports_point_up, "envs/types.py", DOC + "from . import one\n", "types.py:2: imports envs.one"),
-    (imports_point_up, "profiles.py", DOC + "from .envs import make\n", "profiles.py:2: imports envs"),
-    (imports_point_up, "profiles.py", DOC + "import jaxcoinfer.envs.two\n", "profiles.py:2: imports envs.two"),
-    (imports_point_up, "profiles.py", DOC + "def _f():\n    from jaxcoinfer import runs\n", "py:3: imports runs"),
+    (imports_point_up, "data/profiles.py", DOC + "from jaxcoinfer import cli\n", "profiles.py:2: imports cli"),
+    (imports_point_up, "core/contract.py", DOC + "from ..systems.fleet import env\n", "contract.py:2: imports systems"),
+    (imports_point_up, "data/profiles.py", DOC + "import jaxcoinfer.core.one\n", "profiles.py:2: imports core.one"),
+    (imports_point_up, "data/profiles.py", DOC + "def _f():\n    from jaxcoinfer import cli\n", "py:3: imports cli"),
     (imports_point_up, "new.py", DOC, "new.py:1: has no place"),
-    (imports_point_up, "profiles.py", DOC + "from training import stopping\n", "imports training"),
-    (no_circles, "envs/one.py", DOC + "from jaxcoinfer.envs import two\n", "envs.one -> jaxcoinfer.envs.two ->"),
-    (no_circles, "envs/types.py", DOC + "from jaxcoinfer import make\n", "envs.types -> jaxcoinfer"),
-    (files_are_short, "profiles.py", DOC + "\n" * MAX_FILE_LINES, "401 lines"),
-    (functions_are_short, "profiles.py", LONG, "profiles.py:3: _long has 61 lines"),
-    (only_the_command_talks, "profiles.py", DOC + "def _f():\n    print(1)\n", "profiles.py:3: prints"),
-    (only_the_command_talks, "profiles.py", DOC + "import jax\njax.debug.print('')\n", "profiles.py:3: prints"),
-    (only_the_command_talks, "profiles.py", DOC + "import argparse\n", "profiles.py:2: imports argparse"),
-    (only_the_command_talks, "profiles.py", DOC + "from rich.table import Table\n", "imports rich.table"),
-    (only_the_command_talks, "profiles.py", DOC + "import sys\nsys.stderr.write('')\n", "py:3: uses sys.stderr"),
-    (only_the_command_talks, "profiles.py", DOC + "from sys import argv\n", "profiles.py:2: imports sys"),
-    (public_names_have_docstrings, "profiles.py", "HALF = 0.5\n", "profiles.py:1: has no docstring"),
-    (public_names_have_docstrings, "profiles.py", DOC + "class Box:\n    pass\n", "profiles.py:2: Box has no"),
-    (public_names_have_docstrings, "profiles.py", DOC + "def f():\n    pass\n", "profiles.py:2: f has no docstring"),
-    (no_device_work_at_import, "profiles.py", DOC + "import jax.numpy as jnp\nX = jnp.zeros(1)\n", "jax.numpy.zeros"),
-    (no_device_work_at_import, "profiles.py", DOC + "from jax import random\nK = [random.key(0)]\n", "random.key"),
-    (no_device_work_at_import, "profiles.py", DOC + "import jax\ndef _f(x=jax.numpy.ones(2)):\n    pass\n", "ones"),
-    (no_device_work_at_import, "profiles.py", DOC + "import jax\nclass _C:\n    n = len(jax.devices())\n", "devices"),
+    (imports_point_up, "data/profiles.py", DOC + "from training import stopping\n", "imports training"),
+    (systems_stand_apart, "systems/other/env.py", DOC + "from ..fleet import env\n", "fleet.env of another system"),
+    (systems_stand_apart, "systems/fleet/env.py", DOC + "from . import twin\n", "imports systems.fleet.twin, which"),
+    (systems_stand_apart, "systems/fleet/new.py", DOC, "new.py:1: has no place in PARTS"),
+    (systems_stand_apart, "systems/fleet/run.py", DOC + "from .. import registry\n", "registry of another system"),
+    (packages_are_thin, "core/__init__.py", DOC + "from jaxcoinfer.core import one\n", "more than a docstring"),
+    (
+        no_circles,
+        "core/contract.py",
+        DOC + "from jaxcoinfer.core import one\n",
+        "core.contract -> jaxcoinfer.core.one ->",
+    ),
+    (no_circles, "systems/registry.py", DOC + "from jaxcoinfer import make\n", "systems.registry -> jaxcoinfer"),
+    (files_are_short, "data/profiles.py", DOC + "\n" * MAX_FILE_LINES, "401 lines"),
+    (functions_are_short, "data/profiles.py", LONG, "profiles.py:3: _long has 61 lines"),
+    (only_the_command_talks, "data/profiles.py", DOC + "def _f():\n    print(1)\n", "profiles.py:3: prints"),
+    (only_the_command_talks, "data/profiles.py", DOC + "import jax\njax.debug.print('')\n", "profiles.py:3: prints"),
+    (only_the_command_talks, "data/profiles.py", DOC + "import argparse\n", "profiles.py:2: imports argparse"),
+    (only_the_command_talks, "data/profiles.py", DOC + "from rich.table import Table\n", "imports rich.table"),
+    (only_the_command_talks, "data/profiles.py", DOC + "import sys\nsys.stderr.write('')\n", "py:3: uses sys.stderr"),
+    (only_the_command_talks, "data/profiles.py", DOC + "from sys import argv\n", "profiles.py:2: imports sys"),
+    (public_names_have_docstrings, "data/profiles.py", "HALF = 0.5\n", "profiles.py:1: has no docstring"),
+    (public_names_have_docstrings, "data/profiles.py", DOC + "class Box:\n    pass\n", "profiles.py:2: Box has no"),
+    (
+        public_names_have_docstrings,
+        "data/profiles.py",
+        DOC + "def f():\n    pass\n",
+        "profiles.py:2: f has no docstring",
+    ),
+    (
+        no_device_work_at_import,
+        "data/profiles.py",
+        DOC + "import jax.numpy as jnp\nX = jnp.zeros(1)\n",
+        "jax.numpy.zeros",
+    ),
+    (no_device_work_at_import, "data/profiles.py", DOC + "from jax import random\nK = [random.key(0)]\n", "random.key"),
+    (
+        no_device_work_at_import,
+        "data/profiles.py",
+        DOC + "import jax\ndef _f(x=jax.numpy.ones(2)):\n    pass\n",
+        "ones",
+    ),
+    (
+        no_device_work_at_import,
+        "data/profiles.py",
+        DOC + "import jax\nclass _C:\n    n = len(jax.devices())\n",
+        "devices",
+    ),
 ]
 
 

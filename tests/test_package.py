@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from jaxcoinfer import profiles, scenarios, traces
+from jaxcoinfer.data import profiles, traces
+from jaxcoinfer.systems import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 NEVER_AT_IMPORT = ("gymnax", "gymnasium", "jaxmarl", "orbax", "pandas", "seaborn", "tensorflow_probability")
@@ -121,7 +122,7 @@ listed = profiles.list_profiles()
 print(json.dumps({
     "file": jaxcoinfer.__file__,
     "profiles": {kind: [getattr(profiles, "load_" + kind)(name).name for name in listed[kind]] for kind in listed},
-    "scenarios": [scenarios.load_scenario(name).name for name in scenarios.list_scenarios()],
+    "scenarios": [registry.load_scenario(name).name for name in registry.list_scenarios()],
     "traces": [read(name) and name for name in traces.shipped_traces()],
 }))
 """
@@ -132,7 +133,7 @@ def test_installed_copy_reads_all_it_ships_from_any_folder(installed):
     found = json.loads(python("-c", LOAD_ALL))
     assert Path(found["file"]) == target / "jaxcoinfer/__init__.py"
     assert found["profiles"] == {kind: list(names) for kind, names in profiles.list_profiles().items()}
-    assert found["scenarios"] == list(scenarios.list_scenarios())
+    assert found["scenarios"] == list(registry.list_scenarios())
     assert found["traces"] == list(traces.shipped_traces())
     assert all(found["profiles"].values()) and found["scenarios"] and found["traces"]
 

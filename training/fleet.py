@@ -21,14 +21,16 @@ import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import measure, record
-from jaxcoinfer import evaluate, scenarios
-from jaxcoinfer.agents import fleet_actor, ppo
-from jaxcoinfer.envs.fleet import Fleet
-from jaxcoinfer.envs.fleet_params import FleetParams
-from jaxcoinfer.runs import fleet as runs
-from jaxcoinfer.runs import looks_fleet as report
-from jaxcoinfer.runs.contenders_fleet import BEST, COMPARED, LEARNERS, REFERENCE, baseline_policies
-from jaxcoinfer.scenarios_fleet import FleetScenario
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import report
+from jaxcoinfer.systems.fleet import run as runs
+from jaxcoinfer.systems.fleet.env import Fleet
+from jaxcoinfer.systems.fleet.params import FleetParams
+from jaxcoinfer.systems.fleet.policies import BEST, COMPARED, LEARNERS, REFERENCE, baseline_policies
+from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 _SHIPPED = ("fleet", "fleet-cloud")
 _TIMED_DEVICES, _TIMED_SLOTS = 64, 64
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 512, 4096])
     options = parser.parse_args()
     for name in options.scenario or (_SHIPPED if options.recipe == "table" else _SHIPPED[:1]):
-        scenario = scenarios.load_scenario(name)
+        scenario = registry.load_scenario(name)
         if options.recipe == "table":
             table(scenario, options.rows, options.slots, options.seeds)
         elif options.recipe == "speed":

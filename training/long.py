@@ -24,60 +24,59 @@ import jax
 import numpy as np
 from flax import serialization
 
-from jaxcoinfer import devices, scenarios
-from jaxcoinfer.agents import fleet_actor, ppo
-from jaxcoinfer.agents.networks import TrainResult
-from jaxcoinfer.checkpoints import CheckpointError
-from jaxcoinfer.runs import (
-    contenders,
-    contenders_fleet,
-    contenders_on_demand,
-    fleet,
-    jobs,
-    long,
-    on_demand,
-    stopping,
-)
-from jaxcoinfer.runs.types import RunError
-from jaxcoinfer.scenarios import ProfileError
-from jaxcoinfer.traces import TraceError
+from jaxcoinfer.core import sharding
+from jaxcoinfer.data.fields import ProfileError
+from jaxcoinfer.data.traces import TraceError
+from jaxcoinfer.evaluation import executor, resumable
+from jaxcoinfer.evaluation.types import RunError
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.learn.checkpoints import CheckpointError
+from jaxcoinfer.learn.networks import TrainResult
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import policies as contenders_fleet
+from jaxcoinfer.systems.fleet import run as fleet
+from jaxcoinfer.systems.on_demand import policies as contenders_on_demand
+from jaxcoinfer.systems.on_demand import run as on_demand
+from jaxcoinfer.systems.stopping import policies as contenders
+from jaxcoinfer.systems.stopping import run as stopping
 from training import multi_user
 
 USUAL = {"stopping": "wifi", "on-demand": "on-demand-markov", "fleet": "fleet", "multi-user": "multi-user"}
 
 
-def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[long.TrainSpec, Any]:
+def lesson_of(system: str, env: Any, sizes: dict[str, int]) -> tuple[resumable.TrainSpec, Any]:
     """Returns the lesson of a system's best learner and its hyper-parameters; sizes replace fields of its config."""
     if system == "stopping":
         learner = contenders.LEARNERS[contenders.BEST]
         config = dataclasses.replace(stopping.FULL.learners[contenders.BEST], **sizes)
-        return long.TrainSpec(learner, env, config), learner.Hyper()
+        return resumable.TrainSpec(learner, env, config), learner.Hyper()
     if system == "on-demand":
         of = contenders_on_demand.LEARNERS[contenders_on_demand.BEST]
         config = dataclasses.replace(on_demand.FULL.learners[contenders_on_demand.BEST], **sizes)
-        return long.TrainSpec(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
+        return resumable.TrainSpec(of.module, of.env(env), config, contenders_on_demand.outcomes), of.module.Hyper()
     if system == "multi-user":
-        return long.TrainSpec(ppo, env, dataclasses.replace(multi_user.CONFIG, **sizes)), multi_user.HYPER
+        return resumable.TrainSpec(ppo, env, dataclasses.replace(multi_user.CONFIG, **sizes)), multi_user.HYPER
     of = contenders_fleet.LEARNERS[contenders_fleet.BEST]
     config = dataclasses.replace(fleet.FULL.config, twin=of.twin, **sizes)
-    return long.TrainSpec(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
+    return resumable.TrainSpec(ppo, of.env(env), config, fleet_actor.outcomes), of.hyper
 
 
 def train(system: str, scenario: str, seed: int, out: Path, sizes: dict[str, int], every: int) -> None:
     """Trains, or goes on; writes what it came to."""
-    world = scenarios.load_scenario(scenario)
+    world = registry.load_scenario(scenario)
     if world.system != system:
         raise RunError(f"scenario '{scenario}': of system {world.system}; give one of {system}")
-    env, params = jobs.make_world(world, jobs.key_of(seed, jobs.TRAIN_DRAW), split="train")
+    env, params = executor.make_world(registry.make, world, executor.key_of(seed, executor.TRAIN_DRAW), split="train")
     spec, hyper = lesson_of(system, env, sizes)
-    key = jobs.key_of(seed, jobs.LEARN)
+    key = executor.key_of(seed, executor.LEARN)
     said = {"system": system, "scenario": scenario, "seed": seed}
-    learned = long.train(out, key, params, hyper, spec=spec, said=said, every=every, events=_told())
+    learned = resumable.train(out, key, params, hyper, spec=spec, said=said, every=every, events=_told())
     _write(out, learned)
     _say(f"{out}: all {len(learned.curve)} stages are over; the last look told {float(learned.curve[-1]):.4f}")
 
 
-def _told() -> long.Events:
+def _told() -> resumable.Events:
     begun_s = [time.perf_counter()]
     done = [0]
 
@@ -88,7 +87,9 @@ def _told() -> long.Events:
         score = float(train_state.curve[number - 1])
         _say(f"stage {number} of {all_stages}: {score:.4f}, about {left_s:.0f} s left")
 
-    return long.Events(lambda stage: _say(f"goes on after stage {stage}"), lambda line: _say(f"warning: {line}"), stage)
+    return resumable.Events(
+        lambda stage: _say(f"goes on after stage {stage}"), lambda line: _say(f"warning: {line}"), stage
+    )
 
 
 def _write(out: Path, learned: TrainResult) -> None:
@@ -126,7 +127,7 @@ def main() -> int:
         parser.error("--stages, --updates and --every must be at least 1")
     scenario = options.scenario or USUAL[options.system]
     try:
-        mesh = devices.mesh(options.devices)
+        mesh = sharding.mesh(options.devices)
     except ValueError as error:
         parser.error(f"--devices: {error}")
     try:

@@ -20,14 +20,16 @@ import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import record
-from jaxcoinfer import evaluate, scenarios
-from jaxcoinfer.agents import multi_user_actor, ppo
-from jaxcoinfer.envs.multi_user import MultiUser
-from jaxcoinfer.envs.multi_user_params import MultiUserParams
-from jaxcoinfer.exogenous_multi_user import alike
-from jaxcoinfer.policies import multi_user as baselines
-from jaxcoinfer.rollout import Policy, unroll
-from jaxcoinfer.scenarios_multi_user import MultiUserScenario
+from jaxcoinfer.core.rollout import Policy, unroll
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.multi_user import baselines
+from jaxcoinfer.systems.multi_user import network as multi_user_actor
+from jaxcoinfer.systems.multi_user.env import MultiUser
+from jaxcoinfer.systems.multi_user.exogenous import alike
+from jaxcoinfer.systems.multi_user.params import MultiUserParams
+from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
 
 LEARNER = "proximal policy"
 CONFIG = ppo.Config(
@@ -157,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     for name in options.scenario:
-        table(scenarios.load_scenario(name), options.rows, options.seeds)
+        table(registry.load_scenario(name), options.rows, options.seeds)
 
 
 if __name__ == "__main__":

@@ -21,28 +21,23 @@ import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import record
-from jaxcoinfer import evaluate, misses, scenarios
-from jaxcoinfer.bounds import on_demand as bounds
-from jaxcoinfer.bounds.on_demand import Solution
-from jaxcoinfer.envs.on_demand import OnDemand
-from jaxcoinfer.envs.on_demand_params import Params
-from jaxcoinfer.evaluate import Tasks
-from jaxcoinfer.policies.on_demand import best_fixed
-from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs import on_demand as runs
-from jaxcoinfer.runs.contenders_on_demand import (
-    BEST,
-    EXACT,
-    EXACT_MEMORY,
-    LEARNERS,
-    baseline_policies,
-    play_learners,
-)
-from jaxcoinfer.runs.jobs import play
-from jaxcoinfer.scenarios_on_demand import OnDemandScenario
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation.evaluate import Tasks
+from jaxcoinfer.evaluation.executor import play
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.on_demand import bound as bounds
+from jaxcoinfer.systems.on_demand import misses
+from jaxcoinfer.systems.on_demand import run as runs
+from jaxcoinfer.systems.on_demand.baselines import best_fixed
+from jaxcoinfer.systems.on_demand.bound import Solution
+from jaxcoinfer.systems.on_demand.env import OnDemand
+from jaxcoinfer.systems.on_demand.params import Params
+from jaxcoinfer.systems.on_demand.policies import BEST, EXACT, EXACT_MEMORY, LEARNERS, baseline_policies, play_learners
+from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario
 from training.curves import first_lasting
 
-_SHIPPED = [name for name in scenarios.list_scenarios() if name.startswith("on-demand")]
+_SHIPPED = [name for name in registry.list_scenarios() if name.startswith("on-demand")]
 _CHAINS = ["on-demand-markov", "on-demand-5g", "on-demand-outages"]
 _USUAL = {"table": _SHIPPED, "samples": _CHAINS, "reliability": ["on-demand-markov"]}
 _WIDE_ROWS = 1024  # of a draw in which late tasks are counted: all step side by side
@@ -167,7 +162,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1_000_000)
     options = parser.parse_args()
     for name in options.scenario or _USUAL[options.recipe]:
-        scenario = scenarios.load_scenario(name)
+        scenario = registry.load_scenario(name)
         if options.recipe == "table":
             table(scenario, options.rows, options.seeds)
         elif options.recipe == "samples":

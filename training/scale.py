@@ -21,10 +21,12 @@ import jax
 from flax import serialization
 
 import jaxcoinfer
-from jaxcoinfer import devices, scenarios
-from jaxcoinfer.agents import differential, ppo
-from jaxcoinfer.runs import contenders_on_demand
-from jaxcoinfer.runs.long import TrainSpec
+from jaxcoinfer.core import sharding
+from jaxcoinfer.data.fields import ProfileError
+from jaxcoinfer.evaluation.resumable import TrainSpec
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.systems.on_demand import policies as contenders_on_demand
+from jaxcoinfer.systems.stopping import differential_value
 from training.long import USUAL, lesson_of
 
 MAKE, LEARN = range(2)  # purposes of keys
@@ -35,8 +37,8 @@ def spec(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[TrainSpec,
     many: dict[str, Any] = {"n_evaluations": 1, "updates_per_evaluation": n_updates}
     if system == "stopping":
         pairs = n_envs // 2
-        config: Any = differential.Config(**many, n_pairs=pairs, batch=max(4096, pairs))
-        return TrainSpec(differential, env, config), differential.Hyper()
+        config: Any = differential_value.Config(**many, n_pairs=pairs, batch=max(4096, pairs))
+        return TrainSpec(differential_value, env, config), differential_value.Hyper()
     if system == "on-demand":
         return TrainSpec(ppo, env, ppo.Config(**many, n_envs=n_envs), contenders_on_demand.outcomes), ppo.Hyper()
     return lesson_of(system, env, many | {"n_envs": n_envs})
@@ -78,14 +80,14 @@ def main() -> int:
     try:
         if options.hosts:
             address, processes, process = options.hosts
-            devices.init_distributed(address, int(processes), int(process))
+            sharding.init_distributed(address, int(processes), int(process))
         elif options.hosts is not None:
-            devices.init_distributed()
-        mesh = devices.mesh(None if options.devices == "all" else int(options.devices))
+            sharding.init_distributed()
+        mesh = sharding.mesh(None if options.devices == "all" else int(options.devices))
         with jax.set_mesh(mesh):
             scenario = options.scenario or USUAL[options.system]
             learned, line = train(options.system, scenario, options.envs, options.updates, options.seed)
-    except (ValueError, scenarios.ProfileError) as error:
+    except (ValueError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if jax.process_index() == 0:

@@ -23,16 +23,18 @@ import numpy as np
 
 import jaxcoinfer
 from benchmarks.harness import record
-from jaxcoinfer import evaluate, scenarios
-from jaxcoinfer.agents import contvalue, differential, ppo
-from jaxcoinfer.bounds import dynamic_program
-from jaxcoinfer.bounds import stopping as bounds
-from jaxcoinfer.policies import stopping as baselines
-from jaxcoinfer.rollout import Policy
-from jaxcoinfer.runs import status_reports as ways
-from jaxcoinfer.runs.contenders import EXACT, LEARNERS, baseline_policies, choose
-from jaxcoinfer.scenarios import Scenario
-from jaxcoinfer.twin import workload
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.data import processes
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.stopping import baselines, continuation_value, differential_value
+from jaxcoinfer.systems.stopping import status_reports as ways
+from jaxcoinfer.systems.stopping.bounds import dynamic_program
+from jaxcoinfer.systems.stopping.bounds import exact as bounds
+from jaxcoinfer.systems.stopping.policies import EXACT, LEARNERS, baseline_policies, choose
+from jaxcoinfer.systems.stopping.scenario import StoppingScenario
+from jaxcoinfer.systems.stopping.twin import workload
 from training.curves import first_lasting
 
 _USUAL = {
@@ -44,7 +46,7 @@ _USUAL = {
 TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
-def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line a policy: utility, and paired differences to the strongest baselines and the exact optimum."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
@@ -80,10 +82,10 @@ def table(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
         record("reference", line)
 
 
-def samples(scenario: Scenario, seeds: int) -> None:
+def samples(scenario: StoppingScenario, seeds: int) -> None:
     """Appends one line a seed: tasks until the learner's utility stays at that of greedy with waiting cost."""
     env, params = jaxcoinfer.make(scenario, jax.random.fold_in(jax.random.key(0), TRAIN))
-    config = contvalue.Config(
+    config = continuation_value.Config(
         n_devices=16, n_evaluations=250, updates_per_evaluation=4, evaluation_devices=256, evaluation_tasks=100
     )
     goal = _utility_of_waiting(env, params, config)
@@ -92,21 +94,21 @@ def samples(scenario: Scenario, seeds: int) -> None:
         for twin in (True, False):
             chosen = dataclasses.replace(config, twin=twin)
             key = jax.random.fold_in(jax.random.key(seed), LEARN)
-            learned = contvalue.train(key, params, contvalue.Hyper(), env=env, config=chosen)
+            learned = continuation_value.train(key, params, continuation_value.Hyper(), env=env, config=chosen)
             needed[twin] = first_lasting(np.asarray(learned.curve), np.asarray(learned.steps), goal(key))
         line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
         line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
         record("samples", line)
 
 
-def status_reports(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+def status_reports(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line a way to tell the server and threshold: messages, utility, and its gain on full reports."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    config = differential.Config()
-    learned = differential.train(keys[LEARN], params, differential.Hyper(), env=env, config=config)
+    config = differential_value.Config()
+    learned = differential_value.train(keys[LEARN], params, differential_value.Hyper(), env=env, config=config)
     long = dataclasses.replace(scenario, rows=rows, slots=slots)
-    policy = differential.policy(env, config, learned.weights)
+    policy = differential_value.policy(env, config, learned.weights)
     for point in ways.measure(long, policy, keys[HELD_OUT], keys[PLAY]):
         line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "way": point.way}
         line |= {"threshold_slots": point.threshold_slots}
@@ -116,7 +118,7 @@ def status_reports(scenario: Scenario, rows: int, slots: int, seed: int) -> None
         record("status_reports", line)
 
 
-def algorithms(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
+def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
     """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on greedy waiting."""
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
@@ -132,7 +134,7 @@ def algorithms(scenario: Scenario, rows: int, slots: int, seed: int) -> None:
         evaluation_steps=1000,
     )
     tried: dict[str, tuple[Any, Any, Any]] = {
-        "differential value": (differential, differential.Config(), differential.Hyper())
+        "differential value": (differential_value, differential_value.Config(), differential_value.Hyper())
     }
     for discount in (0.9, 0.99, 0.998):
         tried[f"proximal policy {discount}"] = (ppo, proximal, ppo.Hyper(discount=discount, entropy_weight=0.01))
@@ -167,7 +169,7 @@ def _utility_of_waiting(env, params, config):
             start = jax.tree.map(lambda leaf: leaf[0], replay.states)
             return jnp.argmax(workload.forecast(env, start, params).value).astype(jnp.int32)
 
-        return contvalue.mean_utility(env, choose, states, params, config.evaluation_tasks)
+        return continuation_value.mean_utility(env, choose, states, params, config.evaluation_tasks)
 
     return utility
 
@@ -183,11 +185,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     for name in options.scenario or _USUAL[options.recipe]:
-        scenario = scenarios.load_scenario(name)
+        scenario = registry.load_scenario(name)
         if options.recipe == "samples":
             samples(scenario, options.seeds)
         else:
-            usual = 400_000 if isinstance(scenario.rate, scenarios.ConstantRate) else scenario.slots  # traces end
+            usual = 400_000 if isinstance(scenario.rate, processes.ConstantRate) else scenario.slots  # traces end
             recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[options.recipe]
             recipe(scenario, options.rows, options.slots or usual, options.seed)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcoinfer.adapters.extras import needed
-from jaxcoinfer.envs.fleet import Fleet, FleetState, observe
+from jaxcoinfer.systems.fleet.env import Fleet, FleetState, observe
 
 
 def jaxmarl_env(env: Fleet, params: Any) -> Any:

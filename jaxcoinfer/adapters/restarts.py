@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.envs.types import TimeStep
+from jaxcoinfer.core.contract import TimeStep
 
 _ROW = 128  # width of the grid in which the ended are looked for, first by row
 

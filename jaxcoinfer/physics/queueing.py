@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+TICKS = 1024  # of server work in one slot
+
 
 def excess_left_s(excess_s: jax.Array, idle_s: jax.Array) -> jax.Array:
     """Returns what is left of our excess after the others alone would have left the server idle for `idle_s`.

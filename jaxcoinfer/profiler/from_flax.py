@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxcoinfer.profile_checks import ProfileError
+from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.graph import CONV, LINEAR, POOL, Graph, Node, Tensor
 
 # Parameters in which primitives that call a function once (jit, remat, custom gradients) hold its jaxpr.

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jaxcoinfer.profile_checks import ProfileError
+from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.graph import CONV, LINEAR, POOL, Graph, Node, Tensor
 
 # Where the weights of a convolution are among its inputs.

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from jaxcoinfer.profile_checks import ProfileError
+from jaxcoinfer.data.fields import ProfileError
 
 CONV, LINEAR, POOL = "conv", "linear", "pool"
 BITS_OF_A_PICTURE = 8  # of each value, as cameras and files keep it

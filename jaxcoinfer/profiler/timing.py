@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.profile_checks import ProfileError
+from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.from_onnx import read_onnx
 from jaxcoinfer.profiler.graph import Chain
 

@@ -4,7 +4,7 @@ import datetime
 import json
 from pathlib import Path
 
-from jaxcoinfer.profile_checks import ProfileError
+from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.graph import Chain, Layer
 from jaxcoinfer.profiler.timing import Timing
 

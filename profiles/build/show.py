@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer import profiles
-from jaxcoinfer.profiles import Dnn
+from jaxcoinfer.data import profiles
+from jaxcoinfer.data.profiles import Dnn
 
 ENTROPIES = ((0.001, 0.01), (0.01, 0.05), (0.05, 0.2), (0.1, 0.5), (0.3, 0.8), (0.8, 1.2))  # nats, at each early exit
 
@@ -60,7 +60,7 @@ def sent_bits(dnn: Dnn) -> np.ndarray:
 
 def figure(dnn: Dnn) -> Any:
     """Accuracy against FLOP, by exit and version; accuracy of the whole against bits sent, by cut and width."""
-    from jaxcoinfer.figures.common import panels
+    from jaxcoinfer.evaluation.plots import panels
 
     made, (left, right) = panels(1, 2)
     for (width, flop, accuracy), mark in zip(accuracy_table(dnn), "osD^v", strict=False):

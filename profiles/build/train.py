@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from flax import serialization
 
-from jaxcoinfer.agents.networks import descend
+from jaxcoinfer.learn.networks import descend
 from profiles.build.data import Images
 from profiles.build.model import BAlexNet
 

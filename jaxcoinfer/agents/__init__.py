@@ -1,1 +1,0 @@
-"""Learners: Flax networks, pure losses, training in one jitted scan."""

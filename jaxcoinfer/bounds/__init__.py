@@ -1,1 +1,0 @@
-"""How good a policy can be: exact optima and certified bounds."""

@@ -1,0 +1,1 @@
+"""What every system shares: the contract of an environment, rollouts, generators, sharding."""

@@ -1,0 +1,204 @@
+"""Generators of everything random or recorded, one process a function, [K, T] each.
+
+Axes: K rows, T slots, M states of a Markov chain.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcoinfer.data import processes, traces
+from jaxcoinfer.data.processes import Split
+from jaxcoinfer.physics.queueing import TICKS
+
+Number = jax.Array | float
+
+
+def to_ticks(work_s: jax.Array, slot_s: Number) -> jax.Array:
+    """Returns seconds of server work as whole ticks, `round(TICKS * work_s / slot_s)`."""
+    return jnp.round(work_s * (TICKS / slot_s)).astype(jnp.int32)
+
+
+def bernoulli_arrivals(key: jax.Array, shape: tuple[int, int], probability: Number) -> jax.Array:
+    """At most one task a slot, with `probability` (a number, or [K, 1])."""
+    return jax.random.bernoulli(key, probability, shape).astype(jnp.int32)
+
+
+def poisson_arrivals(key: jax.Array, shape: tuple[int, int], mean: Number) -> jax.Array:
+    """Poisson number of tasks a slot with `mean` (a number, or [K, 1])."""
+    return jax.random.poisson(key, mean, shape, dtype=jnp.int32)
+
+
+def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> jax.Array:
+    """Returns states [K, T] int32 of M-state chains that leave state i for any other with probability leave[i].
+
+    The first state is drawn from the stationary law, which is proportional to `1 / leave`.
+    """
+    key_first, key_leave, key_where = jax.random.split(key, 3)
+    k, t = shape
+    m = leave.shape[0]
+    first = jax.random.categorical(key_first, -jnp.log(leave), shape=(k,)).astype(jnp.int32)
+    leaves = jax.random.uniform(key_leave, (t, k))
+    shifts = jax.random.randint(key_where, (t, k), 1, max(m, 2), dtype=jnp.int32)
+
+    def move(state, draw):
+        uniform, shift = draw
+        return jnp.where(uniform < leave[state], (state + shift) % m, state), state
+
+    return jax.lax.scan(move, first, (leaves, shifts))[1].T
+
+
+def mmpp_arrivals(key: jax.Array, shape: tuple[int, int], means: jax.Array, leave: jax.Array) -> jax.Array:
+    """Two-state Markov-modulated Poisson: `means[2]` tasks a slot, `leave[2]` probability to leave a state."""
+    key_state, key_count = jax.random.split(key)
+    return jax.random.poisson(key_count, means[markov_states(key_state, shape, leave)], dtype=jnp.int32)
+
+
+def poisson_batch_work(
+    key: jax.Array,
+    shape: tuple[int, int],
+    load: Number,
+    job_s: float,
+    slot_s: float,
+    jobs: str = "uniform",
+) -> jax.Array:
+    """Ticks of work in Poisson many jobs a slot; `load` is the share of the server they take (a number, or [K, 1]).
+
+    Jobs are uniform on (0, job_s) or exponential with mean job_s; jobs a slot have mean `load * slot_s / E[job]`.
+    """
+    key_count, key_size = jax.random.split(key)
+    mean_job_s = job_s / 2 if jobs == "uniform" else job_s
+    count = jax.random.poisson(key_count, jnp.broadcast_to(load * (slot_s / mean_job_s), shape), dtype=jnp.int32)
+    draws = {
+        "uniform": lambda key: jax.random.uniform(key, shape, maxval=job_s),
+        "exponential": lambda key: jax.random.exponential(key, shape) * job_s,
+    }
+    if jobs not in draws:
+        raise ValueError(f"edge load: jobs {jobs!r} is unknown; allowed: {', '.join(map(repr, draws))}.")
+
+    def add(carry):
+        number, total = carry
+        size = draws[jobs](jax.random.fold_in(key_size, number))
+        return number + 1, total + jnp.where(number < count, size, 0.0)
+
+    most = count.max()
+    _, work_s = jax.lax.while_loop(lambda c: c[0] < most, add, (jnp.int32(0), jnp.zeros(shape)))
+    return to_ticks(work_s, slot_s)
+
+
+def constant_bits(shape: tuple[int, int], rate_bps: float, slot_s: float) -> jax.Array:
+    """Bits a slot of a link of constant rate."""
+    return jnp.full(shape, round(rate_bps * slot_s), jnp.int32)
+
+
+def gauss_markov(key: jax.Array, shape: tuple[int, int], memory: float, deviation: float) -> jax.Array:
+    """Stationary first-order process [K, T]: `x[t+1] = memory x[t] + sqrt(1 - memory^2) deviation N(0, 1)`."""
+    noise = deviation * jax.random.normal(key, (shape[1], shape[0]))
+    fresh = (1.0 - memory**2) ** 0.5
+
+    def move(x, z):
+        return memory * x + fresh * z, x
+
+    return jax.lax.scan(move, noise[0], jnp.roll(noise, -1, axis=0))[1].T
+
+
+def fading_bits(
+    key: jax.Array,
+    shape: tuple[int, int],
+    slot_s: float,
+    bandwidth_hz: float,
+    snr_db: float,
+    shadowing_db: float,
+    shadowing_memory: float,
+    block_slots: int,
+) -> jax.Array:
+    """Bits a slot through Shannon capacity: `B log2(1 + snr 10^(X/10) |h|^2)`.
+
+    X is Gauss-Markov shadowing in dB, |h|^2 Rayleigh block fading (exponential, mean 1); both change every
+    `block_slots` slots.
+    """
+    key_shadow, key_fade = jax.random.split(key)
+    blocks = (shape[0], -(-shape[1] // block_slots))
+    shadow = gauss_markov(key_shadow, blocks, shadowing_memory, shadowing_db)
+    snr = 10.0 ** ((snr_db + shadow) / 10.0) * jax.random.exponential(key_fade, blocks)
+    bits = jnp.round(bandwidth_hz * slot_s * jnp.log2(1.0 + snr)).astype(jnp.int32)
+    return jnp.repeat(bits, block_slots, axis=1)[:, : shape[1]]
+
+
+def outages(key: jax.Array, slot_bits: jax.Array, leave: jax.Array) -> jax.Array:
+    """Gilbert-Elliott: the link of `slot_bits` [K, T] carries nothing while a two-state chain is in state 1."""
+    return jnp.where(markov_states(key, slot_bits.shape, leave) == 1, 0, slot_bits)
+
+
+def markov_speed(key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leave: jax.Array) -> jax.Array:
+    """Speed of a device that jumps between `speeds` [M], leaving state i with probability leave[i] a slot."""
+    return speeds[markov_states(key, shape, leave)]
+
+
+def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split) -> jax.Array:
+    """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; from the recorded files of `split`."""
+    key_rate, key_outage = jax.random.split(key)
+    match rate:
+        case processes.ConstantRate(rate_bps, leave):
+            bits = constant_bits(shape, rate_bps, slot_s)
+        case processes.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
+            bits = fading_bits(key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
+        case processes.RecordedRate(train, held_out, leave, share):
+            files = [_part(traces.read_rate_trace(file), share) for file in (held_out if split == "eval" else train)]
+            bits = _recorded_bits(key_rate, shape, slot_s, files)
+        case _:
+            raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+    return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
+
+
+def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
+    """Returns the speed a slot of a scenario's `speed`, float32 [K, T]; 1 = nominal."""
+    match speed:
+        case processes.ConstantSpeed():
+            return jnp.ones(shape, jnp.float32)
+        case processes.MarkovSpeed(values, leave):
+            return markov_speed(key, shape, jnp.asarray(values, jnp.float32), jnp.asarray(leave, jnp.float32))
+    raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+
+
+def _recorded_bits(
+    key: jax.Array, shape: tuple[int, int], slot_s: float, recorded: list[traces.RateTrace]
+) -> jax.Array:
+    k, t = shape
+    starts = np.asarray(jax.random.uniform(key, (k,)))
+    rows = []
+    for row in range(k):
+        trace = recorded[row % len(recorded)]
+        rows.append(
+            traces.slot_bits(trace, slot_s, t, _random_start_s(trace, trace.duration_s, slot_s, t, starts[row]))
+        )
+    return jnp.asarray(np.stack(rows), jnp.int32)
+
+
+def _part(trace: traces.RateTrace, share: float) -> traces.RateTrace:
+    return dataclasses.replace(trace, rate_bps=trace.rate_bps * share)
+
+
+def recorded_counts(key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float) -> jax.Array:
+    """Returns the requests a slot of a recorded trace, int32 [K, T], its time rescaled to `mean` of them a slot.
+
+    Each row starts at a random instant; consumes the key. Raises TraceError where a row does not fit.
+    """
+    k, t = shape
+    trace = traces.read_arrival_trace(file)
+    scale = traces.time_scale_for_rate(trace, mean / slot_s)
+    starts = np.asarray(jax.random.uniform(key, (k,)))
+    rows = []
+    for row in range(k):
+        start_s = _random_start_s(trace, trace.duration_s * scale, slot_s, t, starts[row])
+        rows.append(traces.arrival_counts(trace, slot_s, t, start_s, scale))
+    return jnp.asarray(np.stack(rows), jnp.int32)
+
+
+def _random_start_s(trace: Any, duration_s: float, slot_s: float, n_slots: int, uniform: float) -> float:
+    """A start such that the row fits; where it does not fit at all, 0, and the trace reader says so."""
+    spare_s = duration_s - n_slots * slot_s
+    return float(uniform) * spare_s * 0.999 if spare_s > 0 else 0.0

@@ -1,0 +1,1 @@
+"""What files say: profiles, traces, processes of scenarios. No JAX."""

@@ -1,0 +1,73 @@
+"""Per-sample results of a DNN, read from the `.npz` beside its profile.
+
+A table of mean accuracies loses that exits agree on easy samples; a per-sample table keeps it. Letters:
+V model versions, E exits (the last one is the full network), P cuts, Q bit widths, S test samples.
+"""
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcoinfer.data.fields import Place, ProfileError, integer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """Which exit is right on which sample, and how sure. E = early exits + 1: the last is the full network.
+
+    `correct`: uint8 [V, E, P, Q, ceil(S / 8)], packed by `np.packbits` along S; `confidence`: float [V, E, S]
+    in [0, 1], the largest class probability; `entropy`: float [V, E, S], nats, of the class probabilities;
+    `samples`: S.
+    """
+
+    samples: int
+    correct: np.ndarray
+    confidence: np.ndarray
+    entropy: np.ndarray
+
+    def unpacked(self) -> np.ndarray:
+        """`correct` as bool [V, E, P, Q, S]."""
+        return np.unpackbits(self.correct, axis=-1, count=self.samples).astype(bool)
+
+    def of_version(self, number: int) -> "Samples":
+        """Those of one version alone, V = 1."""
+        one = slice(number, number + 1)
+        return dataclasses.replace(
+            self, correct=self.correct[one], confidence=self.confidence[one], entropy=self.entropy[one]
+        )
+
+
+def load_samples(path: Path, shape: tuple[int, int, int, int]) -> Samples:
+    """The arrays `samples`, `correct`, `confidence` and `entropy` of a `.npz`; shape: [V, E, P, Q].
+
+    Raises ProfileError in one line when an array is missing, or of the wrong type, shape or range.
+    """
+    table, place = _read(path), Place(str(path))
+    if missing := {"samples", "correct", "confidence", "entropy"} - set(table):
+        raise ProfileError(f"{path}: missing array {', '.join(sorted(missing))}; found: {', '.join(table) or 'none'}")
+    samples = integer(1)(table["samples"].tolist(), place.at("samples"))
+    correct, confidence, entropy = table["correct"], table["confidence"], table["entropy"]
+    _require(correct, place.at("correct"), np.uint8, (*shape, -(-samples // 8)))
+    for name, array, most in (("confidence", confidence, 1.0), ("entropy", entropy, np.inf)):
+        _require(array, place.at(name), np.floating, (*shape[:2], samples))
+        outside = array[~((array >= 0) & (array <= most) & np.isfinite(array))]  # NaN is outside too
+        if outside.size:
+            place.at(name).refuse(float(outside[0]), "numbers in [0, 1]" if most == 1 else "finite numbers >= 0")
+    return Samples(samples=samples, correct=correct, confidence=confidence, entropy=entropy)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ProfileError(f"{path}: not a readable .npz: {error}") from None
+
+
+def _require(array: np.ndarray, place: Place, dtype: Any, shape: tuple[int, ...]) -> None:
+    if not np.issubdtype(array.dtype, dtype) or array.shape != shape:
+        place.refuse(f"{array.dtype} {array.shape}", f"{dtype.__name__} {shape}")

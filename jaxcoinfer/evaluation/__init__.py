@@ -1,0 +1,1 @@
+"""What policies achieve: evaluation, comparison, plots, and the executor that runs it."""

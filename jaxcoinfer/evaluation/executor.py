@@ -1,0 +1,120 @@
+"""The work of a run: two threads, keys by purpose, worlds by scenario, and worlds in which all policies play.
+
+All randomness of a run comes from one seed, each purpose with a key of its own, so that the same scenario and seed give
+the same numbers again.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.data.fields import ProfileError
+from jaxcoinfer.data.processes import Split
+from jaxcoinfer.data.traces import TraceError
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation.evaluate import Tasks
+from jaxcoinfer.evaluation.types import Progress, RunError
+
+TRAIN_DRAW, LEARN, HELD_OUT, PLAY, FRESH, FRESH_PLAY, SIGNAL = range(7)  # purposes of keys
+
+
+def key_of(seed: int, purpose: int) -> jax.Array:
+    """Returns the key of a purpose."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+class Executor:
+    """Two threads that share the work, most of which (compiling, compiled loops) runs outside of Python."""
+
+    def __init__(self, progress: Progress, total: int):
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._progress, self._done, self._total = progress, 0, total
+
+    def __enter__(self) -> "Executor":
+        self._progress("", 0, self._total)
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def over(self, what: str, work: int) -> None:
+        """Reports that `work` of the total is done."""
+        self._done += work
+        self._progress(what, self._done, self._total)
+
+    def start(self, what: str, work: int, function: Callable, *given: Any, tasks_in=None) -> Future:
+        """Starts `function(*given)`; once it is over reports `what`, and a rate if tasks_in(result) counts tasks."""
+
+        def job():
+            begin_s = time.perf_counter()
+            result = function(*given)
+            said = what
+            if tasks_in:
+                n_tasks = tasks_in(result)
+                said += f": {n_tasks:,} tasks, {n_tasks / (time.perf_counter() - begin_s):,.0f} tasks/s"
+            self.over(said, work)
+            return result
+
+        return self._pool.submit(job)
+
+
+def make_world(make: Callable, scenario: Any, key: jax.Array, *, split: Split) -> tuple[Any, Any]:
+    """Returns (env, params) of a scenario as its system makes them. Raises ProfileError, TraceError or RunError in one line."""
+    try:
+        return make(scenario, key, split=split)
+    except (ProfileError, TraceError):
+        raise
+    except ValueError as error:  # what only the draw shows: rows too short for the slowest task
+        raise RunError(f"scenario '{scenario.name}': {one_line(error)}") from None
+
+
+def one_line(error: Exception) -> str:
+    """Returns what an error says, in one line."""
+    return " ".join(str(error).split())
+
+
+class PolicyWorld(struct.PyTreeNode):
+    """Numbers of an environment, and which policy acts in it."""
+
+    params: Any
+    policy: jax.Array
+
+    bank = property(lambda self: self.params.bank)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiPolicyEnv:
+    """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
+
+    env: Any  # whatever has the contract of `core.contract`
+    policies: tuple[Policy, ...]
+
+    def reset_at(self, row: jax.Array, slot: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
+        return self.env.reset_at(row, slot, world.params)
+
+    def step(self, state: Any, action: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
+        return self.env.step(state, action, world.params)
+
+    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld) -> jax.Array:
+        """The policy of the world."""
+        return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
+
+
+def play(env: Any, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array) -> dict[str, list[Tasks]]:
+    """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
+    shared = MultiPolicyEnv(env, tuple(policies.values()))
+    all_worlds = [PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
+    tasks = evaluate.run(shared, all_worlds, shared.act, key)
+    return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
+
+
+def n_played(played: Mapping[str, Sequence[Tasks]]) -> int:
+    """Returns how many tasks `play` played."""
+    return sum(len(tasks.utility) for several in played.values() for tasks in several)

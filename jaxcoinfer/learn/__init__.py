@@ -1,0 +1,1 @@
+"""Learners: algorithms, networks, distributions, the training loop and its checkpoints."""

@@ -1,0 +1,1 @@
+"""The system `fleet`: version, cut and shares of many devices at once."""

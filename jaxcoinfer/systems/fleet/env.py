@@ -1,0 +1,265 @@
+"""`fleet`: model version, cut, and shares of one link and one server, for every device of a fleet at once.
+
+The system of Qi et al., *Multi-Compression Scale DNN Inference Acceleration based on Cloud-Edge-End Collaboration* (doi
+10.1145/3634704), with links, loads and processors that vary.
+
+In every slot each active device has one task of weight `w` in [0, 1]. It runs version v up to cut p, sends the feature
+over its share x of the band, and the server finishes it with its share y (or, with a cloud, runs up to a second cut and
+the cloud finishes):
+
+    T_i = device_s / v_i + fixed_s + bits / (x_i B eta_i) + flop / (y_i F),    sum x <= 1, sum y <= 1,
+    cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s.
+
+Tasks end in the slot they came in: a decision changes nothing but its own reward. Axes: D devices, C choices.
+"""
+
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.physics.energy import transmit_energy_j
+from jaxcoinfer.systems.fleet.allocation import Tables, allocate, at, normalised
+from jaxcoinfer.systems.fleet.exogenous import FleetSlot, slot_at
+from jaxcoinfer.systems.fleet.params import FleetParams
+
+
+class FleetState(struct.PyTreeNode):
+    """Where a fleet stands: row and slot int32, done bool."""
+
+    row: jax.Array
+    slot: jax.Array
+    done: jax.Array
+
+
+class FleetAction(struct.PyTreeNode):
+    """An action of an environment with `learned_shares`, [D] each.
+
+    choice int32. bandwidth, compute float32: shares are in proportion to them, among the devices that send, or run
+    something on the server; below zero counts as zero.
+    """
+
+    choice: jax.Array
+    bandwidth: jax.Array
+    compute: jax.Array
+
+
+class FleetOutcome(Outcome):
+    """How the tasks of a slot ended, [D] each, utility the cost of a task, negative; and the class of each task.
+
+    latency_sensitive bool: w above one half.
+    """
+
+    latency_sensitive: jax.Array
+
+
+class Work(struct.PyTreeNode):
+    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s with all server."""
+
+    base_s: jax.Array
+    send_s: jax.Array
+    run_s: jax.Array
+
+
+# Observation of each device, all in [0, 1], unbounded numbers as `x / (x + half)`; zeros where a device is absent.
+OBSERVATION = (
+    "active",
+    "weight",
+    "efficiency",  # half 1 bit/s/Hz
+    "speed",  # half 1
+    "device_time",  # of the first version on the device, half reference_s; so are the next two
+    "upload_time",  # of the input with an equal share of the band
+    "server_time",  # of the largest version with an equal share of the server
+    "bandwidth",  # share that others leave, half 1
+    "server",  # likewise
+    "active_devices",  # half 16
+)
+_HALF_DEVICES = 16.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The environment. An action is the choice of each device, [D] int32, or with `learned_shares` a `FleetAction`.
+
+    Shares: without `learned_shares` those of least cost for the choices (`systems.fleet.allocation`). With it, a latency
+    counts at most `cap_s`, so that a share of almost nothing costs no fortune. The bound on the cost holds for capped
+    latencies too: a task given up costs `(1 - w)(1 - acc_v) + w cap_s / reference_s`, and `make_params` sees to it
+    that the same version wholly on the device, which takes no share, costs no more.
+
+    A device that needs a share and has none, or takes a choice that is not valid, has a latency of `cap_s`; of a choice
+    that is not valid nothing comes, accuracy 0. With the best shares the first happens only where w = 0.
+    """
+
+    n_devices: int
+    n_versions: int
+    n_cuts: int
+    with_cloud: bool = False
+    learned_shares: bool = False
+
+    @property
+    def n_choices(self) -> int:
+        return self.n_versions * self.n_cuts * (self.n_cuts if self.with_cloud else 1)
+
+    @property
+    def n_actions(self) -> int:
+        """Choices of each device."""
+        return self.n_choices
+
+    @property
+    def observation_shape(self) -> tuple[int, int]:
+        return (self.n_devices, len(OBSERVATION))
+
+    def parts(self, choice):
+        """Returns version, cut and second cut of a choice; the second is the last cut where there is no cloud."""
+        n_second = self.n_cuts if self.with_cloud else 1
+        second = choice % n_second if self.with_cloud else choice * 0 + self.n_cuts - 1
+        return choice // (n_second * self.n_cuts), choice // n_second % self.n_cuts, second
+
+    def on_device(self, version: int) -> int:
+        """Returns the choice that runs a version wholly on the device."""
+        return (version + 1) * self.n_choices // self.n_versions - 1
+
+    def mask(self, state: FleetState, params: FleetParams) -> jax.Array:
+        """Returns which choices are valid, [D, C] bool; an absent device, whose choice means nothing, has the first."""
+        here = active(state, params)[:, None]
+        return jnp.where(here, params.valid[None], (jnp.arange(self.n_choices) == 0)[None])
+
+    def reset(self, key: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
+        """Starts at a random slot of a random row, O(1); consumes the key."""
+        key_row, key_slot = jax.random.split(key)
+        row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
+        return self.reset_at(row, jax.random.randint(key_slot, (), 0, params.bank.n_slots, jnp.int32), params)
+
+    def reset_at(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
+        """Starts at `slot` of `row`, int32."""
+        chex.assert_shape(params.bank.active, (None, None, self.n_devices))
+        chex.assert_shape(params.fixed_s, (self.n_choices,))
+        state = FleetState(row, slot, slot >= params.bank.n_slots)
+        nothing, count = jnp.zeros(self.n_devices), jnp.zeros(self.n_devices, jnp.int32)
+        no = jnp.zeros(self.n_devices, bool)
+        none = FleetOutcome(no, count, nothing, nothing, nothing, nothing, count, no)
+        return state, TimeStep(observe(self, state, params), jnp.zeros(()), jnp.zeros((), bool), state.done, none)
+
+    def step(self, state: FleetState, action, params: FleetParams) -> tuple[FleetState, TimeStep]:
+        """Serves the tasks of this slot; the reward is their mean cost, negative."""
+        chex.assert_shape(jax.tree.leaves(action), (self.n_devices,))
+        outcome = outcomes(self, state, action, params)
+        tasks = jnp.maximum(outcome.finished.sum(), 1).astype(jnp.float32)
+        reward = jnp.where(outcome.finished, outcome.utility, 0.0).sum() / tasks
+        slot = jnp.where(state.done, state.slot, state.slot + 1)
+        new = state.replace(slot=slot, done=slot >= params.bank.n_slots)
+        return new, TimeStep(observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome)
+
+
+def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> FleetOutcome:
+    """Returns how the tasks of this slot end, [D]."""
+    choice = action.choice if env.learned_shares else action
+    now = slot_at(params.bank, state.row, state.slot)
+    valid = params.valid.at[choice].get(mode="promise_in_bounds")
+    of = jax.tree.map(lambda table: at(table, choice), work(now, params))
+    served = now.active & valid
+    send_s, run_s = jnp.where(served, of.send_s, 0.0), jnp.where(served, of.run_s, 0.0)
+    if env.learned_shares:
+        bandwidth = normalised(jnp.where(send_s > 0.0, jnp.maximum(action.bandwidth, 0.0), 0.0))
+        compute = normalised(jnp.where(run_s > 0.0, jnp.maximum(action.compute, 0.0), 0.0))
+    else:
+        bandwidth, compute = allocate(now.weight * send_s, now.weight * run_s)
+    air_s, served_s = (_seconds_at(s, x, params.cap_s) for s, x in ((send_s, bandwidth), (run_s, compute)))
+    starved = ((send_s > 0.0) & (bandwidth == 0.0)) | ((run_s > 0.0) & (compute == 0.0))
+    latency_s = jnp.where(starved | ~valid, params.cap_s, of.base_s + air_s + served_s)
+    if env.learned_shares:
+        latency_s, air_s = jnp.minimum(latency_s, params.cap_s), jnp.minimum(air_s, params.cap_s)
+    accuracy = jnp.where(valid, params.accuracy.at[choice].get(mode="promise_in_bounds"), 0.0)
+    sent = jnp.where(served, params.upload_bits.at[choice].get(mode="promise_in_bounds"), 0.0)
+    device_j = params.device_energy_j.at[now.kind, choice].get(mode="promise_in_bounds")
+    return FleetOutcome(
+        finished=now.active & ~state.done,
+        choice=choice,
+        latency_s=latency_s,
+        energy_j=device_j + transmit_energy_j(air_s, params.transmit_w, sent, params.transmit_j_per_bit),
+        accuracy=accuracy,
+        utility=-((1.0 - now.weight) * (1.0 - accuracy) + now.weight * latency_s / params.reference_s),
+        reports=jnp.ones_like(choice),  # each tells the server its link and its task
+        latency_sensitive=now.weight > 0.5,
+    )
+
+
+def _seconds_at(whole_s: jax.Array, share: jax.Array, cap_s: jax.Array) -> jax.Array:
+    """Seconds with a share of what takes whole_s with all of it; cap_s with none."""
+    needed = jnp.where(share > 0.0, whole_s / jnp.where(share > 0.0, share, 1.0), cap_s)
+    return jnp.where(whole_s > 0.0, needed, 0.0)
+
+
+def work(now: FleetSlot, params: FleetParams) -> Work:
+    """Returns the seconds of every choice, [D, C]: with all bandwidth `bits / (B eta)`, all the server `flop / F`."""
+    device_s = params.device_s.at[now.kind].get(mode="promise_in_bounds")
+    rate_bps = params.bandwidth_hz * now.bandwidth * now.efficiency
+    run_s = params.server_flop / (params.server_flops * now.server)
+    return Work(
+        base_s=device_s / now.speed[:, None] + params.fixed_s[None],
+        send_s=params.upload_bits[None] / rate_bps[:, None],
+        run_s=jnp.broadcast_to(run_s[None], device_s.shape),
+    )
+
+
+def tables(state: FleetState, params: FleetParams) -> Tables:
+    """Returns what every choice of every device costs now, [D, C]: `a = (1 - w)(1 - acc) + w base_s / reference_s`,
+    `b = w send_s / reference_s`, `c = w run_s / reference_s`; infinity and zeros where a choice is not valid.
+    """
+    now = slot_at(params.bank, state.row, state.slot)
+    of = work(now, params)
+    here, valid = now.active[:, None], params.valid[None]
+    of_latency = (now.weight / params.reference_s)[:, None]
+    base = (1.0 - now.weight)[:, None] * (1.0 - params.accuracy)[None] + of_latency * of.base_s
+    return Tables(
+        base=jnp.where(here, jnp.where(valid, base, jnp.inf), 0.0),
+        bandwidth=jnp.where(here & valid, of_latency * of.send_s, 0.0),
+        compute=jnp.where(here & valid, of_latency * of.run_s, 0.0),
+    )
+
+
+def active(state: FleetState, params: FleetParams) -> jax.Array:
+    """Returns which devices have a task, [D] bool."""
+    return slot_at(params.bank, state.row, state.slot).active
+
+
+def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
+    """Returns sums over tasks, [2]: those that care for accuracy, then those that care for latency.
+
+    tasks, accuracy, latency_s, energy_j, cost; the outcome may have any leading axes, all summed over.
+    """
+    numbers = {"accuracy": outcome.accuracy, "latency_s": outcome.latency_s, "energy_j": outcome.energy_j}
+    numbers |= {"tasks": jnp.ones_like(outcome.accuracy), "cost": -outcome.utility}
+    classes = (outcome.finished & ~outcome.latency_sensitive, outcome.finished & outcome.latency_sensitive)
+    return {
+        name: jnp.stack([jnp.where(in_class, value, 0.0).sum() for in_class in classes])
+        for name, value in numbers.items()
+    }
+
+
+def observe(env: Fleet, state: FleetState, params: FleetParams) -> jax.Array:
+    """Returns the observation [D, 10] float32, columns as in `OBSERVATION`, each in [0, 1]."""
+    now = slot_at(params.bank, state.row, state.slot)
+    of = work(now, params)
+    n = now.active.sum().astype(jnp.float32)
+    ones = jnp.ones_like(now.weight)
+
+    def half(x, at_half):
+        return x / (x + at_half)
+
+    columns = [
+        ones,
+        now.weight,
+        half(now.efficiency, 1.0),
+        half(now.speed, 1.0),
+        half(of.base_s[:, env.on_device(0)], params.reference_s),
+        half(n * of.send_s[:, 0], params.reference_s),
+        half(n * of.run_s.max(axis=1), params.reference_s),
+        ones * half(now.bandwidth, 1.0),
+        ones * half(now.server, 1.0),
+        ones * half(n, _HALF_DEVICES),
+    ]
+    return jnp.where(now.active[:, None], jnp.stack(columns, axis=1), 0.0)

@@ -1,0 +1,328 @@
+"""A run of `fleet`: train the methods, evaluate them beside their baselines on rows learning never saw.
+
+Every learner learns from several seeds, for its learning curve; the table is of the first of them. Nothing here prints
+or writes: whoever calls hears of the progress through a function.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcoinfer.data import profiles
+from jaxcoinfer.evaluation import comparison, evaluate, executor
+from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
+from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.learn.networks import PolicySignature
+from jaxcoinfer.systems.fleet import env as fleet
+from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import report
+from jaxcoinfer.systems.fleet.env import Fleet
+from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
+from jaxcoinfer.systems.fleet.make import make
+from jaxcoinfer.systems.fleet.network import FleetView
+from jaxcoinfer.systems.fleet.policies import (
+    BEST,
+    COMPARED,
+    FREE,
+    LEARNERS,
+    NOT_DEPLOYABLE,
+    WITHOUT_TWIN,
+    EnvPolicy,
+    baseline_policies,
+    config_of,
+    learned_policies,
+)
+from jaxcoinfer.systems.fleet.scenario import FleetScenario
+
+N_TIMELINE = 100  # tasks
+_SWEPT = (COMPARED, "greedy", "equal shares")
+_NOTE = "a reference: the answer that comes with the bound, sought anew in every slot"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much a run does.
+
+    config: of a training. learners: BEST and some of the other LEARNERS. curves: more of them, only for their learning.
+    seeds: from which each learns. rows, slots: at most so many of the scenario's; sweep_rows, sweep_slots: of other
+    worlds. devices, bandwidths: factors on those of the scenario.
+    """
+
+    config: ppo.Config
+    learners: tuple[str, ...]
+    curves: tuple[str, ...]
+    seeds: int
+    rows: int
+    slots: int
+    sweep_rows: int
+    sweep_slots: int
+    devices: tuple[float, ...]
+    bandwidths: tuple[float, ...]
+
+
+# Few batches between looks: the first points of the learning curve then lie before a method has learned.
+_CONFIG = config_of(
+    hidden=(16, 16),
+    n_envs=32,
+    n_steps=8,
+    n_batches=4,
+    n_evaluations=30,
+    updates_per_evaluation=2,
+    evaluation_envs=128,
+    evaluation_steps=4,
+)
+FULL = Sizes(
+    _CONFIG,
+    learners=(BEST, FREE),
+    curves=(WITHOUT_TWIN,),
+    seeds=3,
+    rows=32,
+    slots=256,
+    sweep_rows=16,
+    sweep_slots=32,
+    devices=(0.25, 0.5, 1.0, 2.0, 4.0),
+    bandwidths=(0.25, 0.5, 1.0, 2.0, 4.0),
+)
+QUICK = dataclasses.replace(
+    FULL,
+    config=dataclasses.replace(_CONFIG, n_evaluations=12),
+    learners=(BEST,),
+    curves=(),
+    rows=8,
+    slots=64,
+    sweep_rows=8,
+    sweep_slots=16,
+    devices=(0.25, 1.0, 4.0),
+    bandwidths=(0.25, 1.0, 4.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """curves: learner -> (steps [n], reward [seeds, n]); devices, bandwidths: other worlds; habits: of BEST."""
+
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    devices: report.Sweep
+    bandwidths: report.Sweep
+    habits: report.Habits
+
+
+def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = lambda *_: None) -> Run:
+    """Trains and evaluates. Raises RunError or ProfileError in one line where the input is at fault."""
+    rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
+    scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
+    hidden = dict.fromkeys(sizes.learners, sizes.config.hidden)
+    with Executor(progress, 32 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
+        env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
+        _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="eval")
+        work.over("drew the rows", 2)
+        keys = jax.random.split(key_of(seed, executor.LEARN), sizes.seeds)
+        learning = _start_learning(work, env, params, keys, sizes)
+        bounding = work.start("computed the bound", 2, certified, env, world)
+        others = baseline_policies(env)
+        what = f"evaluated {len(others)} baselines"
+        playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
+        devices, bandwidths, worlds = _other_worlds(scenario, seed, sizes)
+        varying = [
+            work.start("varied the world", 4, report.certified_costs, worlds),
+            work.start("varied the world of the baselines", 4, report.costs, worlds, _swept_baselines),
+        ]
+        weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
+        learned = learned_policies(env, hidden, weights)
+        trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
+        swept = partial(learned_policies, hidden=hidden, weights=weights)
+        varying.append(work.start("varied the world of the learners", 6, report.costs, worlds, swept))
+        tasks = trying.result() | playing.result()
+        varied = zip(*(future.result() for future in varying), strict=True)
+        costs = [learners | baselines | least for least, baselines, learners in varied]
+        curves = {name: _curve(future.result()) for name, future in learning.items()}
+        bound, _ = bounding.result()
+    rows = table(tasks, bound, scenario)
+    found = _Found(
+        curves,
+        report.sweep(devices, costs[: len(devices)]),
+        report.sweep(bandwidths, costs[len(devices) :]),
+        report.habits(env, tasks[BEST], len(scenario.kinds)),
+    )
+    return Run(
+        checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
+        table=rows,
+        sheets=_sheets(env, tasks, found, scenario),
+        found={"seeds_of_learning": sizes.seeds, "learning": _learning(curves)},
+        figures=partial(_figures, env, rows, found, scenario),
+        trace=report.chrome_trace(env, tasks[BEST], scenario, N_TIMELINE),
+    )
+
+
+def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> Table:
+    """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
+    with Executor(progress, 18) as work:
+        env, world = make_world(make, checkpoint.scenario, key_of(seed, executor.FRESH), split="eval")
+        work.over("drew fresh rows", 2)
+        bounding = work.start("computed the bound", 2, certified, env, world)
+        others = baseline_policies(env)
+        what = f"evaluated {len(others)} baselines"
+        playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
+        learned = learned_policies(env, checkpoint.hidden, checkpoint.weights)
+        trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
+        tasks = trying.result() | playing.result()
+        bound, _ = bounding.result()
+    return table(tasks, bound, checkpoint.scenario)
+
+
+def portable(checkpoint: Checkpoint) -> Portable:
+    """Returns the network of BEST as a function of the leaves of a FleetView, [B, D, ...] -> logits [B, D, C]."""
+    scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=2)  # only shapes are asked for
+    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
+    net = fleet_actor.network(env, config_of(hidden=checkpoint.hidden[BEST]))
+    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
+    view = vars(fleet_actor.view(env, state, timestep.observation, params))
+
+    def logits(*leaves):
+        seen = FleetView(*leaves)
+        return jnp.where(seen.valid, net.apply(weights, seen)[0], -jnp.inf)
+
+    second = f" * {env.n_cuts} + second cut" if env.with_cloud else ""
+    meaning = (
+        "logits of the choices of each device, -inf where a choice is not valid; take the largest; "
+        f"choice = {'(' if second else ''}version * {env.n_cuts} + cut{')' if second else ''}{second}, each from 0; "
+        "shares of least cost go with the roots of what the choices cost: physics.allocation.allocate"
+    )
+    signature = PolicySignature(fleet.OBSERVATION, meaning, f"{fleet_actor.__name__}.view")
+    inputs = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in view.items()}
+    return Portable(BEST, logits, signature, inputs)
+
+
+def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetScenario) -> Table:
+    """Returns one row a policy, held against the certified least cost a task of each row, bound [K]. Raises RunError
+    where a row of the draw saw no task."""
+    own = comparison.utility_by_row(tasks, scenario.name)
+
+    def measures(one):
+        found = evaluate.summarise(one, 0, scenario.cap_s)
+        del found["deadline_misses"]  # there are none
+        return found | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
+
+    rows = comparison.rows(tasks, own, dict.fromkeys(tasks, -bound), measures, COMPARED, NOT_DEPLOYABLE)
+    classes = report.by_class(tasks)
+    order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -own[name].mean()))
+    return Table(
+        rows,
+        Bound("no policy does better than the mean certified dual bound", evaluate.interval(-bound), None),
+        COMPARED,
+        sheets={"classes": report.classes_sheet(classes)},
+        found={"by_class": report.classes_found(classes)},
+        printed=(report.classes_printed(classes, order),),
+        reference=_NOTE,
+    )
+
+
+def _start_learning(work: Executor, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes) -> dict[str, Future]:
+    """Starts every learner, by name."""
+    return {
+        name: work.start(
+            f"learned {name} {sizes.seeds} times",
+            20,
+            LEARNERS[name].train,
+            keys,
+            params,
+            env,
+            sizes.config,
+            tasks_in=_n_seen,
+        )
+        for name in (*sizes.learners, *sizes.curves)
+    }
+
+
+def _other_worlds(
+    scenario: FleetScenario, seed: int, sizes: Sizes
+) -> tuple[list[int], list[float], list[report.World]]:
+    """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the others."""
+
+    def made(devices):
+        other = dataclasses.replace(scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots)
+        return make_world(make, other, key_of(seed, executor.HELD_OUT), split="eval")
+
+    devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
+    bandwidths_hz = [scenario.radio.bandwidth_hz * factor for factor in sizes.bandwidths]
+    env, params = made(scenario.devices)
+    worlds = [(env, params.replace(bandwidth_hz=jnp.float32(hz))) for hz in bandwidths_hz]
+    return devices, bandwidths_hz, [*map(made, devices), *worlds]
+
+
+def _swept_baselines(env: Fleet) -> dict[str, EnvPolicy]:
+    """Whom the sweeps show beside the learners and the reference."""
+    return {name: policy for name, policy in baseline_policies(env).items() if name in _SWEPT}
+
+
+def _of_first_seed(weights: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], weights)
+
+
+def _curve(learned: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(learned.steps)[0], np.asarray(learned.curve)
+
+
+def _n_seen(learned: Any) -> int:
+    """Slots, of all devices one."""
+    return int(learned.steps[:, -1].sum())
+
+
+def _n_played(tasks: Mapping[str, FleetTasks]) -> int:
+    return sum(len(one.utility) for one in tasks.values())
+
+
+def _learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Where learning ended, the mean over seeds."""
+    return {
+        name: {"steps": int(steps[-1]), "utility": comparison.pair(evaluate.interval(values[:, -1]))}
+        for name, (steps, values) in curves.items()
+    }
+
+
+def _sheets(env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario: FleetScenario) -> dict[str, Sheet]:
+    kinds = [kind.device for kind in scenario.kinds]
+    points = [
+        (name, seed, step, value)
+        for name, (steps, values) in found.curves.items()
+        for seed, line in enumerate(values)
+        for step, value in zip(steps, line, strict=True)
+    ]
+    swept = report.sweep_rows("devices", found.devices) + report.sweep_rows("bandwidth_hz", found.bandwidths)
+    return {
+        "learning": (("learner", "seed", "steps", "utility"), points),
+        "sweeps": (("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"), swept),
+        "choices": report.choices_sheet(env, tasks, kinds),
+        "shares": report.shares_sheet(found.habits, kinds),
+    }
+
+
+def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -> dict[str, Any]:
+    from jaxcoinfer.evaluation import plots
+    from jaxcoinfer.systems.fleet import figures
+
+    utility = {name: row.measures["utility"] for name, row in table.rows.items()}
+    gains = {name: row.gain for name, row in table.rows.items()}
+    kinds, widths = [kind.device for kind in scenario.kinds], profiles.widths(profiles.load_dnn(scenario.dnn))
+    devices, band, habits = found.devices, found.bandwidths, found.habits
+    bandwidth_mhz = np.array(band.values) / 1e6
+    panels = {
+        "devices": (devices.values, devices.cost, devices.bound, scenario.devices),
+        "bandwidth, MHz": (bandwidth_mhz, band.cost, band.bound, scenario.radio.bandwidth_hz / 1e6),
+    }
+    return {
+        "utility": plots.utility(utility, gains, COMPARED),
+        "cost": figures.cost(panels),
+        "gap": figures.gap(devices.values, devices.gap, scenario.devices),
+        "choices": figures.choices(habits.choices, kinds, report.CLASSES, widths),
+        "shares": figures.shares(habits.bandwidth, habits.compute, kinds, report.CLASSES),
+        "learning": plots.learning_band(found.curves),
+    }

@@ -1,0 +1,1 @@
+"""The system `multi-user`: users that interfere on sub-channels."""

@@ -1,0 +1,1 @@
+"""The system `on-demand`: exit, cut and bits of each task."""

@@ -1,0 +1,184 @@
+"""The numbers of an `on-demand` system: the record, and the one function that builds it.
+
+Axes: K rows, T slots, E exits (the last is the full network), P cuts (0 sends the input, the last is its end), Q bit
+widths, A = E P Q actions, G deadline classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPEED, RATE, Bank
+
+
+class Params(struct.PyTreeNode):
+    """The numbers of an `on-demand` system; build with `make_params`.
+
+    Of each action [A]: valid bool; t_dev_s, t_edge_s: nominal seconds on device and edge; upload_bits; offloads bool,
+    whether anything is sent; accuracy; device_energy_j, joules the device computes away. rtt_s, transmit_w,
+    transmit_j_per_bit: of the link. Of each class [G]: deadline_s; accuracy_weight, omega; penalty of a miss. cap: a
+    task is given up after `cap` deadlines. delay_slots int32: 0 or 1, how late link and speeds are seen. mean_rate_bps:
+    of the bank, for the observation. bank: the exogenous processes.
+    """
+
+    valid: jax.Array
+    t_dev_s: jax.Array
+    t_edge_s: jax.Array
+    upload_bits: jax.Array
+    offloads: jax.Array
+    accuracy: jax.Array
+    device_energy_j: jax.Array
+    rtt_s: jax.Array
+    transmit_w: jax.Array
+    transmit_j_per_bit: jax.Array
+    deadline_s: jax.Array
+    accuracy_weight: jax.Array
+    penalty: jax.Array
+    cap: jax.Array
+    delay_slots: jax.Array
+    mean_rate_bps: jax.Array
+    bank: Bank
+
+
+def make_params(
+    bank: Bank,
+    *,
+    cut_device_s,
+    cut_edge_s,
+    cut_energy_j,
+    cut_allowed,
+    exit_cut,
+    exit_device_s,
+    exit_edge_s,
+    exit_energy_j,
+    upload_bits,
+    accuracy,
+    deadline_s,
+    accuracy_weight,
+    penalty,
+    transmit_w: float,
+    transmit_j_per_bit: float = 0.0,
+    rtt_s: float = 0.0,
+    cap: float = 10.0,
+    delay_slots: int = 1,
+) -> Params:
+    """Builds the numbers of an `on-demand` system: casts every one once, derives the grid, refuses what is wrong.
+
+    cut_* [P]: sums of the layers before each cut, the first 0; cut_allowed [P] bool. exit_cut [E]: the cut at which an
+    exit leaves; exit_* [E]: its head. upload_bits [P, Q]; accuracy [E, P, Q]; deadline_s, accuracy_weight,
+    penalty [G]. Raises ValueError with the name, the value and what is allowed.
+    """
+    grid = {
+        "cut_device_s": cut_device_s,
+        "cut_edge_s": cut_edge_s,
+        "cut_energy_j": cut_energy_j,
+        "cut_allowed": cut_allowed,
+        "exit_cut": exit_cut,
+        "exit_device_s": exit_device_s,
+        "exit_edge_s": exit_edge_s,
+        "exit_energy_j": exit_energy_j,
+        "upload_bits": upload_bits,
+        "accuracy": accuracy,
+    }
+    classes = {"deadline_s": deadline_s, "accuracy_weight": accuracy_weight, "penalty": penalty}
+    scalars = {"rtt_s": rtt_s, "transmit_w": transmit_w, "transmit_j_per_bit": transmit_j_per_bit, "cap": cap}
+    grid, classes, scalars = ({k: np.asarray(v, np.float64) for k, v in d.items()} for d in (grid, classes, scalars))
+    _check(grid, classes, scalars)
+    if delay_slots not in (0, 1):
+        raise ValueError(f"delay_slots: {delay_slots}; allowed: 0 (seen at once) or 1 (seen a slot late).")
+    _check_bank(bank, len(classes["deadline_s"]))
+    tables = _tables(grid, float(scalars["cap"] * classes["deadline_s"].max()))
+    masks = {name: jnp.asarray(tables.pop(name).reshape(-1)) for name in ("valid", "offloads")}
+    numbers = {name: value.reshape(-1) for name, value in tables.items()} | classes | scalars
+    return Params(
+        **masks,
+        **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
+        delay_slots=jnp.asarray(delay_slots, jnp.int32),
+        mean_rate_bps=bank.slots[:, :-1, RATE].mean(),
+        bank=bank,
+    )
+
+
+def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarray]:
+    """Returns the tables of `Params` as [E, P, Q].
+
+    Valid are the cuts up to the exit's own; where the width changes nothing (input sent, nothing sent) the last one
+    stands for all. What is not valid is lost: the device is busy until the task is given up, for accuracy 0.
+    """
+    shape = grid["accuracy"].shape
+    cuts, widths = np.arange(shape[1]), np.arange(shape[2])
+    end = grid["exit_cut"].astype(int)
+    cut, here = cuts[None, :], cuts[None, :] == end[:, None]
+    sends = cut < end[:, None]
+    last_width = widths[None, None, :] == shape[2] - 1
+    valid = (sends & (grid["cut_allowed"] > 0)[None, :]) | here
+    valid = valid[..., None] & (last_width | (sends & (cut > 0))[..., None])
+    edge_s = grid["cut_edge_s"][end][:, None] - grid["cut_edge_s"][None, :] + grid["exit_edge_s"][:, None]
+    device_s = grid["cut_device_s"][None, :] + here * grid["exit_device_s"][:, None]
+    energy_j = grid["cut_energy_j"][None, :] + here * grid["exit_energy_j"][:, None]
+
+    def of_valid(values, otherwise=0.0):
+        return np.where(valid, np.broadcast_to(values, shape), otherwise)
+
+    return {
+        "valid": valid,
+        "t_dev_s": of_valid(device_s[..., None], 1e6 * longest_s),  # also at the fastest speed
+        "t_edge_s": of_valid((sends * edge_s)[..., None]),
+        "upload_bits": of_valid(sends[..., None] * grid["upload_bits"][None]),
+        "offloads": of_valid(sends[..., None]) > 0,
+        "accuracy": of_valid(grid["accuracy"]),
+        "device_energy_j": of_valid(energy_j[..., None]),
+    }
+
+
+def _check(grid: dict[str, np.ndarray], classes: dict[str, np.ndarray], scalars: dict[str, np.ndarray]) -> None:
+    if grid["accuracy"].ndim != 3 or 0 in grid["accuracy"].shape:
+        raise ValueError(f"accuracy: shape {grid['accuracy'].shape}; must be (exits, cuts, bit widths).")
+    n_exits, n_cuts, n_bits = grid["accuracy"].shape
+    n_classes = classes["deadline_s"].size
+    shapes: dict[str, tuple[int, ...]] = {name: (n_cuts,) for name in grid if name.startswith("cut_")}
+    shapes |= {name: (n_exits,) for name in grid if name.startswith("exit_")}
+    shapes |= {"upload_bits": (n_cuts, n_bits), "accuracy": grid["accuracy"].shape}
+    shapes |= dict.fromkeys(classes, (n_classes,)) | dict.fromkeys(scalars, ())
+    for name, value in (grid | classes | scalars).items():
+        if value.shape != shapes[name]:
+            raise ValueError(f"{name}: shape {value.shape}; must be {shapes[name]}, as accuracy and deadline_s say.")
+        if not np.all(np.isfinite(value)) or np.any(value < 0):
+            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
+    for name, value in {"accuracy": grid["accuracy"], "accuracy_weight": classes["accuracy_weight"]}.items():
+        if np.any(value > 1):
+            raise ValueError(f"{name}: {value.max()} is the largest; allowed: 0 to 1.")
+    for name in ("cut_device_s", "cut_edge_s", "cut_energy_j"):
+        if grid[name][0] != 0 or (name != "cut_energy_j" and np.any(np.diff(grid[name]) < 0)):
+            raise ValueError(
+                f"{name}: {grid[name]}; must begin with 0 and never fall: sums of the layers before a cut."
+            )
+    end = grid["exit_cut"]
+    if np.any(end != np.round(end)) or np.any(np.diff(end) < 0) or end[0] < 1 or end[-1] != n_cuts - 1:
+        raise ValueError(f"exit_cut: {end}; must be whole, never fall, begin above 0 and end with {n_cuts - 1}.")
+    if n_classes == 0 or np.any(classes["deadline_s"] <= 0) or scalars["cap"] <= 1:
+        raise ValueError(f"deadline_s: {classes['deadline_s']}, cap: {scalars['cap']}; must be above 0 and above 1.")
+
+
+def _check_bank(bank: Bank, n_classes: int) -> None:
+    slots = np.asarray(bank.slots)
+    if bank.n_slots < 2:
+        raise ValueError(f"bank: rows of {bank.n_slots} slots; must be 2 or more.")
+    if not np.isfinite(slots).all():
+        raise ValueError("bank: holds numbers that are not finite; check rate_bps and the speeds of the draw.")
+    for name, column, above in (
+        ("rate_bps", RATE, False),
+        ("device_speed", DEVICE_SPEED, True),
+        ("edge_speed", EDGE_SPEED, True),
+    ):
+        least = float(slots[..., column].min())
+        if least < 0 or (above and least == 0):
+            raise ValueError(
+                f"{name}: {least} is the least of the bank; allowed: {'above' if above else 'at least'} 0."
+            )
+    if slots[..., RATE].max() == 0:
+        raise ValueError("rate_bps: 0 in every slot of the bank; allowed: a link that carries something.")
+    kinds = slots[..., CLASS]
+    if kinds.min() < 0 or kinds.max() >= n_classes:
+        raise ValueError(f"task_class: {kinds.min():g} to {kinds.max():g} in the bank; allowed: 0 to {n_classes - 1}.")

@@ -1,0 +1,1 @@
+"""The system `stopping`: before each layer, keep computing or stop and upload."""

@@ -1,0 +1,120 @@
+"""Baselines for `stopping`. Each function returns a policy `(key, state, observation, params) -> action`.
+
+The one-time policies decide when a task starts and hold to it. They keep no memory: the device's queue, radio and own
+work do not change while a task runs, so what was known at its start can be looked up again.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.systems.stopping import env as stopping
+from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Params, State, Stopping
+from jaxcoinfer.systems.stopping.twin import workload
+
+Planner = Callable[[State, Params], jax.Array]
+
+
+def fixed(choice: int) -> Policy:
+    """Stops after `choice` layers, whatever happens; Le+1 finishes every task on the device, 0 sends every input."""
+    return one_time(lambda state, params: jnp.asarray(choice, jnp.int32))
+
+
+def random_choice() -> Policy:
+    """Stops with probability one half at each decision."""
+    return lambda key, state, observation, params: jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
+
+
+def one_time(plan: Planner) -> Policy:
+    """Holds to `plan(state at the start of the task, params) -> choice`, int32."""
+
+    def act(key, state, observation, params):
+        now = exogenous.slot_at(params.bank, state.row, state.start)
+        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
+        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def one_time_greedy(env: Stopping) -> Policy:
+    """Best expected utility of the task at its start, on the backlog reported then."""
+    return one_time(lambda state, params: jnp.argmax(workload.forecast(env, state, params).utility))
+
+
+def one_time_waiting(env: Stopping) -> Policy:
+    """As greedy, and charges each choice for the tasks that wait while it occupies the processor."""
+    return one_time(plan_waiting(env))
+
+
+def adaptive_waiting(env: Stopping) -> Policy:
+    """As `one_time_waiting`, decided anew before every layer on what is known then."""
+
+    def act(key, state, observation, params):
+        best = jnp.argmax(workload.forecast(env, state, params).value)
+        return jnp.where(best == state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def at_generation(plan: Planner) -> Policy:
+    """Holds to `plan` made on what server, link and queue were like when the task arrived, not when it began."""
+
+    def act(key, state, observation, params):
+        now = exogenous.slot_at(params.bank, state.row, state.start)
+        then = exogenous.slot_at(params.bank, state.row, state.arrival)
+        seen = jnp.asarray([exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED])
+        record = now.record.at[seen].set(then.record[seen])
+        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record))
+        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+
+    return act
+
+
+def threshold_exit(env: Stopping, least: float) -> Policy:
+    """Runs the exit head on every task and settles for its answer where it is at least that sure, else uploads.
+
+    The manner of Teerapittayanon et al., *BranchyNet* (arXiv 1709.01686), by the largest class probability; for an
+    environment that looks at the head's confidence.
+    """
+
+    def act(key, state, observation, params):
+        unsure = (state.layer == env.n_layers) & (stopping.known(state, params).confidence < least)
+        return jnp.where(unsure, STOP, CONTINUE)
+
+    return act
+
+
+def plan_waiting(env: Stopping) -> Planner:
+    """Best expected value of a task, charged for the tasks that wait while it occupies the processor."""
+    return lambda state, params: jnp.argmax(workload.forecast(env, state, params).value)
+
+
+def clairvoyant(env: Stopping) -> Policy:
+    """Best realised value of the task in hand, with the future known; no device can do this.
+
+    Of an image it knows how sure the exit head will be, not who will be right.
+    """
+
+    def plan(state, params):
+        choices = workload.evaluate(env, state, params).choices
+        hoped = stopping.accuracies_of_like(state, params) - choices.accuracy
+        return jnp.argmax(choices.value + params.accuracy_weight * hoped)
+
+    return one_time(plan)
+
+
+def neurosurgeon(env: Stopping) -> Policy:
+    """Best partition for the rate at the start of a task, the load of the server ignored.
+
+    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017): cut of least latency; no early exit, so the choice is
+    among the uploads.
+    """
+
+    def plan(state, params):
+        expected = workload.forecast(env, state, params)
+        return jnp.argmin((expected.latency_s - expected.server_wait_s)[:-1])
+
+    return one_time(plan)

@@ -1,0 +1,153 @@
+"""The numbers of a `stopping` system: the record, and the one function that builds it.
+
+Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxcoinfer.physics.compute import SLOT_TOLERANCE
+from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping.exogenous import SPEED_ONE, Bank
+from jaxcoinfer.systems.stopping.samples import Samples
+
+
+class Params(struct.PyTreeNode):
+    """The numbers of a `stopping` system; build with `make_params`.
+
+    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit head. upload_bits [P]:
+    bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the remaining layers on the server.
+    device_energy_j [P+1]: joules the device computes away when stopping at l, last: finished on it. transmit_w,
+    transmit_j_per_bit: of the radio. rtt_s: seconds there and back that a result needs beside the bits of its upload.
+    accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
+    of the utility `alpha acc - T - beta E`. bank: the exogenous processes, with these uploads. last_upload [K]: last
+    slot at which any upload still ends within the row. longest_local_slots: slots of all layers and the head at the
+    slowest speed. mean_bits: bits a slot, mean of the bank. samples: results image by image, where there are any;
+    `accuracy` is then what is expected of an image nobody has looked at.
+    """
+
+    slot_s: jax.Array
+    layer_s: jax.Array
+    upload_bits: jax.Array
+    server_s: jax.Array
+    device_energy_j: jax.Array
+    transmit_w: jax.Array
+    transmit_j_per_bit: jax.Array
+    rtt_s: jax.Array
+    accuracy: jax.Array
+    accuracy_weight: jax.Array
+    energy_weight: jax.Array
+    bank: Bank
+    last_upload: jax.Array
+    longest_local_slots: jax.Array
+    mean_bits: jax.Array
+    samples: Samples | None
+
+
+def make_params(
+    bank: Bank,
+    slot_bits: jax.Array,
+    *,
+    slot_s: float,
+    layer_s,
+    upload_bits,
+    server_s,
+    device_energy_j,
+    accuracy,
+    transmit_w: float,
+    transmit_j_per_bit: float = 0.0,
+    rtt_s: float = 0.0,
+    accuracy_weight: float = 1.0,
+    energy_weight: float = 1.0,
+    samples: Samples | None = None,
+) -> Params:
+    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived, refuses what is wrong.
+
+    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in one line.
+    """
+    given = {
+        "slot_s": slot_s,
+        "layer_s": layer_s,
+        "upload_bits": upload_bits,
+        "server_s": server_s,
+        "device_energy_j": device_energy_j,
+        "accuracy": accuracy,
+        "transmit_w": transmit_w,
+        "transmit_j_per_bit": transmit_j_per_bit,
+        "rtt_s": rtt_s,
+        "accuracy_weight": accuracy_weight,
+        "energy_weight": energy_weight,
+    }
+    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    _check(numbers)
+    _check_records(bank, slot_bits)
+    _check_samples(samples, len(numbers["accuracy"]))
+    sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
+    table = exogenous.upload_table(slot_bits, sizes)
+    slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
+    last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
+    slowest = float(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
+    local = int(np.ceil(numbers["layer_s"] / (slowest * slot_s) - SLOT_TOLERANCE).sum())
+    short = int(jnp.argmin(last_upload))
+    if int(last_upload[short]) < local:
+        raise ValueError(
+            f"row {short} of the bank ({bank.n_slots} slots of {slot_s} s) is too short: its last possible upload "
+            f"begins at slot {int(last_upload[short])}, and a task takes up to {local} slots on the device. "
+            "Use longer rows or a faster link."
+        )
+    return Params(
+        **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
+        upload_bits=sizes,
+        bank=exogenous.with_uploads(bank, table),
+        last_upload=last_upload.astype(jnp.int32),
+        longest_local_slots=jnp.asarray(local, jnp.int32),
+        mean_bits=slot_bits.astype(jnp.float32).mean(),
+        samples=samples,
+    )
+
+
+def _check(numbers: dict[str, np.ndarray]) -> None:
+    if numbers["layer_s"].ndim != 1:
+        raise ValueError(
+            f"layer_s: shape {numbers['layer_s'].shape}; must be one number a layer, then the exit head's."
+        )
+    n_points = numbers["layer_s"].shape[0]
+    lengths = {"layer_s": n_points, "upload_bits": n_points, "server_s": n_points}
+    lengths |= {"device_energy_j": n_points + 1, "accuracy": n_points + 1}
+    for name, value in numbers.items():
+        wanted = (lengths[name],) if name in lengths else ()
+        if value.shape != wanted:
+            raise ValueError(f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit.")
+        if not np.all(np.isfinite(value)) or np.any(value < 0):
+            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
+    if np.any(numbers["accuracy"] > 1):
+        raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
+    if numbers["slot_s"] <= 0 or np.any(numbers["layer_s"][:-1] <= 0):
+        raise ValueError("slot_s and the seconds of every layer must be above 0.")
+    if np.any(numbers["upload_bits"] >= 2**31):
+        raise ValueError(f"upload_bits: {numbers['upload_bits']}; allowed: below 2**31.")
+
+
+def _check_samples(samples: Samples | None, n_choices: int) -> None:
+    if samples is not None and samples.records.shape[1] != n_choices + 1:
+        found = samples.records.shape[1]
+        raise ValueError(f"samples: {found} numbers an image; must be {n_choices + 1}: choices, confidence.")
+
+
+def _check_records(bank: Bank, slot_bits: jax.Array) -> None:
+    if slot_bits.shape != (bank.n_rows, bank.n_slots):
+        raise ValueError(
+            f"slot_bits: shape {slot_bits.shape}; must be {(bank.n_rows, bank.n_slots)}, as the bank's draw."
+        )
+    if int(slot_bits.min()) < 0:
+        raise ValueError(f"slot_bits: {int(slot_bits.min())} is the least; allowed: at least 0.")
+    slowest = int(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
+    if slowest <= 0:
+        raise ValueError(f"speed: {slowest} is the least of the bank; allowed: above 0.")
+    most, room = int(bank.slots[:, -1, exogenous.ARRIVED].max()), bank.arrival_slot.shape[1]
+    if most > room:
+        raise ValueError(
+            f"arrivals: {most} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use shorter slots."
+        )

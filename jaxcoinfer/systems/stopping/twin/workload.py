@@ -1,0 +1,158 @@
+"""Every stopping point of a task at once, as if each had been chosen.
+
+`evaluate` replays the recorded world around one task: it reads past the decision, so it serves to learn from tasks
+that are over and to say what a clairvoyant would do. `forecast` says what each choice is expected to give from what is
+known now. Axes: P = Le+1 stopping points with an upload, P+1 choices, F features.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxcoinfer.physics.compute import layer_slots, seconds
+from jaxcoinfer.physics.energy import transmit_energy_j
+from jaxcoinfer.systems.stopping import env as stopping
+from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping import samples as stopping_samples
+from jaxcoinfer.systems.stopping.env import Params, State, Stopping
+
+
+class Choices(struct.PyTreeNode):
+    """What each choice of one task gives, [P+1]; the last choice finishes on the device.
+
+    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s counts waiting for
+    the radio and the round trip; energy_j, joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds
+    other tasks wait because this one holds the processor; value, the utility with the task's own wait replaced by
+    waiting_cost_s, which is what the rewards of the task sum to.
+    """
+
+    wait_s: jax.Array
+    compute_s: jax.Array
+    upload_s: jax.Array
+    server_wait_s: jax.Array
+    server_s: jax.Array
+    latency_s: jax.Array
+    energy_j: jax.Array
+    accuracy: jax.Array
+    utility: jax.Array
+    waiting_cost_s: jax.Array
+    value: jax.Array
+
+
+class Replay(struct.PyTreeNode):
+    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, after the exit head."""
+
+    choices: Choices
+    states: State
+    uploads: stopping.Upload
+    end: State
+
+
+def evaluate(env: Stopping, state: State, params: Params) -> Replay:
+    """Replays the task in hand from its start for every choice; exact: equal to what the environment would do.
+
+    state: one device, at any decision of the task.
+    """
+    now = exogenous.slot_at(params.bank, state.row, state.start)
+    here = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
+    path = [here]
+    for _ in range(env.n_layers + 1):
+        path.append(stopping.advance(path[-1], params))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *path)
+    states = jax.tree.map(lambda leaf: leaf[:-1], stacked)
+    uploads = jax.vmap(stopping.upload_at, in_axes=(0, None, 0, 0, 0, 0))(
+        states, params, states.slot, states.layer, params.upload_bits.astype(jnp.float32), params.server_s
+    )
+    first = jax.tree.map(lambda leaf: leaf[:1], stacked.now)
+    waiting = stopping.waiting_slots(first, stacked.now, stacked.slot - state.start, state.task)
+    choices = _assemble(
+        params,
+        accuracy=stopping.accuracies(state, params),
+        wait_s=seconds(state.start - state.arrival, params.slot_s),
+        compute_s=seconds(stacked.slot - state.start, params.slot_s),
+        upload_s=seconds(uploads.end - states.slot, params.slot_s) + params.rtt_s,
+        server_wait_s=uploads.server_wait_s,
+        upload_energy_j=uploads.energy_j,
+        waiting_cost_s=seconds(waiting, params.slot_s),
+    )
+    return Replay(choices, states, uploads, path[-1])
+
+
+def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
+    """Returns the state at the start of the next task if `choice` (int32, 0..P) ends this one: a whole task a step."""
+    n_points = replay.uploads.end.shape[0]
+    point = jnp.minimum(choice, n_points - 1)
+    state, upload = jax.tree.map(lambda leaf: leaf[point], (replay.states, replay.uploads))
+    sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
+    after = jax.tree.map(lambda a, b: jnp.where(choice < n_points, a, b), sent, replay.end)
+    following = stopping.next_task(after, params, after.slot)
+    now = exogenous.slot_at(params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots))
+    following = following.replace(now=now)
+    return jax.tree.map(lambda a, b: jnp.where(replay.end.done, a, b), replay.end, following)
+
+
+def forecast(env: Stopping, state: State, params: Params) -> Choices:
+    """Returns what each choice of the task in hand is expected to give if the world stays as it is now, [P+1].
+
+    Rate and speed stay; the server's backlog stays as reported; the tasks that wait now wait for the time still to be
+    computed. Choices that lie behind (stopping before the present layer) get value and utility of minus infinity.
+    """
+    k = stopping.known(state, params)
+    slots = layer_slots(params.layer_s, k.speed, params.slot_s)
+    slots = jnp.where(jnp.arange(env.n_layers + 1) < state.layer, 0, slots)
+    ahead = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32)])
+    spent_s = seconds(state.slot - state.start, params.slot_s)
+    rate_bits = jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)
+    ahead_s = seconds(ahead, params.slot_s)
+    air_s = jnp.ceil(params.upload_bits.astype(jnp.float32) / rate_bits - 1e-4) * params.slot_s
+    radio_s = jnp.maximum(k.radio_bits * params.slot_s / rate_bits - ahead_s[:-1], 0.0)
+    choices = _assemble(
+        params,
+        accuracy=expected_accuracy(env, state, params),
+        wait_s=k.wait_s,
+        compute_s=spent_s + ahead_s,
+        upload_s=radio_s + air_s + params.rtt_s,
+        server_wait_s=jnp.broadcast_to(k.server_backlog_s, air_s.shape),
+        upload_energy_j=transmit_energy_j(
+            air_s, params.transmit_w, params.upload_bits.astype(jnp.float32), params.transmit_j_per_bit
+        ),
+        waiting_cost_s=k.waiting_tasks * ahead_s,
+    )
+    behind = jnp.arange(env.n_choices) < state.layer
+    gone = jnp.where(behind, -jnp.inf, 0.0)
+    return choices.replace(utility=choices.utility + gone, value=choices.value + gone)
+
+
+def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
+    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once an exit head has been looked at, that
+    of images of which it is as sure."""
+    if params.samples is None:
+        return params.accuracy
+    sure = stopping_samples.expected(params.samples, stopping.known(state, params).confidence)
+    return jnp.where(state.layer == env.n_layers, sure, params.accuracy)
+
+
+def _assemble(
+    params, *, accuracy, wait_s, compute_s, upload_s, server_wait_s, upload_energy_j, waiting_cost_s
+) -> Choices:
+    """Joins the parts; compute_s, waiting_cost_s [P+1], wait_s scalar, the others [P]: zero for the last choice."""
+    zero = jnp.zeros((1,), jnp.float32)
+    upload_s, server_wait_s, server_s, upload_energy_j = (
+        jnp.concatenate([part, zero]) for part in (upload_s, server_wait_s, params.server_s, upload_energy_j)
+    )
+    own_s = compute_s + upload_s + server_wait_s + server_s
+    energy_j = params.device_energy_j + upload_energy_j
+    gain = params.accuracy_weight * accuracy - params.energy_weight * energy_j - own_s
+    return Choices(
+        wait_s=jnp.broadcast_to(wait_s, own_s.shape),
+        compute_s=compute_s,
+        upload_s=upload_s,
+        server_wait_s=server_wait_s,
+        server_s=server_s,
+        latency_s=wait_s + own_s,
+        energy_j=energy_j,
+        accuracy=accuracy,
+        utility=gain - wait_s,
+        waiting_cost_s=waiting_cost_s,
+        value=gain - waiting_cost_s,
+    )

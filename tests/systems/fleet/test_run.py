@@ -1,0 +1,191 @@
+"""A run of `fleet`: what it writes, that it is read back, and what is counted and looked at in its policies."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcoinfer
+from jaxcoinfer import cli, run_folder
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.fleet import baselines, report
+from jaxcoinfer.systems.fleet import bound as dual
+from jaxcoinfer.systems.fleet import env as env_of
+from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import run as fleet
+from jaxcoinfer.systems.fleet.evaluation import certified, player
+from jaxcoinfer.systems.fleet.policies import BEST, COMPARED, LEARNERS, REFERENCE, baseline_policies
+from jaxcoinfer.systems.stopping import scenario as scenarios
+
+SCENARIO = dataclasses.replace(registry.load_scenario("fleet"), devices=5, rows=3, slots=12)
+KINDS = len(SCENARIO.kinds)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return jaxcoinfer.make(SCENARIO)
+
+
+@pytest.fixture(scope="module")
+def played(world):
+    """Two baselines, tasks by name."""
+    env, params = world
+    policies = {"greedy": baselines.greedy(env), "device only": baselines.device_only(env)}
+    return player({name: (env, policy) for name, policy in policies.items()})(params)
+
+
+def _tiny(monkeypatch):
+    """A quick run, less long."""
+    config = dataclasses.replace(
+        fleet.QUICK.config,
+        hidden=(4, 4),
+        n_envs=4,
+        n_steps=2,
+        n_epochs=1,
+        n_batches=1,
+        n_evaluations=3,
+        updates_per_evaluation=1,
+        evaluation_envs=2,
+        evaluation_steps=2,
+    )
+    sizes = dataclasses.replace(
+        fleet.QUICK,
+        config=config,
+        seeds=2,
+        rows=SCENARIO.rows,
+        slots=SCENARIO.slots,
+        sweep_rows=2,
+        sweep_slots=4,
+        devices=(1.0,),
+        bandwidths=(0.5, 1.0),
+    )
+    monkeypatch.setattr(fleet, "QUICK", sizes)
+    monkeypatch.setattr(scenarios, "load_scenario", lambda name: SCENARIO)
+
+
+def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch):
+    _tiny(monkeypatch)
+    out = tmp_path / "run"
+    assert cli.main(["run", "fleet", "--quick", "--seed", "3", "--out", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()[:-1]
+    assert max(map(len, said)) <= 80 and not any("…" in line for line in said)
+    assert any("no policy does better than the mean certified dual bound" in line for line in said)
+    assert any(line.startswith(f"{REFERENCE} *") for line in said) and not any("late" in line for line in said[:2])
+    names = {path.name for path in out.iterdir()}
+    written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
+    written |= {f"{name}.csv" for name in ("learning", "classes", "choices", "shares", "sweeps")}
+    written |= {f"{name}.png" for name in ("utility", "cost", "gap", "choices", "shares", "learning")}
+    assert names == written
+    summary = json.loads((out / "summary.json").read_text())
+    _check_numbers(out, summary)
+    slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    assert 0 < len(slices) <= fleet.N_TIMELINE and all(e["dur"] > 0 for e in slices)
+    assert cli.main(["evaluate", str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert set(again["policies"]) == set(summary["policies"]) == set(again["by_class"])
+    _check_export(out, tmp_path / "policy", capsys)
+
+
+def _check_numbers(out, summary):
+    policies = summary["policies"]
+    assert summary["compared_with"] == COMPARED
+    assert set(policies) == {*baseline_policies(jaxcoinfer.make(SCENARIO)[0]), BEST}
+    for name, policy in policies.items():
+        assert policy["deployable"] == (name != REFERENCE)
+        gap = policy["measures"]["gap_ratio"]["mean"]
+        assert gap > -1e-5 and gap >= policies[REFERENCE]["measures"]["gap_ratio"]["mean"] - 1e-5
+    tasks = {}
+    for row in csv.DictReader((out / "choices.csv").read_text().splitlines()):
+        tasks[row["policy"]] = tasks.get(row["policy"], 0) + int(row["tasks"])
+    assert set(tasks) == set(policies) and len(set(tasks.values())) == 1
+    learned = list(csv.DictReader((out / "learning.csv").read_text().splitlines()))
+    assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(learned) == 6
+    swept = list(csv.DictReader((out / "sweeps.csv").read_text().splitlines()))
+    assert {(row["what"], float(row["value"])) for row in swept} == {
+        ("devices", 5.0),
+        ("bandwidth_hz", 1.5e6),
+        ("bandwidth_hz", 3e6),
+    }
+    assert all(float(row["gap_ratio"]) > -1e-5 for row in swept)
+
+
+def _check_export(out, target, capsys):
+    """The function to export decides as the policy does, and gives what is not valid no chance."""
+    checkpoint = run_folder.load(out)
+    env, params = jaxcoinfer.make(SCENARIO)
+    states, timesteps = jax.vmap(env.reset, (0, None))(jax.random.split(jax.random.key(1), 7), params)
+    view = jax.vmap(lambda s, o: fleet_actor.view(env, s, o, params))(states, timesteps.observation)
+    portable = fleet.portable(checkpoint)
+    leaves = [getattr(view, name) for name in portable.inputs]
+    logits = np.asarray(portable.function(*leaves))
+    _, policy = LEARNERS[BEST].policy(env, checkpoint.hidden[BEST], checkpoint.weights[BEST])
+    act = jax.vmap(policy, (None, 0, 0, None))(jax.random.key(0), states, timesteps.observation, params)
+    here = np.asarray(view.active)
+    np.testing.assert_array_equal(np.asarray(act)[here], logits.argmax(axis=-1)[here])
+    assert np.array_equal(np.isfinite(logits), np.asarray(view.valid))
+    if importlib.util.find_spec("flatbuffers"):  # an extra
+        from jax import export
+
+        assert cli.main(["export", str(out), "--out", str(target), "--json"]) == 0
+        card = json.loads(capsys.readouterr().out)
+        assert card["policy"] == BEST and card["output"]["shape"] == ["batch", env.n_devices, env.n_choices]
+        assert [array["name"] for array in card["input"]["arrays"]] == list(portable.inputs)
+        assert all(array["shape"][:2] == ["batch", env.n_devices] for array in card["input"]["arrays"])
+        written = export.deserialize(bytearray(target.read_bytes())).call(*leaves)
+        np.testing.assert_allclose(written, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_every_task_is_played_once_and_at_its_price(world, played):
+    env, params = world
+    active = np.asarray(params.bank.active)[:, :-1]
+    for tasks in played.values():
+        found = np.zeros(active.shape, int)
+        np.add.at(found, (tasks.row, tasks.slot, tasks.device), 1)
+        np.testing.assert_array_equal(found, active)
+    one = played["greedy"]
+    state, timestep = env.reset_at(jnp.int32(1), jnp.int32(4), params)
+    action = baselines.greedy(env)(jax.random.key(0), state, timestep.observation, params)
+    _, after = env.step(state, action, params)
+    of_slot = (one.row == 1) & (one.slot == 4)
+    np.testing.assert_allclose(one.utility[of_slot].mean(), after.reward, rtol=1e-5)
+    np.testing.assert_array_equal(one.choice[of_slot], np.asarray(action)[active[1, 4]])
+
+
+def test_the_bound_is_that_of_every_slot(world, played):
+    env, params = world
+    bound, cost = certified(env, params)
+    states = [env.reset_at(jnp.int32(2), jnp.int32(slot), params)[0] for slot in range(SCENARIO.slots)]
+    tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(env_of.tables(state, params) for state in states))
+    by_hand = jax.jit(jax.vmap(dual.solve))(tables)
+    n_tasks = np.asarray(params.bank.active)[2, :-1].sum()
+    np.testing.assert_allclose(bound[2], np.asarray(by_hand.bound).sum() / n_tasks, rtol=1e-5)
+    assert (bound <= cost * (1 + 1e-6)).all()
+    assert all((report.gap_by_row(tasks, cost) > -1e-5).all() for tasks in played.values())
+
+
+def test_classes_habits_and_shares_are_those_of_the_tasks(world, played):
+    env, _ = world
+    tasks = played["device only"]
+    found = report.by_class(played)["device only"]
+    assert len(found) == 2
+    urgent_cost = [
+        -tasks.utility[tasks.urgent & (tasks.row == row)].mean() for row in np.unique(tasks.row[tasks.urgent])
+    ]
+    assert found[1]["cost"].mean == pytest.approx(np.mean(urgent_cost), rel=1e-5)
+    habits = report.habits(env, tasks, KINDS)
+    seen = ~np.isnan(habits.bandwidth)
+    np.testing.assert_allclose(habits.choices.sum(axis=(2, 3))[seen], 1.0)
+    np.testing.assert_allclose(habits.choices[seen][..., -1].sum(axis=-1), 1.0)  # nothing is sent
+    np.testing.assert_array_equal(habits.bandwidth[seen], 0.0)
+    np.testing.assert_array_equal(habits.compute[seen], 0.0)
+
+
+def test_a_sweep_tells_gaps_row_by_row():
+    found = report.sweep([4, 8], [{report.BOUND: np.array([1.0, 2.0]), "x": np.array([1.5, 2.0])}] * 2)
+    assert found.values == [4, 8] and list(found.cost) == ["x"]
+    assert found.gap["x"][1].mean == pytest.approx(0.25) and found.bound[0].mean == 1.5
