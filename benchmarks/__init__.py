@@ -1,1 +1,3 @@
-"""One script a question; `python -m benchmarks.NAME`. Results are appended to `benchmarks/results/` as JSON lines."""
+"""One script a question; `python -m benchmarks.NAME`. Results are appended to `benchmarks/results/`
+as JSON lines.
+"""

@@ -1,11 +1,13 @@
-"""What the gymnax face costs: steps a second through it beside the native step, in one run, same actions.
+"""What the gymnax face costs: steps a second through it beside the native step, in one run, same
+actions.
 
     python -m benchmarks.adapters [--scenario reference] [--sizes 1024 16384]
 
-Native: `env.step` under vmap in a scan, no restarts, so that replicas that have ended idle in it; the face restarts
-them in the step that ends. Actions come from a linear congruential generator, and so do the keys of `given`, for a face
-costs what is its own. `split` divides a key for every step and replica, as trainers for gymnax do, on both sides.
-Observations are carried to the next step, as for a policy that acts on them.
+Native: `env.step` under vmap in a scan, no restarts, so that replicas that have ended idle in it;
+the face restarts them in the step that ends. Actions come from a linear congruential generator, and
+so do the keys of `given`, for a face costs what is its own. `split` divides a key for every step
+and replica, as trainers for gymnax do, on both sides. Observations are carried to the next step, as
+for a policy that acts on them.
 """
 
 import argparse
@@ -22,7 +24,9 @@ STEPS_PER_CALL = 1 << 20
 
 
 def steps_loop(env: Any, n_envs: int, n_steps: int, face: bool, split: bool):
-    """A function (key, params, state, observation) -> sums over n_steps of n_envs environments, and how many ended."""
+    """A function (key, params, state, observation) -> sums over n_steps of n_envs environments, and
+    how many ended.
+    """
 
     def step(carry, key, params):
         state, observation, seeds, total = carry
@@ -37,13 +41,17 @@ def steps_loop(env: Any, n_envs: int, n_steps: int, face: bool, split: bool):
         else:
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
             observation, reward = timestep.observation, timestep.reward
-            ends = jax.random.key_data(keys).sum() if split else jnp.zeros((), jnp.int32)  # or nobody would divide it
+            ends = (
+                jax.random.key_data(keys).sum() if split else jnp.zeros((), jnp.int32)
+            )  # or nobody would divide it
         return (state, observation, seeds, total + reward), ends
 
     def loop(key, params, state, observation):
         seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
         carry = (state, observation, seeds, jnp.zeros(n_envs))
-        carry, ends = jax.lax.scan(lambda carry, key: step(carry, key, params), carry, jax.random.split(key, n_steps))
+        carry, ends = jax.lax.scan(
+            lambda carry, key: step(carry, key, params), carry, jax.random.split(key, n_steps)
+        )
         return carry[-1].sum(), ends.sum()
 
     return loop
@@ -55,7 +63,9 @@ def _keys(seeds: jax.Array) -> jax.Array:
 
 def main() -> None:
     """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scenario", default="reference")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 16384])
     parser.add_argument("--repeats", type=int, default=7)
@@ -74,7 +84,9 @@ def main() -> None:
                 line[f"{side}_{manner}_steps_per_s"] = line["steps"] / timed["median_s"]
                 if side == "gymnax":
                     line["ends_per_step"] = int(jax.jit(loop)(*arguments)[1]) / n_steps
-            line[f"times_native_{manner}"] = line[f"native_{manner}_steps_per_s"] / line[f"gymnax_{manner}_steps_per_s"]
+            line[f"times_native_{manner}"] = (
+                line[f"native_{manner}_steps_per_s"] / line[f"gymnax_{manner}_steps_per_s"]
+            )
         record("adapters", line)
 
 

@@ -34,7 +34,9 @@ MANY = ("fleet", "fleet-cloud")  # of many, each of which decides
 
 
 class Case(NamedTuple):
-    """What is timed: `loop(*arguments)` makes `items`; once: `once(*once_arguments)` makes once_items, counted."""
+    """What is timed: `loop(*arguments)` makes `items`; once: `once(*once_arguments)` makes
+    once_items, counted.
+    """
 
     name: str
     items: int
@@ -49,19 +51,25 @@ def world(name: str) -> tuple[Any, Any]:
     """Environment and numbers of a shipped scenario on a bank that fits a cache."""
     scenario: Any = registry.load_scenario(name)
     if hasattr(scenario, "slots"):
-        scenario = dataclasses.replace(scenario, rows=min(scenario.rows, 16), slots=min(scenario.slots, 8192))
+        scenario = dataclasses.replace(
+            scenario, rows=min(scenario.rows, 16), slots=min(scenario.slots, 8192)
+        )
     return jaxcoinfer.make(scenario)
 
 
 def starts(env: Any, params: Any, size: int) -> tuple[Any, Any]:
     """State and time step of a batch."""
-    return jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(jax.random.key(1), size), params)
+    return jax.jit(jax.vmap(env.reset, (0, None)))(
+        jax.random.split(jax.random.key(1), size), params
+    )
 
 
 def environments(size: int) -> Iterator[Case]:
-    """Steps under random actions that leave the observation in memory; no restarts, as ended ones cost the same.
+    """Steps under random actions that leave the observation in memory; no restarts, as ended ones
+    cost the same.
 
-    An item is a decision, in `multi-user` those of all users of a slot. Worlds of many devices end at 16,384 replicas.
+    An item is a decision, in `multi-user` those of all users of a slot. Worlds of many devices end
+    at 16,384 replicas.
     """
     yield _null(size)
     for name in SINGLE:
@@ -71,10 +79,17 @@ def environments(size: int) -> Iterator[Case]:
         return
     for name in MANY:
         env, params = world(name)
-        yield _steps(name, env, params, size, (size, env.n_devices), _index(env), size * env.n_devices)
+        yield _steps(
+            name, env, params, size, (size, env.n_devices), _index(env), size * env.n_devices
+        )
     env, params = world("multi-user")
     yield _steps(
-        "multi-user", env, params, size, (size, env.n_users), lambda seeds: jax.vmap(action_of, (0, None))(seeds, env)
+        "multi-user",
+        env,
+        params,
+        size,
+        (size, env.n_users),
+        lambda seeds: jax.vmap(action_of, (0, None))(seeds, env),
     )
 
 
@@ -82,8 +97,12 @@ def _index(env: Any) -> Callable:
     return lambda seeds: ((seeds >> jnp.uint32(16)) % jnp.uint32(env.n_actions)).astype(jnp.int32)
 
 
-def _steps(name: str, env: Any, params: Any, size: int, shape: tuple, action: Callable, items: int = 0) -> Case:
-    """items: 0 where a step has a loop inside, whose operations cannot be counted; it then is one item."""
+def _steps(
+    name: str, env: Any, params: Any, size: int, shape: tuple, action: Callable, items: int = 0
+) -> Case:
+    """items: 0 where a step has a loop inside, whose operations cannot be counted; it then is one
+    item.
+    """
     state, first = starts(env, params, size)
 
     def once(state, seeds, params):
@@ -130,7 +149,9 @@ def twins(size: int) -> Iterator[Case]:
     def replayed(state, params, env):
         replay = jax.vmap(workload.evaluate, (None, 0, None))(env, state, params)
         choice = jnp.argmax(replay.choices.value, axis=-1).astype(jnp.int32)
-        return jax.vmap(workload.follow, (0, 0, None))(replay, choice, params), replay.choices.utility.sum()
+        return jax.vmap(workload.follow, (0, 0, None))(
+            replay, choice, params
+        ), replay.choices.utility.sum()
 
     yield _asked("workload twin", "camera", size, replayed, lambda env: env.n_choices)
 
@@ -143,14 +164,20 @@ def twins(size: int) -> Iterator[Case]:
 
     def changed(state, params, env):
         valid = jax.vmap(env.mask, (0, None))(state, params)
-        cost = jax.vmap(fleet_twin.evaluate, (0, 0, None))(state, jnp.argmax(valid, -1).astype(jnp.int32), params)
+        cost = jax.vmap(fleet_twin.evaluate, (0, 0, None))(
+            state, jnp.argmax(valid, -1).astype(jnp.int32), params
+        )
         best = jnp.argmin(cost, axis=-1).astype(jnp.int32)
-        return jax.vmap(env.step, (0, 0, None))(state, best, params)[0], jnp.where(valid, cost, 0.0).sum()
+        return jax.vmap(env.step, (0, 0, None))(state, best, params)[0], jnp.where(
+            valid, cost, 0.0
+        ).sum()
 
     yield _asked("fleet twin", "fleet", size, changed, lambda env: env.n_devices * env.n_choices)
 
 
-def _asked(name: str, scenario: str, size: int, once: Callable, outcomes_of: Callable[[Any], int]) -> Case:
+def _asked(
+    name: str, scenario: str, size: int, once: Callable, outcomes_of: Callable[[Any], int]
+) -> Case:
     env, params = world(scenario)
     given = (starts(env, params, size)[0], params)
     items = size * outcomes_of(env)
@@ -174,7 +201,12 @@ def bounds(size: int) -> Iterator[Case]:
     env, params = world("wifi")
     if size == 1:
         n_tasks = params.bank.arrival_slot.size
-        yield Case("isolated bound", n_tasks, lambda params, env=env: isolated.utility(env, params), (params,))
+        yield Case(
+            "isolated bound",
+            n_tasks,
+            lambda params, env=env: isolated.utility(env, params),
+            (params,),
+        )
     env, params = world("fleet")
     solve = jax.vmap(lambda state, params: dual.solve(fleet.tables(state, params)), (0, None))
     yield Case("dual bound", size, solve, (starts(env, params, size)[0], params))
@@ -198,13 +230,29 @@ def learners(size: int) -> Iterator[Case]:
     config: Any = continuation_value.Config(**of_tasks, n_devices=size, updates_per_evaluation=50)
     yield _learner("continuation value", continuation_value, "camera", config, 50 * size)
     config = differential_value.Config(**of_tasks, n_pairs=size, updates_per_evaluation=2)
-    yield _learner("differential value", differential_value, "camera", config, 2 * config.block_tasks * size)
-    look: dict[str, Any] = {"n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1, "n_envs": size}
+    yield _learner(
+        "differential value", differential_value, "camera", config, 2 * config.block_tasks * size
+    )
+    look: dict[str, Any] = {
+        "n_evaluations": 1,
+        "evaluation_envs": 1,
+        "evaluation_steps": 1,
+        "n_envs": size,
+    }
     for name, module in (("soft actor-critic", sac), ("deep Q", dqn)):
-        config = module.Config(**look, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size))
+        config = module.Config(
+            **look, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size)
+        )
         yield _learner(name, module, "on-demand-markov", config, 20 * size, outcomes=outcomes)
     rolled = {**look, "n_steps": 8, "updates_per_evaluation": 2}
-    yield _learner("proximal policy", ppo, "on-demand-markov", ppo.Config(**rolled), 16 * size, outcomes=outcomes)
+    yield _learner(
+        "proximal policy",
+        ppo,
+        "on-demand-markov",
+        ppo.Config(**rolled),
+        16 * size,
+        outcomes=outcomes,
+    )
     for name, module in (("fleet", fleet_actor), ("multi-user", multi_user_actor)):
         config = ppo.Config(**rolled, view=module.view, network=module.network, twin=False)
         yield _learner(f"{name} policy", ppo, name, config, 16 * size)

@@ -1,4 +1,5 @@
-"""How rates grow with the batch, drawn from the lines of `benchmarks.speed`: benchmarks/results/speed.png.
+"""How rates grow with the batch, drawn from the lines of `benchmarks.speed`:
+benchmarks/results/speed.png.
 
 python -m benchmarks.curves
 """
@@ -18,10 +19,21 @@ def draw() -> Figure:
     for panel, (kind, unit) in zip(axes, PANELS.items(), strict=True):
         names = list(dict.fromkeys(line["name"] for line in lines("speed", kind=kind, device=CPU)))
         for name, (colour, mark, dash) in zip(names, STYLES.values(), strict=False):
-            rates = {line["size"]: line["items_per_s"] for line in lines("speed", kind=kind, name=name, device=CPU)}
+            rates = {
+                line["size"]: line["items_per_s"]
+                for line in lines("speed", kind=kind, name=name, device=CPU)
+            }
             shown = name.removesuffix(" step").removesuffix(" twin")
-            panel.plot(*zip(*sorted(rates.items()), strict=True), dash, color=colour, marker=mark, label=shown)
-        panel.set(xscale="log", yscale="log", xlabel="environments in the batch", ylabel=unit, title=kind)
+            panel.plot(
+                *zip(*sorted(rates.items()), strict=True),
+                dash,
+                color=colour,
+                marker=mark,
+                label=shown,
+            )
+        panel.set(
+            xscale="log", yscale="log", xlabel="environments in the batch", ylabel=unit, title=kind
+        )
         panel.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return figure
 

@@ -1,4 +1,5 @@
-"""The one way times are taken: compilation apart, whole output waited for, median of several calls, one JSON line.
+"""The one way times are taken: compilation apart, whole output waited for, median of several calls,
+one JSON line.
 
 line = measure("name", function, *arguments)      # {"compile_s": …, "median_s": …, …}
 record("stopping", line | {"decisions_per_s": …})  # benchmarks/results/stopping.jsonl
@@ -22,11 +23,14 @@ import jax.numpy as jnp
 from jaxcoinfer.profiler import processor
 
 RESULTS = Path(__file__).parent / "results"
-UNROLL = 2  # steps a turn of a loop that is timed: every other step then need not copy what it carries
+UNROLL = (
+    2  # steps a turn of a loop that is timed: every other step then need not copy what it carries
+)
 
 
 def measure(name: str, function: Callable, *arguments: Any, repeats: int = 7) -> dict[str, Any]:
-    """Times a jittable function of arrays: seconds to compile, then minimum, median and maximum of the calls.
+    """Times a jittable function of arrays: seconds to compile, then minimum, median and maximum of
+    the calls.
 
     memory_mib: arguments, results and temporaries of the program.
     """
@@ -56,7 +60,9 @@ def _memory_mib(used: Any) -> float:
 
 
 def coins(seeds: jax.Array) -> jax.Array:
-    """Returns one step of a 32-bit linear congruential generator, uint32: cheap actions, whose high bits are good."""
+    """Returns one step of a 32-bit linear congruential generator, uint32: cheap actions, whose high
+    bits are good.
+    """
     return seeds * jnp.uint32(1664525) + jnp.uint32(1013904223)
 
 
@@ -72,7 +78,13 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": metadata.version("jax"),
         "commit": _commit(),
-        "command": " ".join(["python -m", f"{Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(
+            [
+                "python -m",
+                f"{Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+                *sys.argv[1:],
+            ]
+        ),
     }
 
 
@@ -82,13 +94,20 @@ def record(question: str, line: dict[str, Any]) -> None:
     whole = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **line, **machine()}
     with open(RESULTS / f"{question}.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(whole) + "\n")
-    shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items())
+    shown = ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
+    )
     print(shown, flush=True)
 
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
 
     commit = git("rev-parse", "--short", "HEAD")
-    return commit + ("+" if commit and git("status", "--porcelain", "--", "../jaxcoinfer") else "") or "unknown"
+    return (
+        commit + ("+" if commit and git("status", "--porcelain", "--", "../jaxcoinfer") else "")
+        or "unknown"
+    )

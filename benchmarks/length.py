@@ -18,15 +18,29 @@ N_ENVS, N_BLOCKS, N_ROWS = 1024, 16, 8
 
 def main() -> None:
     """Appends one line a length: nanoseconds a decision at 1,024 environments on a bank of 8 rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000]
+    )
     for n_slots in parser.parse_args().lengths:
-        scenario = dataclasses.replace(registry.load_scenario("reference"), rows=N_ROWS, slots=n_slots)
+        scenario = dataclasses.replace(
+            registry.load_scenario("reference"), rows=N_ROWS, slots=n_slots
+        )
         env, params = jaxcoinfer.make(scenario)
         keys = jax.random.split(jax.random.key(1), N_ENVS)
         start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
-        timed = measure("length", stopping_loop(env, N_ENVS, N_BLOCKS), jax.random.key(2), params, *start)
-        record("length", {"n_slots": n_slots, "ns_per_decision": 1e9 * timed["median_s"] / (N_ENVS * N_BLOCKS * BLOCK)})
+        timed = measure(
+            "length", stopping_loop(env, N_ENVS, N_BLOCKS), jax.random.key(2), params, *start
+        )
+        record(
+            "length",
+            {
+                "n_slots": n_slots,
+                "ns_per_decision": 1e9 * timed["median_s"] / (N_ENVS * N_BLOCKS * BLOCK),
+            },
+        )
 
 
 if __name__ == "__main__":

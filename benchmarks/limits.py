@@ -9,13 +9,18 @@ import jax.numpy as jnp
 
 from benchmarks.harness import measure
 
-_LARGE, _SMALL = 1 << 24, 1 << 17  # float32 numbers in each of three arrays: memory, and cache on a CPU
+_LARGE, _SMALL = (
+    1 << 24,
+    1 << 17,
+)  # float32 numbers in each of three arrays: memory, and cache on a CPU
 _FUSED = 64  # multiply-adds on each number
 
 
 def limits() -> dict[str, float]:
-    """Returns bytes/s of `b = b / 2 + c`, many times over, on arrays of 64 MiB and of 0.5 MiB, and FLOP/s of
-    multiply-adds on numbers in registers: memory_bytes_per_s, cache_bytes_per_s, flop_per_s."""
+    """Returns bytes/s of `b = b / 2 + c`, many times over, on arrays of 64 MiB and of 0.5 MiB, and
+    FLOP/s of multiply-adds on numbers in registers: memory_bytes_per_s, cache_bytes_per_s,
+    flop_per_s.
+    """
     return {
         "memory_bytes_per_s": _triad(_LARGE, 16),
         "cache_bytes_per_s": _triad(_SMALL, 256),
@@ -23,7 +28,9 @@ def limits() -> dict[str, float]:
     }
 
 
-def against(limit: dict[str, float], items_per_s: float, counted: dict[str, float]) -> dict[str, float]:
+def against(
+    limit: dict[str, float], items_per_s: float, counted: dict[str, float]
+) -> dict[str, float]:
     """Returns the counts of one item and what share of each limit the rate reaches."""
     return counted | {
         "share_of_memory": items_per_s * counted["bytes_per_item"] / limit["memory_bytes_per_s"],
@@ -33,18 +40,26 @@ def against(limit: dict[str, float], items_per_s: float, counted: dict[str, floa
 
 
 def count(function: Any, items: int, size: int, *arguments: Any) -> dict[str, float]:
-    """Returns bytes and FLOP of one item of a program without loops that makes `items` from batches of `size`.
+    """Returns bytes and FLOP of one item of a program without loops that makes `items` from batches
+    of `size`.
 
-    Bytes: of every argument and result that has the batch as its first axis, once, and of all that is gathered; what a
-    perfect program would move. FLOP: as the compiler counts them.
+    Bytes: of every argument and result that has the batch as its first axis, once, and of all that
+    is gathered; what a perfect program would move. FLOP: as the compiler counts them.
     """
     traced = jax.make_jaxpr(function)(*arguments)
     results = jax.tree.leaves(jax.eval_shape(function, *arguments))
-    moved = sum(_bytes(leaf) for leaf in [*jax.tree.leaves(arguments), *results] if leaf.shape[:1] == (size,))
+    moved = sum(
+        _bytes(leaf)
+        for leaf in [*jax.tree.leaves(arguments), *results]
+        if leaf.shape[:1] == (size,)
+    )
     cost: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     flop = float(cost.get("flops", float("nan")))
-    return {"bytes_per_item": (moved + _gathered(traced.jaxpr)) / items, "flop_per_item": flop / items}
+    return {
+        "bytes_per_item": (moved + _gathered(traced.jaxpr)) / items,
+        "flop_per_item": flop / items,
+    }
 
 
 def _gathered(jaxpr: Any) -> int:
@@ -53,7 +68,9 @@ def _gathered(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "gather":
             total += sum(_bytes(out.aval) for out in equation.outvars)
-        total += sum(_gathered(inner.jaxpr) for inner in equation.params.values() if hasattr(inner, "jaxpr"))
+        total += sum(
+            _gathered(inner.jaxpr) for inner in equation.params.values() if hasattr(inner, "jaxpr")
+        )
     return total
 
 
@@ -65,7 +82,8 @@ def _triad(size: int, times: int) -> float:
     b, c = jnp.ones(size), jnp.full(size, 2.0)
 
     def sweep(b, c):
-        # Each overwrites one array and reads two, so that none is copied between sweeps; new memory, only before.
+        # Each overwrites one array and reads two, so that none is copied between sweeps; new
+        # memory, only before.
         return jax.lax.fori_loop(0, times, lambda _, b: 0.5 * b + c, b)
 
     timed = measure("triad", sweep, b, c)

@@ -1,11 +1,13 @@
-"""How many slots a second: `multi-user` under random actions, beside the plain-Python reference, in one run.
+"""How many slots a second: `multi-user` under random actions, beside the plain-Python reference, in
+one run.
 
     python -m benchmarks.multi_user [--sizes 64 128 256 512 1024 4096] [--devices 2]
 
-Both play episodes of the shipped scenario from drawn starts, with splits, channels and powers drawn uniformly in every
-slot, look at every observation, and start afresh what has ended. The reference (`tests/reference/multi_user.py`) runs
-in one process for two seconds before and after each size. `--devices` divides the batch among as many CPU devices, in
-each of which the loop over events waits for its own replicas only; on a GPU leave it at 1.
+Both play episodes of the shipped scenario from drawn starts, with splits, channels and powers drawn
+uniformly in every slot, look at every observation, and start afresh what has ended. The reference
+(`tests/reference/multi_user.py`) runs in one process for two seconds before and after each size.
+`--devices` divides the batch among as many CPU devices, in each of which the loop over events waits
+for its own replicas only; on a GPU leave it at 1.
 """
 
 import argparse
@@ -30,10 +32,18 @@ PYTHON_S = 2.0
 
 
 def action_of(seeds: jax.Array, env: MultiUser) -> UsersAction:
-    """A split, a channel and a power of 2^-24 to 1 W from three parts of pseudo-random bits, uint32 [U]."""
-    parts = (seeds >> jnp.uint32(29), (seeds >> jnp.uint32(20)) & jnp.uint32(511), (seeds >> jnp.uint32(8)) + 1)
+    """A split, a channel and a power of 2^-24 to 1 W from three parts of pseudo-random bits, uint32
+    [U].
+    """
+    parts = (
+        seeds >> jnp.uint32(29),
+        (seeds >> jnp.uint32(20)) & jnp.uint32(511),
+        (seeds >> jnp.uint32(8)) + 1,
+    )
     split, channel, power = (part.astype(jnp.int32) for part in parts)
-    return UsersAction(split % env.n_splits, channel % env.n_channels, power.astype(jnp.float32) * 2.0**-24)
+    return UsersAction(
+        split % env.n_splits, channel % env.n_channels, power.astype(jnp.float32) * 2.0**-24
+    )
 
 
 def slots_loop(env: MultiUser, n_envs: int, n_blocks: int):
@@ -80,7 +90,9 @@ def on_devices(loop, n_devices: int):
 def python_slots_per_s(params: MultiUserParams, env: MultiUser, seconds: float, seed: int) -> float:
     """Slots a second of the plain-Python reference; as many episodes as the time allows."""
     numbers = {name: getattr(params, name) for name in ("compute_s", "compute_w", "upload_bits")}
-    system = reference.System(**{name: np.asarray(value, np.float64).tolist() for name, value in numbers.items()})
+    system = reference.System(
+        **{name: np.asarray(value, np.float64).tolist() for name, value in numbers.items()}
+    )
     starts = [np.asarray(x).tolist() for x in (params.bank.distance_m, params.bank.tasks)]
     firsts = [np.asarray(x).tolist() for x in (params.bank.split, params.bank.channel)]
     drawn, users = random.Random(seed), range(env.n_users)
@@ -99,7 +111,9 @@ def python_slots_per_s(params: MultiUserParams, env: MultiUser, seconds: float, 
 
 def main() -> None:
     """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 4096])
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
@@ -115,9 +129,19 @@ def main() -> None:
         before = python_slots_per_s(params, env, PYTHON_S, seed=size)
         timed = measure("multi-user", loop, keys, params, repeats=options.repeats)
         after = python_slots_per_s(params, env, PYTHON_S, seed=size + 1)
-        line = {"n_envs": size, "devices": options.devices, "slots": slots, "compile_s": timed["compile_s"]}
-        line |= {"slots_per_s": slots / timed["median_s"], "python_slots_per_s": (before + after) / 2}
-        record("multi_user", line | {"times_python": line["slots_per_s"] / line["python_slots_per_s"]})
+        line = {
+            "n_envs": size,
+            "devices": options.devices,
+            "slots": slots,
+            "compile_s": timed["compile_s"],
+        }
+        line |= {
+            "slots_per_s": slots / timed["median_s"],
+            "python_slots_per_s": (before + after) / 2,
+        }
+        record(
+            "multi_user", line | {"times_python": line["slots_per_s"] / line["python_slots_per_s"]}
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""How fast every environment, twin, bound and learner is, and how far from what the machine could do at most.
+"""How fast every environment, twin, bound and learner is, and how far from what the machine could
+do at most.
 
-    python -m benchmarks.speed [environments twins bounds learners] [--sizes 1 64 1024 16384 131072] [--only NAME]
+    python -m benchmarks.speed [environments twins bounds learners] [--sizes 1 64 1024 16384 131072]
+    [--only NAME]
 
-A line for each and size: items a second (decisions, outcomes, bounds, learned steps), seconds to compile, memory of the
-program, and for what has no loop inside bytes and FLOP of an item with the shares of the machine's limits they reach.
-`null` is a step that does next to nothing, and `share_of_null` the rate beside its rate: the ceiling of any environment
-here. The same on CPU and GPU. Bounds, learners and worlds of many devices leave out sizes that say nothing more.
+A line for each and size: items a second (decisions, outcomes, bounds, learned steps), seconds to
+compile, memory of the program, and for what has no loop inside bytes and FLOP of an item with the
+shares of the machine's limits they reach. `null` is a step that does next to nothing, and
+`share_of_null` the rate beside its rate: the ceiling of any environment here. The same on CPU and
+GPU. Bounds, learners and worlds of many devices leave out sizes that say nothing more.
 """
 
 import argparse
@@ -17,14 +20,26 @@ from benchmarks import cases, limits
 from benchmarks.cases import Case
 from benchmarks.harness import measure, record
 
-KINDS = {"environments": cases.environments, "twins": cases.twins, "bounds": cases.bounds, "learners": cases.learners}
-SIZES = {"bounds": (1, 16384), "learners": (64, 4096)}  # least and most that are measured; of the others all
+KINDS = {
+    "environments": cases.environments,
+    "twins": cases.twins,
+    "bounds": cases.bounds,
+    "learners": cases.learners,
+}
+SIZES = {
+    "bounds": (1, 16384),
+    "learners": (64, 4096),
+}  # least and most that are measured; of the others all
 
 
 def main() -> None:
     """Measures what is asked for and appends a line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="KIND", help=", ".join(KINDS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "kinds", nargs="*", default=list(KINDS), metavar="KIND", help=", ".join(KINDS)
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
     parser.add_argument("--only", metavar="NAME")
     parser.add_argument("--repeats", type=int, default=7)
@@ -48,13 +63,25 @@ def main() -> None:
     if "bounds" in options.kinds:
         for name, find in cases.optima().items():
             if options.only in (None, name):
-                record("speed", {"kind": "bounds", "name": name, "size": 1, "items_per_s": 1.0 / _second_call_s(find)})
+                record(
+                    "speed",
+                    {
+                        "kind": "bounds",
+                        "name": name,
+                        "size": 1,
+                        "items_per_s": 1.0 / _second_call_s(find),
+                    },
+                )
 
 
 def _line(case: Case, size: int, limit: dict[str, float], repeats: int) -> dict[str, Any]:
     timed = measure(case.name, case.loop, *case.arguments, repeats=repeats)
     per_s = case.items / timed["median_s"]
-    line = {"items_per_s": per_s, "compile_s": timed["compile_s"], "memory_mib": timed["memory_mib"]}
+    line = {
+        "items_per_s": per_s,
+        "compile_s": timed["compile_s"],
+        "memory_mib": timed["memory_mib"],
+    }
     if case.once is None:
         return line
     counted = limits.count(case.once, case.once_items, size, *case.once_arguments)

@@ -1,11 +1,12 @@
-"""How many decisions a second: `stopping` under random actions, beside gymnax CartPole-v1, in one run.
+"""How many decisions a second: `stopping` under random actions, beside gymnax CartPole-v1, in one
+run.
 
     python -m benchmarks.stopping [--sizes 1 64 1024 16384 131072] [--rows 16] [--slots 8192]
 
-The bank (8 MB at these sizes) fits the last cache of a server; with --rows 64 --slots 16384 it does not.
-Every step leaves its observation in memory, as a policy needs it. Actions come from a linear congruential generator in
-the loop, a few instructions each. CartPole runs with gymnax's own auto-reset and the same actions (needs the `bench`
-extra; left out if absent).
+The bank (8 MB at these sizes) fits the last cache of a server; with --rows 64 --slots 16384 it does
+not. Every step leaves its observation in memory, as a policy needs it. Actions come from a linear
+congruential generator in the loop, a few instructions each. CartPole runs with gymnax's own
+auto-reset and the same actions (needs the `bench` extra; left out if absent).
 """
 
 import argparse
@@ -24,9 +25,12 @@ BLOCK = 256  # steps between restarts of ended environments
 
 
 def stopping_loop(env, n_envs: int, n_blocks: int):
-    """A function (key, params, state, timestep) -> last state and observation, sums of rewards; n_blocks × BLOCK steps.
+    """A function (key, params, state, timestep) -> last state and observation, sums of rewards;
+    n_blocks × BLOCK steps.
 
-    What nobody reads at the end, as the outcome of the last step, the compiler leaves out of the loop."""
+    What nobody reads at the end, as the outcome of the last step, the compiler leaves out of the
+    loop.
+    """
 
     def loop(key, params, state, timestep):
         def step(carry, _):
@@ -37,7 +41,9 @@ def stopping_loop(env, n_envs: int, n_blocks: int):
             return (state, timestep, seeds, total + timestep.reward), None
 
         def block(carry, key):
-            (state, timestep, seeds, total), _ = jax.lax.scan(step, carry, None, length=BLOCK, unroll=UNROLL)
+            (state, timestep, seeds, total), _ = jax.lax.scan(
+                step, carry, None, length=BLOCK, unroll=UNROLL
+            )
             state, timestep = restart_ended(env, params, key, state, timestep)
             return (state, timestep, seeds, total), None
 
@@ -58,31 +64,41 @@ def cartpole_loop(n_envs: int, n_steps: int):
     env, env_params = gymnax.make("CartPole-v1")
 
     def loop(key, start_key):
-        first, state = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, n_envs), env_params)
+        first, state = jax.vmap(env.reset, (0, None))(
+            jax.random.split(start_key, n_envs), env_params
+        )
         seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
 
         def step(carry, key):
             state, _, seeds, total = carry
             seeds = coins(seeds)
             action = (seeds >> jnp.uint32(31)).astype(jnp.int32)
-            out = jax.vmap(env.step, (0, 0, 0, None))(jax.random.split(key, n_envs), state, action, env_params)
+            out = jax.vmap(env.step, (0, 0, 0, None))(
+                jax.random.split(key, n_envs), state, action, env_params
+            )
             observation, state, reward = out[:3]
             return (state, observation, seeds, total + reward), None
 
-        return jax.lax.scan(step, (state, first, seeds, jnp.zeros(n_envs)), jax.random.split(key, n_steps))[0]
+        return jax.lax.scan(
+            step, (state, first, seeds, jnp.zeros(n_envs)), jax.random.split(key, n_steps)
+        )[0]
 
     return loop
 
 
 def main() -> None:
     """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--slots", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    scenario = dataclasses.replace(registry.load_scenario("reference"), rows=options.rows, slots=options.slots)
+    scenario = dataclasses.replace(
+        registry.load_scenario("reference"), rows=options.rows, slots=options.slots
+    )
     env, params = jaxcoinfer.make(scenario)
     for n_envs in options.sizes:
         n_blocks = max(1, min(1024, DECISIONS_PER_CALL // (n_envs * BLOCK)))
@@ -91,13 +107,20 @@ def main() -> None:
         start = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
         line = {"n_envs": n_envs, "rows": options.rows, "slots": options.slots}
         loop = stopping_loop(env, n_envs, n_blocks)
-        timed = measure("stopping", loop, jax.random.key(2), params, *start, repeats=options.repeats)
+        timed = measure(
+            "stopping", loop, jax.random.key(2), params, *start, repeats=options.repeats
+        )
         line |= {"decisions_per_s": decisions / timed["median_s"], "compile_s": timed["compile_s"]}
         cartpole = cartpole_loop(n_envs, n_steps := max(16, n_blocks * BLOCK // 8))
         if cartpole is not None:
-            timed = measure("cartpole", cartpole, jax.random.key(2), jax.random.key(3), repeats=options.repeats)
+            timed = measure(
+                "cartpole", cartpole, jax.random.key(2), jax.random.key(3), repeats=options.repeats
+            )
             steps_per_s = n_envs * n_steps / timed["median_s"]
-            line |= {"cartpole_steps_per_s": steps_per_s, "ratio": line["decisions_per_s"] / steps_per_s}
+            line |= {
+                "cartpole_steps_per_s": steps_per_s,
+                "ratio": line["decisions_per_s"] / steps_per_s,
+            }
         record("stopping", line)
 
 

@@ -20,14 +20,18 @@ def lines(question: str, /, **wanted: Any) -> list[dict[str, Any]]:
     """The result lines of a question that have all the wanted values, oldest first."""
     text = (RESULTS / f"{question}.jsonl").read_text("utf-8")
     found = [json.loads(line) for line in text.splitlines()]
-    return [line for line in found if all(line.get(name) == value for name, value in wanted.items())]
+    return [
+        line for line in found if all(line.get(name) == value for name, value in wanted.items())
+    ]
 
 
 def last(question: str, /, **wanted: Any) -> dict[str, Any]:
     """The newest of `lines`. Raises LookupError where there is none."""
     found = lines(question, **wanted)
     if not found:
-        raise LookupError(f"{question}.jsonl has no line with {wanted}; run the recipe that writes it")
+        raise LookupError(
+            f"{question}.jsonl has no line with {wanted}; run the recipe that writes it"
+        )
     return found[-1]
 
 
@@ -54,12 +58,27 @@ def run() -> str:
     newest = {line["policy"]: line for line in lines("run", scenario="camera", seed=0)}
     rows = []
     for name, of in sorted(newest.items(), key=lambda item: -item[1]["utility"]):
-        numbers = [f"{1e3 * of['latency_s']:.0f}", f"{of['accuracy']:.3f}", f"{1e3 * of['energy_j']:.0f}"]
+        numbers = [
+            f"{1e3 * of['latency_s']:.0f}",
+            f"{of['accuracy']:.3f}",
+            f"{1e3 * of['energy_j']:.0f}",
+        ]
         numbers.append(f"{100 * of['deadline_misses']:.1f}")
         gain = "" if name == "one-time greedy" else within(of["gain"], of["gain_half"], sign=True)
         shown = name if of["deployable"] else f"{name} \\*"
-        rows.append([shown, within(of["utility"], of["utility_half"]), f"{of['gap']:.3f}", *numbers, gain])
-    head = ["policy", "utility", "gap to bound", "delay ms", "accuracy", "energy mJ", "late %", "gain on greedy"]
+        rows.append(
+            [shown, within(of["utility"], of["utility_half"]), f"{of['gap']:.3f}", *numbers, gain]
+        )
+    head = [
+        "policy",
+        "utility",
+        "gap to bound",
+        "delay ms",
+        "accuracy",
+        "energy mJ",
+        "late %",
+        "gain on greedy",
+    ]
     return table(head, rows)
 
 
@@ -67,10 +86,17 @@ def recorded() -> str:
     """What the differential learner gains on recorded links."""
     names = ("wifi", "campus-pi", "office-bursts")
     of = {name: last("reference", scenario=name, policy="differential value") for name in names}
-    above = {"one-time greedy": "greedy", "one-time waiting": "waiting", "adaptive waiting": "adaptive"}
+    above = {
+        "one-time greedy": "greedy",
+        "one-time waiting": "waiting",
+        "adaptive waiting": "adaptive",
+    }
     above |= {"clairvoyant": "clairvoyant"}
     rows = [
-        [said, *(within(of[n][f"above_{key}"], of[n][f"above_{key}_half"], sign=True) for n in names)]
+        [
+            said,
+            *(within(of[n][f"above_{key}"], of[n][f"above_{key}_half"], sign=True) for n in names),
+        ]
         for said, key in above.items()
     ]
     return table(["utility a task above …", *(f"`{name}`" for name in names)], rows)
@@ -78,26 +104,51 @@ def recorded() -> str:
 
 def reference() -> str:
     """The small system that can be solved exactly."""
-    policies = ["device only", "edge only", "random", "one-time greedy", "one-time waiting", "adaptive waiting"]
+    policies = [
+        "device only",
+        "edge only",
+        "random",
+        "one-time greedy",
+        "one-time waiting",
+        "adaptive waiting",
+    ]
     policies += ["continuation value", "clairvoyant", "differential value", "exact optimum"]
     rows = []
     for policy in policies:
-        easy, busy = (last("reference", scenario=s, policy=policy) for s in ("reference", "reference-busy"))
+        easy, busy = (
+            last("reference", scenario=s, policy=policy) for s in ("reference", "reference-busy")
+        )
         utility = [within(line["utility"], line["utility_half"]) for line in (easy, busy)]
-        rows.append([policy, *utility, within(busy["above_waiting"], busy["above_waiting_half"], sign=True)])
-    head = ["policy", "`reference` (2 tasks/s)", "`reference-busy` (3 tasks/s)", "above one-time waiting, busy"]
+        rows.append(
+            [policy, *utility, within(busy["above_waiting"], busy["above_waiting_half"], sign=True)]
+        )
+    head = [
+        "policy",
+        "`reference` (2 tasks/s)",
+        "`reference-busy` (3 tasks/s)",
+        "above one-time waiting, busy",
+    ]
     return table(head, rows)
 
 
 def status_reports() -> str:
     """Reports a task, and utility, of each way to tell the server."""
-    shown = [("told at every layer", "every layer", 0), ("twin, corrected at once", "status twin", 0)]
+    shown = [
+        ("told at every layer", "every layer", 0),
+        ("twin, corrected at once", "status twin", 0),
+    ]
     shown += [(f"twin, {n} slots", "status twin", n) for n in (5, 10, 50)]
-    shown += [("twin, never corrected", "status twin", None), ("last report, 10 slots", "last report", 10)]
+    shown += [
+        ("twin, never corrected", "status twin", None),
+        ("last report, 10 slots", "last report", 10),
+    ]
     shown += [("planned as the task arrives", "at generation", None)]
     rows = []
     for said, way, threshold in shown:
-        found = [last("status_reports", scenario=s, way=way, threshold_slots=threshold) for s in ("reference", "wifi")]
+        found = [
+            last("status_reports", scenario=s, way=way, threshold_slots=threshold)
+            for s in ("reference", "wifi")
+        ]
         rows.append([said, *(f"{line['reports']:.3f} ({line['utility']:.4f})" for line in found)])
     return table(["reports a task (utility)", "`reference`", "`wifi`"], rows)
 
@@ -107,11 +158,21 @@ def on_demand() -> str:
     wanted = {"recipe": "table", "scenario": "on-demand-markov"}
     baselines = ["neurosurgeon", "best fixed action", "edgent", "greedy"]
     learners = ["proximal policy", "deep Q", "soft actor-critic"]
-    rows = [[name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in baselines]
+    rows = [
+        [name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in baselines
+    ]
     learned = [name for name in learners if lines("on_demand", policy=name, **wanted)]
-    rows += [[f"{n}, five seeds", f"{seeds('on_demand', 'utility', policy=n, **wanted):.3f}"] for n in learned]
-    known = ("exact optimum given what was seen", "exact optimum"), ("full information", "full information")
-    rows += [[said, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for said, name in known]
+    rows += [
+        [f"{n}, five seeds", f"{seeds('on_demand', 'utility', policy=n, **wanted):.3f}"]
+        for n in learned
+    ]
+    known = (
+        ("exact optimum given what was seen", "exact optimum"),
+        ("full information", "full information"),
+    )
+    rows += [
+        [said, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for said, name in known
+    ]
     return table(["`on-demand-markov`", "utility a task"], rows)
 
 
@@ -123,7 +184,10 @@ def fleet() -> str:
     for name in ("one version", "equal shares", "alternating"):
         found = [last("fleet", policy=name, devices=size, **wanted)["gap_ratio"] for size in sizes]
         rows.append([name, *(f"{100 * ratio:.2f} %" for ratio in found)])
-    found = [seeds("fleet", "gap_ratio", policy="price network", devices=size, **wanted) for size in sizes]
+    found = [
+        seeds("fleet", "gap_ratio", policy="price network", devices=size, **wanted)
+        for size in sizes
+    ]
     rows.append(["price network, five seeds", *(f"{100 * ratio:.2f} %" for ratio in found)])
     return table(["cost above the bound", *(f"{size} devices" for size in sizes)], rows)
 
@@ -141,9 +205,15 @@ def multi_user() -> str:
         else:
             of = last("multi_user", policy=name, **wanted)
         shown = f"{name}, five seeds" if name == "proximal policy" else name
-        numbers = [f"{of['reward']:.2f}", *(f"{1e3 * of[key]:.0f}" for key in ("cost", "delay_s", "energy_j"))]
+        numbers = [
+            f"{of['reward']:.2f}",
+            *(f"{1e3 * of[key]:.0f}" for key in ("cost", "delay_s", "energy_j")),
+        ]
         rows.append([shown, *numbers])
-    return table(["`multi-user`", "reward of an episode", "cost of a task, 10⁻³", "delay ms", "energy mJ"], rows)
+    return table(
+        ["`multi-user`", "reward of an episode", "cost of a task, 10⁻³", "delay ms", "energy mJ"],
+        rows,
+    )
 
 
 def network() -> str:
@@ -152,7 +222,10 @@ def network() -> str:
     from profiles.build import show
 
     rows = [
-        [f"{width:g}", *(f"{100 * a:.1f} % ({f / 1e6:.1f})" for a, f in zip(accuracy, flop, strict=True))]
+        [
+            f"{width:g}",
+            *(f"{100 * a:.1f} % ({f / 1e6:.1f})" for a, f in zip(accuracy, flop, strict=True)),
+        ]
         for width, flop, accuracy in show.accuracy_table(profiles.load_dnn("b-alexnet"))
     ]
     return table(["width", "first exit (MFLOP)", "second exit", "whole"], rows)
@@ -172,7 +245,9 @@ def features() -> str:
 
 
 def speed() -> str:
-    """Items a second at each size, and at 16,384 what they are of the null step's rate and of the nearer limit."""
+    """Items a second at each size, and at 16,384 what they are of the null step's rate and of the
+    nearer limit.
+    """
     sizes = (1, 64, 1024, 16384, 131072)
     rows = []
     measured = [line for line in lines("speed", device=CPU) if "size" in line]
@@ -183,26 +258,44 @@ def speed() -> str:
         nearer = max(large.get("share_of_cache", 0.0), large.get("share_of_flop", 0.0))
         shares = [large.get("share_of_null", 0.0) if name != "null step" else 0.0, nearer]
         rows.append([name, *cells, *(f"{100 * share:.0f} %" if share else "" for share in shares)])
-    return table(["items a second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"], rows)
+    return table(
+        ["items a second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"],
+        rows,
+    )
 
 
 def beside() -> str:
     """What is compared with something else in one run: as many times its rate."""
-    cartpole, face = last("stopping", n_envs=16384, device=CPU), last("adapters", scenario="reference", n_envs=16384)
+    cartpole, face = (
+        last("stopping", n_envs=16384, device=CPU),
+        last("adapters", scenario="reference", n_envs=16384),
+    )
     users = max(lines("multi_user", slots=1 << 15), key=lambda line: line["times_python"])
-    rollout, update = (last("devices", question=question, forced_devices=2) for question in ("rollout", "update"))
+    rollout, update = (
+        last("devices", question=question, forced_devices=2) for question in ("rollout", "update")
+    )
     sac, ppo = (last("training", algorithm=name, trainer="rejax") for name in ("sac", "ppo"))
     rows = [
         ["`stopping`, 16,384 environments", "gymnax CartPole-v1", cartpole["ratio"]],
         [f"`multi-user`, {users['n_envs']} environments", "plain Python", users["times_python"]],
-        ["`stopping` through the gymnax face, 16,384 environments", "native step", 1.0 / face["times_native_given"]],
-        ["the same, a key split for every step on both sides", "native step", 1.0 / face["times_native_split"]],
+        [
+            "`stopping` through the gymnax face, 16,384 environments",
+            "native step",
+            1.0 / face["times_native_given"],
+        ],
+        [
+            "the same, a key split for every step on both sides",
+            "native step",
+            1.0 / face["times_native_split"],
+        ],
         ["rollout of `stopping` on two CPU devices", "on one", rollout["ratio"]],
         ["proximal policy's update on two CPU devices", "on one", update["ratio"]],
         ["soft actor-critic, whole training", "rejax on the gymnax face", sac["times_ours"]],
         ["proximal policy, whole training", "rejax on the gymnax face", ppo["times_ours"]],
     ]
-    return table(["steps a second of", "beside", "times"], [[a, b, f"{ratio:.3g}"] for a, b, ratio in rows])
+    return table(
+        ["steps a second of", "beside", "times"], [[a, b, f"{ratio:.3g}"] for a, b, ratio in rows]
+    )
 
 
 def _count(number: float) -> str:

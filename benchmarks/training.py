@@ -1,13 +1,16 @@
-"""Environment steps a second of whole training, ours beside a trainer of others on the same environment, in one run.
+"""Environment steps a second of whole training, ours beside a trainer of others on the same
+environment, in one run.
 
 python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
 python -m benchmarks.training --sb3 [--scenario reference] [--steps 20000]
 
-Same network, environments, steps and batches; all learning, no evaluation counted on either side. The other trainer is
-rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`; without it only ours is timed.
+Same network, environments, steps and batches; all learning, no evaluation counted on either side.
+The other trainer is rejax (python -m pip install 'jaxcoinfer[bench]') through
+`jaxcoinfer.adapters`; without it only ours is timed.
 
-`--sb3`: Stable-Baselines3's proximal policy optimisation instead, on the Gymnasium face: mean reward a step
-of its deterministic policy before and after, on the same held-out starts, and its steps a second.
+`--sb3`: Stable-Baselines3's proximal policy optimisation instead, on the Gymnasium face: mean
+reward a step of its deterministic policy before and after, on the same held-out starts, and its
+steps a second.
 """
 
 import argparse
@@ -30,7 +33,13 @@ HIDDEN, LEARNING_RATE = (64, 64), 1e-3
 
 def ours(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
     """Returns a function key -> weights, and the steps it takes."""
-    shared = {"hidden": HIDDEN, "twin": False, "n_evaluations": 1, "evaluation_envs": 1, "evaluation_steps": 1}
+    shared = {
+        "hidden": HIDDEN,
+        "twin": False,
+        "n_evaluations": 1,
+        "evaluation_envs": 1,
+        "evaluation_steps": 1,
+    }
     if name == "sac":
         config: Any = sac.Config(
             **shared, n_envs=64, n_steps=1, updates_per_evaluation=steps // 64, buffer_size=1 << 14
@@ -45,13 +54,27 @@ def ours(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
 
 
 def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
-    """Returns the same of rejax: 16 batches of 256 for 64 steps (sac); 4 epochs of 8 batches for 4,096 steps (ppo)."""
+    """Returns the same of rejax: 16 batches of 256 for 64 steps (sac); 4 epochs of 8 batches for
+    4,096 steps (ppo).
+    """
     if name == "sac":
-        shapes = {"num_envs": 64, "batch_size": 256, "buffer_size": 1 << 14, "fill_buffer": 256, "num_epochs": 16}
+        shapes = {
+            "num_envs": 64,
+            "batch_size": 256,
+            "buffer_size": 1 << 14,
+            "fill_buffer": 256,
+            "num_epochs": 16,
+        }
         shapes |= {"gamma": 0.0, "target_entropy_ratio": 0.1}
         taken = steps // 64 * 64
     else:
-        shapes = {"num_envs": 256, "num_steps": 16, "num_minibatches": 8, "num_epochs": 4, "gamma": 0.0}
+        shapes = {
+            "num_envs": 256,
+            "num_steps": 16,
+            "num_minibatches": 8,
+            "num_epochs": 4,
+            "gamma": 0.0,
+        }
         taken = steps // 4096 * 4096
     network = {"hidden_layer_sizes": HIDDEN, "activation": "tanh"}
     trainer: Any = (
@@ -74,14 +97,28 @@ def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
 def stable_baselines(scenario: str, env: Any, params: Any, steps: int) -> None:
     """Trains theirs for so many steps and records what it earned before and after."""
     model: Any = importlib.import_module("stable_baselines3").PPO(
-        "MlpPolicy", gymnasium_env(env, params), n_steps=1024, batch_size=256, gamma=0.9, seed=0, device="cpu"
+        "MlpPolicy",
+        gymnasium_env(env, params),
+        n_steps=1024,
+        batch_size=256,
+        gamma=0.9,
+        seed=0,
+        device="cpu",
     )
     before = _mean_reward(model, env, params)
     begin = time.perf_counter()
     model.learn(steps)
-    line = {"scenario": scenario, "algorithm": "ppo", "trainer": "stable-baselines3", "steps": model.num_timesteps}
+    line = {
+        "scenario": scenario,
+        "algorithm": "ppo",
+        "trainer": "stable-baselines3",
+        "steps": model.num_timesteps,
+    }
     line |= {"steps_per_s": model.num_timesteps / (time.perf_counter() - begin)}
-    record("training", line | {"reward_before": before, "reward_after": _mean_reward(model, env, params)})
+    record(
+        "training",
+        line | {"reward_before": before, "reward_after": _mean_reward(model, env, params)},
+    )
 
 
 def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: int = 500) -> float:
@@ -98,7 +135,9 @@ def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: i
 
 def main() -> None:
     """Times both trainers of both algorithms."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scenario")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--sb3", action="store_true")
@@ -109,14 +148,21 @@ def main() -> None:
     if options.sb3:
         stable_baselines(options.scenario, env, params, options.steps)
         return
-    trainers = {"jaxcoinfer": ours} | ({"rejax": theirs} if importlib.util.find_spec("rejax") else {})
+    trainers = {"jaxcoinfer": ours} | (
+        {"rejax": theirs} if importlib.util.find_spec("rejax") else {}
+    )
     for name in ("sac", "ppo"):
         per_s = {}
         for trainer, build in trainers.items():
             train, taken = build(name, env, params, options.steps)
             timed = measure(f"{trainer} {name}", train, jax.random.key(1), repeats=3)
             per_s[trainer] = taken / timed["median_s"]
-            line = {"scenario": options.scenario, "algorithm": name, "trainer": trainer, "steps": taken}
+            line = {
+                "scenario": options.scenario,
+                "algorithm": name,
+                "trainer": trainer,
+                "steps": taken,
+            }
             line |= {"steps_per_s": per_s[trainer], "compile_s": timed["compile_s"]}
             record("training", line | {"times_ours": per_s["jaxcoinfer"] / per_s[trainer]})
 

@@ -10,7 +10,9 @@ __all__ = ["__version__", "list_scenarios", "load_scenario", "make"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the registry, and with `make` JAX, when it is asked for: what needs neither starts at once."""
+    """Imports the registry, and with `make` JAX, when it is asked for: what needs neither starts at
+    once.
+    """
     if name in __all__:
         from jaxcoinfer.systems import registry
 

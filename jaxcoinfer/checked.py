@@ -1,16 +1,19 @@
-"""Checked mode: what goes wrong while it runs is an error that says what and where, instead of a number.
+"""Checked mode: what goes wrong while it runs is an error that says what and where, instead of a
+number.
 
-By default nothing is checked while compiled code runs: an index beyond an array reads something, and an action that
-does not exist does something. `Checked` is an environment that looks at what it is given and at what comes out of it,
-`twin` does so for a digital twin, and `raising` compiles what uses them so that the first fault is raised:
+By default nothing is checked while compiled code runs: an index beyond an array reads something,
+and an action that does not exist does something. `Checked` is an environment that looks at what it
+is given and at what comes out of it, `twin` does so for a digital twin, and `raising` compiles what
+uses them so that the first fault is raised:
 
     env = Checked(env)
     step = raising(jax.vmap(env.step, (0, 0, None)))
 
-Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`, `scan` and train. The
-environment as it is knows nothing of this and pays nothing for it. `raising` also finds any index beyond an array; the
-checks of places are there since a row's end lies within the array that holds all rows. That results are the same is up
-to rounding: a check may keep the compiler from joining a product and a sum.
+Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`,
+`scan` and train. The environment as it is knows nothing of this and pays nothing for it. `raising`
+also finds any index beyond an array; the checks of places are there since a row's end lies within
+the array that holds all rows. That results are the same is up to rounding: a check may keep the
+compiler from joining a product and a sum.
 """
 
 import functools
@@ -35,7 +38,9 @@ class CheckFailed(ValueError):
 
 def raising(function: Callable) -> Callable:
     """Returns `function`, compiled, that raises CheckFailed at the first fault in it."""
-    compiled = jax.jit(checkify.checkify(function, errors=checkify.user_checks | checkify.index_checks))
+    compiled = jax.jit(
+        checkify.checkify(function, errors=checkify.user_checks | checkify.index_checks)
+    )
 
     @functools.wraps(function)
     def call(*given: Any) -> Any:
@@ -50,18 +55,21 @@ def raising(function: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Checked:
-    """`env`, one of `stopping`, `on_demand` or `fleet`, with the same contract, in which what is wrong is an error.
+    """`env`, one of `stopping`, `on_demand` or `fleet`, with the same contract, in which what is
+    wrong is an error.
 
-    Before a step: a state outside the trace; an action that does not exist or is not valid. After it: a state, or an
-    upload, that ends past the trace; an observation, a reward or an outcome that is not finite. An environment that has
-    ended, and a device of a fleet that is absent, takes any action that exists. Wrappers go around it:
-    `Stacked(Checked(env), 8)`.
+    Before a step: a state outside the trace; an action that does not exist or is not valid. After
+    it: a state, or an upload, that ends past the trace; an observation, a reward or an outcome that
+    is not finite. An environment that has ended, and a device of a fleet that is absent, takes any
+    action that exists. Wrappers go around it: `Stacked(Checked(env), 8)`.
     """
 
     env: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "env":  # a copy is asked for these before it has an environment
+        if (
+            name.startswith("_") or name == "env"
+        ):  # a copy is asked for these before it has an environment
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -100,10 +108,12 @@ class Checked:
 
 
 def twin(function: Callable) -> Callable:
-    """Returns `evaluate` or `forecast` of a digital twin that checks what it is asked about and what it finds.
+    """Returns `evaluate` or `forecast` of a digital twin that checks what it is asked about and
+    what it finds.
 
-    A state that has ended or lies outside the trace, a choice of a fleet that is not valid, an upload that ends past
-    the trace, and NaN are errors. Values of minus or plus infinity are how twins say that a choice is not open.
+    A state that has ended or lies outside the trace, a choice of a fleet that is not valid, an
+    upload that ends past the trace, and NaN are errors. Values of minus or plus infinity are how
+    twins say that a choice is not open.
     """
     signature, where = (
         inspect.signature(function),
@@ -144,7 +154,9 @@ def _check_end(where: str, row: jax.Array, end: jax.Array, params: Any) -> None:
 
 
 def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, params: Any) -> None:
-    """Choices [...] of what mask [..., A] allows; those of absent devices and ended environments need only exist."""
+    """Choices [...] of what mask [..., A] allows; those of absent devices and ended environments
+    need only exist.
+    """
     counts = jnp.broadcast_to(~state.done, choice.shape)
     if isinstance(state, FleetState):
         counts = counts & fleet.active(state, params)
@@ -152,7 +164,10 @@ def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, pa
     exists = (choice >= 0) & (choice <= last)
     allowed = jnp.take_along_axis(mask, jnp.clip(choice, 0, last)[..., None], axis=-1)[..., 0]
     at = "slot {slot} of row {row}" + (", device {device}" if choice.ndim else "")
-    faults = ((~exists, f"does not exist, there are 0 to {last}"), (exists & ~allowed & counts, "is not valid"))
+    faults = (
+        (~exists, f"does not exist, there are 0 to {last}"),
+        (exists & ~allowed & counts, "is not valid"),
+    )
     for fault, what in faults:
         wrong = fault.reshape(-1)
         first = jnp.argmax(wrong).astype(jnp.int32)
@@ -161,11 +176,19 @@ def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, pa
         checkify.check(~wrong.any(), f"{where}: action {{choice}} at {at} {what}", **named)
 
 
-def _check_finite(where: str, tree: Any, counts: Any, state: Any, fault: Callable = lambda x: ~jnp.isfinite(x)) -> None:
+def _check_finite(
+    where: str, tree: Any, counts: Any, state: Any, fault: Callable = lambda x: ~jnp.isfinite(x)
+) -> None:
     """Numbers of a tree, those that count."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             wrong = (fault(leaf) & counts).reshape(-1)
-            text = f"{where}{jax.tree_util.keystr(path)} is {{value}} at slot {{slot}} of row {{row}}"
-            named = {"value": leaf.reshape(-1)[jnp.argmax(wrong)], "slot": state.slot, "row": state.row}
+            text = (
+                f"{where}{jax.tree_util.keystr(path)} is {{value}} at slot {{slot}} of row {{row}}"
+            )
+            named = {
+                "value": leaf.reshape(-1)[jnp.argmax(wrong)],
+                "slot": state.slot,
+                "row": state.row,
+            }
             checkify.check(~wrong.any(), text, **named)

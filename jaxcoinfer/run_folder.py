@@ -28,11 +28,15 @@ _FORMAT = 1  # of a checkpoint
 
 
 class MissingExtra(RuntimeError):
-    """A package that one command needs is not installed; the message is one line that says how to get it."""
+    """A package that one command needs is not installed; the message is one line that says how to
+    get it.
+    """
 
 
 def check_target(out: Path) -> None:
-    """Refuses, with a RunError of one line, a folder that `write` could not make; leaves nothing behind."""
+    """Refuses, with a RunError of one line, a folder that `write` could not make; leaves nothing
+    behind.
+    """
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file; a run wants a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
@@ -45,7 +49,9 @@ def check_target(out: Path) -> None:
 
 
 def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
-    """Writes all files of a run; facts: what `config.json` says beside the scenario. Raises RunError, OSError."""
+    """Writes all files of a run; facts: what `config.json` says beside the scenario. Raises
+    RunError, OSError.
+    """
     checkpoint = run.checkpoint
     config = dict(facts) | {"hidden": checkpoint.hidden, "best_fixed_choice": checkpoint.fixed}
     config |= {"exit_threshold": checkpoint.threshold} if checkpoint.threshold is not None else {}
@@ -53,10 +59,14 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
     with _whole_folder(out) as folder:
         _write_json(folder / "config.json", config)
         _write_json(folder / "summary.json", summary(run))
-        (folder / "timeline.json").write_text(json.dumps(run.trace, allow_nan=False), encoding="utf-8")
+        (folder / "timeline.json").write_text(
+            json.dumps(run.trace, allow_nan=False), encoding="utf-8"
+        )
         (folder / CHECKPOINT).write_bytes(pack(checkpoint))
         measures = [
-            (name, measure, i.mean, i.half) for name, row in run.table.rows.items() for measure, i in _all(row).items()
+            (name, measure, i.mean, i.half)
+            for name, row in run.table.rows.items()
+            for measure, i in _all(row).items()
         ]
         _write_csv(folder / "metrics.csv", (("policy", "measure", "mean", "half_width"), measures))
         for name, sheet in (run.table.sheets | run.sheets).items():
@@ -66,7 +76,9 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Returns what a run found, ready for JSON: every measure of every policy, and what its system adds."""
+    """Returns what a run found, ready for JSON: every measure of every policy, and what its system
+    adds.
+    """
     return describe(run.table, run.checkpoint) | run.found
 
 
@@ -77,22 +89,35 @@ def describe(table: Table, checkpoint: Checkpoint) -> dict[str, Any]:
         for name, row in table.rows.items()
     }
     bound = table.bound
-    said = {"system": checkpoint.scenario.system, "scenario": checkpoint.scenario.name, "seed": checkpoint.seed}
-    said |= {"bound": {"what": bound.what, "utility": pair(bound.utility), "computed": bound.computed}}
+    said = {
+        "system": checkpoint.scenario.system,
+        "scenario": checkpoint.scenario.name,
+        "seed": checkpoint.seed,
+    }
+    said |= {
+        "bound": {"what": bound.what, "utility": pair(bound.utility), "computed": bound.computed}
+    }
     return said | {"compared_with": table.compared, "policies": policies} | table.found
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
     """Returns a checkpoint as bytes that know when they have been damaged."""
-    state = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
-    state |= {"scenario": json.dumps(table_of(checkpoint.scenario)), "hidden": json.dumps(checkpoint.hidden)}
+    state = {
+        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+    }
+    state |= {
+        "scenario": json.dumps(table_of(checkpoint.scenario)),
+        "hidden": json.dumps(checkpoint.hidden),
+    }
     content = serialization.msgpack_serialize({"format": _FORMAT, **state})
     digest = hashlib.sha256(content).hexdigest()
     return serialization.msgpack_serialize({"sha256": digest, "content": content})
 
 
 def load(folder: Path) -> Checkpoint:
-    """Returns the checkpoint of a run. Raises RunError in one line where there is none, or where it is damaged."""
+    """Returns the checkpoint of a run. Raises RunError in one line where there is none, or where it
+    is damaged.
+    """
     path = folder / CHECKPOINT
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; give one that `jaxcoinfer run` wrote")
@@ -101,13 +126,17 @@ def load(folder: Path) -> Checkpoint:
         content = outer["content"]
         whole = hashlib.sha256(content).hexdigest() == outer["sha256"]
     except FileNotFoundError:
-        raise RunError(f"{folder}: no {CHECKPOINT} in it; give a folder that `jaxcoinfer run` wrote") from None
+        raise RunError(
+            f"{folder}: no {CHECKPOINT} in it; give a folder that `jaxcoinfer run` wrote"
+        ) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # whatever msgpack makes of bytes that are not its own
         whole, content = False, b""
     if not whole:
-        raise RunError(f"{path}: damaged: its checksum does not fit; run again, or restore the file")
+        raise RunError(
+            f"{path}: damaged: its checksum does not fit; run again, or restore the file"
+        )
     state: Any = serialization.msgpack_restore(content)
     known = state.pop("format") == _FORMAT
     given = json.loads(state["scenario"]) if known else {}
@@ -123,12 +152,16 @@ def load(folder: Path) -> Checkpoint:
 
 
 def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
-    """Writes the network of the best learner as a serialised `jax.export` function for CPU and CUDA.
+    """Writes the network of the best learner as a serialised `jax.export` function for CPU and
+    CUDA.
 
-    Returns what is written beside it, to `<out>.json`: what goes in and comes out. Raises MissingExtra, RunError.
+    Returns what is written beside it, to `<out>.json`: what goes in and comes out. Raises
+    MissingExtra, RunError.
     """
     if importlib.util.find_spec("flatbuffers") is None:
-        raise MissingExtra("export needs flatbuffers; install it with: python -m pip install 'jaxcoinfer[export]'")
+        raise MissingExtra(
+            "export needs flatbuffers; install it with: python -m pip install 'jaxcoinfer[export]'"
+        )
     from jax import export as jax_export
 
     portable = registry.SYSTEMS[checkpoint.scenario.system].part("run").portable(checkpoint)
@@ -137,7 +170,10 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
     inputs = portable.inputs or {"features": ((len(signature.features),), "float32")}
     arrays = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in inputs.values()]
     exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(*arrays)
-    taken = [{"name": name, "shape": ["batch", *shape], "dtype": kind} for name, (shape, kind) in inputs.items()]
+    taken = [
+        {"name": name, "shape": ["batch", *shape], "dtype": kind}
+        for name, (shape, kind) in inputs.items()
+    ]
     alone = {name: value for name, value in taken[0].items() if name != "name"}
     card = {
         "file": out.name,
@@ -146,7 +182,8 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
-        "input": (alone if len(taken) == 1 else {"arrays": taken}) | {"features": list(signature.features)},
+        "input": (alone if len(taken) == 1 else {"arrays": taken})
+        | {"features": list(signature.features)},
         "output": {
             "shape": ["batch", *exported.out_avals[0].shape[1:]],
             "dtype": "float32",

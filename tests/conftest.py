@@ -1,6 +1,8 @@
-"""Settings of all tests: the strict modes of JAX on, the CPU as the only backend, property tests without deadlines.
+"""Settings of all tests: the strict modes of JAX on, the CPU as the only backend, property tests
+without deadlines.
 
-Strict promotion turns a silent float64 or a silent [K] + [K, T] into an error at the line that does it.
+Strict promotion turns a silent float64 or a silent [K] + [K, T] into an error at the line that does
+it.
 """
 
 import os
@@ -8,7 +10,8 @@ import os
 # Before JAX is imported; GPU checks of the same tests set the variable themselves.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    # Nearly all the time of the tests goes into compiling; with fewer passes of LLVM, it is a seventh less.
+    # Nearly all the time of the tests goes into compiling; with fewer passes of LLVM, it is a
+    # seventh less.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import hypothesis
@@ -18,11 +21,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    # JAX reads the folder itself. Of what takes less to compile, writing it down would cost more than it saves.
+    # JAX reads the folder itself. Of what takes less to compile, writing it down would cost more
+    # than it saves.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
-# The first call of a jitted function compiles it, so no deadline fits all examples. Continuous integration must not
-# fail on one commit and pass on the same one again, so there the examples are fixed.
-hypothesis.settings.register_profile("jaxcoinfer", deadline=None, derandomize=bool(os.environ.get("CI")))
+# The first call of a jitted function compiles it, so no deadline fits all examples. Continuous
+# integration must not fail on one commit and pass on the same one again, so there the examples are
+# fixed.
+hypothesis.settings.register_profile(
+    "jaxcoinfer", deadline=None, derandomize=bool(os.environ.get("CI"))
+)
 hypothesis.settings.load_profile("jaxcoinfer")

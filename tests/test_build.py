@@ -31,7 +31,13 @@ def images(n_train=256, n_test=60):
 def archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
     made = images()
-    np.savez(path, x_train=made.train, y_train=made.train_labels, x_test=made.test, y_test=made.test_labels)
+    np.savez(
+        path,
+        x_train=made.train,
+        y_train=made.train_labels,
+        x_test=made.test,
+        y_test=made.test_labels,
+    )
     return path
 
 
@@ -47,7 +53,8 @@ def test_flop_elements_and_parameters_by_hand():
     assert whole.elements.tolist() == [8192, 4096, 6144, 6144, 1024, 256, 128, 10]
     # conv1: 5*5*3 * 32 + 32 = 2_432; fc6: 1024 * 256 + 256 = 262_400
     assert whole.parameters[[0, 5]].tolist() == [2_432, 262_400]
-    # head 1: 2 * 9*64 * 32 * 64 = 2_359_296, pooling 9 * 32 * 16 = 4_608, linear 2 * 512 * 10 = 10_240
+    # head 1: 2 * 9*64 * 32 * 64 = 2_359_296, pooling 9 * 32 * 16 = 4_608, linear 2 * 512 * 10 =
+    # 10_240
     assert whole.head_flop[0] == 2_374_144
     # half the channels: conv2 2 * 5*5*16 * 32 * 256 = 6_553_600, pooling 9 * 32 * 64 = 18_432
     assert measure.costs(0.5).flop[1] == 6_572_032
@@ -64,15 +71,20 @@ def test_the_pooling_of_slices_is_a_maximum_over_windows():
 def test_quantised_by_hand():
     # 2 bits on [0, 3]: step 1; 0.4 -> 0, 1.6 -> 2, 9 is clipped to 3
     x = jnp.array([0.4, 1.6, 9.0])
-    np.testing.assert_allclose(measure.quantised(x, jnp.float32(0.0), jnp.float32(3.0), 2), [0.0, 2.0, 3.0])
+    np.testing.assert_allclose(
+        measure.quantised(x, jnp.float32(0.0), jnp.float32(3.0), 2), [0.0, 2.0, 3.0]
+    )
     # 4 bits on [-1, 2]: step 0.2; 0.47 -> (0.47 + 1) / 0.2 = 7.35 -> 7 -> 0.4
     np.testing.assert_allclose(
-        measure.quantised(jnp.array([0.47]), jnp.float32(-1.0), jnp.float32(2.0), 4), [0.4], atol=1e-6
+        measure.quantised(jnp.array([0.47]), jnp.float32(-1.0), jnp.float32(2.0), 4),
+        [0.4],
+        atol=1e-6,
     )
 
 
 def test_the_loss_weighs_the_exits_by_hand():
-    # two exits, one image, two classes: cross entropies log 2 and log(1 + e^-2) = 0.126928; .25 * .693147 + 1 * .126928
+    # two exits, one image, two classes: cross entropies log 2 and log(1 + e^-2) = 0.126928; .25 *
+    # .693147 + 1 * .126928
     scores = jnp.array([[[0.0, 0.0]], [[2.0, 0.0]]])
     found = train.joint_loss(scores, jnp.array([0], jnp.int32), (0.25, 1.0))
     np.testing.assert_allclose(found, 0.300215, rtol=1e-5)
@@ -82,9 +94,14 @@ def test_augmented_images_are_shifted_and_mirrored_copies():
     shown = np.zeros((64, 32, 32, 3), np.uint8)
     shown[:, 16, 10] = 255
     found = np.asarray(train.augmented(jax.random.key(1), jnp.asarray(shown)))
-    rows, columns = np.nonzero(found[..., 0].max(axis=2))[1], np.nonzero(found[..., 0].max(axis=1))[1]
+    rows, columns = (
+        np.nonzero(found[..., 0].max(axis=2))[1],
+        np.nonzero(found[..., 0].max(axis=1))[1],
+    )
     assert set(rows) <= set(range(12, 21)) and len(set(rows)) > 5
-    assert set(columns) <= {*range(6, 15), *range(17, 26)} and len(set(columns)) > 8  # 10, or 31 - 10 mirrored
+    assert (
+        set(columns) <= {*range(6, 15), *range(17, 26)} and len(set(columns)) > 8
+    )  # 10, or 31 - 10 mirrored
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
@@ -113,9 +130,15 @@ def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     command.main(["train", "--out", str(tmp_path), *shared])
     command.main(["measure", "--run", str(tmp_path), "--machine", "bench", *shared])
     capsys.readouterr()
-    command.main(["show", str(tmp_path / "b-alexnet.toml"), "--figure", str(tmp_path / "shown.png")])
+    command.main(
+        ["show", str(tmp_path / "b-alexnet.toml"), "--figure", str(tmp_path / "shown.png")]
+    )
     said = capsys.readouterr().out
-    assert max(map(len, said.splitlines())) <= 80 and "after conv2" in said and (tmp_path / "shown.png").exists()
+    assert (
+        max(map(len, said.splitlines())) <= 80
+        and "after conv2" in said
+        and (tmp_path / "shown.png").exists()
+    )
 
     dnn = profiles.load_dnn(tmp_path / "b-alexnet.toml")
     right = dnn.samples.unpacked()
@@ -123,8 +146,12 @@ def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     assert means[0, -1, -1, -1] == pytest.approx(dnn.full_accuracy, abs=1e-5)
     assert [e.accuracy for e in dnn.exits] == pytest.approx(means[0, :-1, 0, -1], abs=1e-5)
     assert profiles.version(dnn, 0.25).full_accuracy == pytest.approx(means[1, -1, 0, -1], abs=1e-5)
-    assert (right[:, :, 0] == right[:, :, 0, :1]).all()  # the input is sent as it is, whatever the width
-    assert (right[:, -1, :, -1] == right[:, -1, :1, -1]).all()  # as it is, a feature loses nothing at any cut
+    assert (
+        right[:, :, 0] == right[:, :, 0, :1]
+    ).all()  # the input is sent as it is, whatever the width
+    assert (
+        right[:, -1, :, -1] == right[:, -1, :1, -1]
+    ).all()  # as it is, a feature loses nothing at any cut
     assert not right[:, 0, 3:].any()  # no cut behind an exit
     variables, _ = train.trained(1.0, tmp_path)
     made = data.load(archive)
@@ -137,7 +164,9 @@ def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
 
 
 def publish(folder, made):
-    """Writes images as the official release has them: planes of colours, five batches and a test batch."""
+    """Writes images as the official release has them: planes of colours, five batches and a test
+    batch.
+    """
 
     def write(name, of, labels):
         planes = of.transpose(0, 3, 1, 2).reshape(len(of), -1)
@@ -174,14 +203,23 @@ def test_images_kept_as_jpeg_join_the_others(tmp_path):
         Image.fromarray(image).save(buffer, "JPEG", quality=95)
         files.append(np.frombuffer(buffer.getvalue(), np.uint8))
     np.savez(
-        tmp_path / "c.npz", x_train=made.train, y_train=made.train_labels, x_test=made.test, y_test=made.test_labels
+        tmp_path / "c.npz",
+        x_train=made.train,
+        y_train=made.train_labels,
+        x_test=made.test,
+        y_test=made.test_labels,
     )
     offsets = np.cumsum([0, *map(len, files)])
     np.savez(
-        tmp_path / "c_train_part2_jpeg.npz", jpeg_bytes=np.concatenate(files), offsets=offsets, y_train=np.arange(10)
+        tmp_path / "c_train_part2_jpeg.npz",
+        jpeg_bytes=np.concatenate(files),
+        offsets=offsets,
+        y_train=np.arange(10),
     )
     read = data.load(tmp_path / "c.npz")
-    assert read.train.shape == (30, 32, 32, 3) and read.train_labels.tolist()[20:] == list(range(10))
+    assert read.train.shape == (30, 32, 32, 3) and read.train_labels.tolist()[20:] == list(
+        range(10)
+    )
     assert abs(read.train[20].astype(int).mean() - made.train[0].mean()) < 5
 
 

@@ -36,7 +36,10 @@ def _scenario(tmp_path, old, new):
         (["run", "on-demand", "--scenario", "wifi"], ["wifi", "stopping", "not on-demand"]),
         (["run", "--scenario", "on-demand-markov"], ["on-demand-markov", "not stopping"]),
         (["run", "fleet", "--scenario", "wifi"], ["wifi", "stopping", "not fleet"]),
-        (["run", "--scenario", "multi-user"], ["multi-user", "python -m training.multi_user table"]),
+        (
+            ["run", "--scenario", "multi-user"],
+            ["multi-user", "python -m training.multi_user table"],
+        ),
         (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
         (["walk"], ["walk", "run"]),
         (["evaluate", "nowhere"], ["nowhere", "no such folder"]),
@@ -54,8 +57,16 @@ def test_bad_usage_is_one_line(capsys, arguments, says):
         ("exit = 3", "exit = 5", ["exit", "5", "allowed: 2, 3"]),
         ("load = 0.7", "lode = 0.7", ["mine.toml", "edge_load.lode", "load"]),
         ('dnn = "vgg11"', 'dnn = "vgg12"', ["vgg12", "vgg11"]),
-        ('task = "assumed: the earliest exit that keeps useful accuracy"\n', "", ["mine.toml", "task.exit", "source"]),
-        ("azure_llm_conv_2023", "azure_llm_conv_2032", ["azure_llm_conv_2032", "azure_llm_conv_2023"]),
+        (
+            'task = "assumed: the earliest exit that keeps useful accuracy"\n',
+            "",
+            ["mine.toml", "task.exit", "source"],
+        ),
+        (
+            "azure_llm_conv_2023",
+            "azure_llm_conv_2032",
+            ["azure_llm_conv_2032", "azure_llm_conv_2023"],
+        ),
     ],
 )
 def test_a_bad_scenario_is_one_line_and_writes_nothing(capsys, tmp_path, old, new, says):
@@ -112,7 +123,9 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert {row["policy"] for row in rows} == set(summary["policies"])
-    slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    slices = [
+        e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"
+    ]
     assert len(slices) > 100 and all(event["dur"] >= 0 for event in slices)
     assert cli.main(["evaluate", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)

@@ -24,20 +24,31 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 def blocks(text: str) -> list[tuple[str, int, str]]:
     """Returns (language, line of its first line, content) of every fenced block."""
-    return [(match[1].strip(), text.count("\n", 0, match.start(2)) + 1, match[2]) for match in FENCED.finditer(text)]
+    return [
+        (match[1].strip(), text.count("\n", 0, match.start(2)) + 1, match[2])
+        for match in FENCED.finditer(text)
+    ]
 
 
 def typed(text: str) -> list[str]:
-    """Returns every command a reader may type, one by one: of shell blocks and `code spans`, without comments."""
+    """Returns every command a reader may type, one by one: of shell blocks and `code spans`,
+    without comments.
+    """
     shell = [content for language, _, content in blocks(text) if language not in NO_SHELL]
     lines = [line for content in shell for line in content.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
-    parts = (part for line in [*lines, *inline] for part in re.split(r"\s(?:&&|\||;|>)\s", line.split(" #")[0]))
+    parts = (
+        part
+        for line in [*lines, *inline]
+        for part in re.split(r"\s(?:&&|\||;|>)\s", line.split(" #")[0])
+    )
     return [part.strip().removeprefix("$ ").strip() for part in parts]
 
 
 def commands(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Returns (subcommand, its --options) of every `jaxcoinfer ...` in the text; "" where there is no subcommand."""
+    """Returns (subcommand, its --options) of every `jaxcoinfer ...` in the text; "" where there is
+    no subcommand.
+    """
     found = []
     for command in typed(text):
         words = re.sub(r"[\[\]|…]", " ", command).split()
@@ -48,7 +59,9 @@ def commands(text: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def help_of(subcommand: str, capsys, monkeypatch) -> tuple[int, str]:
-    """Returns the exit code and the help of `jaxcoinfer SUBCOMMAND --help`; "" is the command itself."""
+    """Returns the exit code and the help of `jaxcoinfer SUBCOMMAND --help`; "" is the command
+    itself.
+    """
     from jaxcoinfer import cli
 
     monkeypatch.setattr(sys, "argv", ["jaxcoinfer", *filter(None, [subcommand]), "--help"])
@@ -62,7 +75,11 @@ def help_of(subcommand: str, capsys, monkeypatch) -> tuple[int, str]:
 def test_python_blocks_run_in_order(tmp_path):
     """All of them in one fresh interpreter, names shared, from an empty folder."""
     languages = [language for language, _, _ in blocks(TEXT)]
-    misspelt = [name for name in languages if name.lower().startswith("py") and name not in ("python", "pycon")]
+    misspelt = [
+        name
+        for name in languages
+        if name.lower().startswith("py") and name not in ("python", "pycon")
+    ]
     assert not misspelt, f"{misspelt}: only ```python is run"
     script = ["names = {'__name__': '__main__'}"]
     for language, line, content in blocks(TEXT):
@@ -93,12 +110,21 @@ def test_commands_and_options_exist(capsys, monkeypatch):
 
 
 def test_modules_and_links_exist():
-    modules = {words[i + 1] for words in map(str.split, typed(TEXT)) for i in range(len(words) - 1) if words[i] == "-m"}
+    modules = {
+        words[i + 1]
+        for words in map(str.split, typed(TEXT))
+        for i in range(len(words) - 1)
+        if words[i] == "-m"
+    }
     for module in modules - {"pytest", "venv", "pip", "build"}:
         path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"`python -m {module}`"
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), (
+            f"`python -m {module}`"
+        )
     for target in LINK.findall(TEXT):
-        assert "://" in target or target.startswith("mailto:") or (ROOT / target).exists(), f"link to {target}"
+        assert "://" in target or target.startswith("mailto:") or (ROOT / target).exists(), (
+            f"link to {target}"
+        )
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme():

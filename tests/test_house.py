@@ -1,7 +1,9 @@
-"""The rules of the house, checked on the text of `jaxcoinfer/`: layers, sizes, who prints, docstrings, imports.
+"""The rules of the house, checked on the text of `jaxcoinfer/`: layers, sizes, who prints,
+docstrings, imports.
 
-A rule takes the package's sources and returns complaints, each `file:line: what is wrong; what to do`. The last tests
-break every rule in a small package of their own: a rule that cannot fail guards nothing.
+A rule takes the package's sources and returns complaints, each `file:line: what is wrong; what to
+do`. The last tests break every rule in a small package of their own: a rule that cannot fail guards
+nothing.
 """
 
 import ast
@@ -14,7 +16,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxcoinfer"
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
-# A file imports from its own room and from the rooms before it, never in a circle; files of the top are rooms each.
+# A file imports from its own room and from the rooms before it, never in a circle; files of the top
+# are rooms each.
 ROOMS = (
     "data",
     "physics",
@@ -28,23 +31,54 @@ ROOMS = (
     "run_folder",
     "cli",
 )
-# Within the folder of a system likewise: parts of one line may import each other, and those of the lines before.
+# Within the folder of a system likewise: parts of one line may import each other, and those of the
+# lines before.
 PARTS = (
     ("scenario", "exogenous", "samples", "allocation", "rates"),
     ("params",),
     ("events",),
     ("env",),
     ("make", "twin"),
-    ("bound", "bounds", "baselines", "network", "misses", "continuation_value", "differential_value"),
+    (
+        "bound",
+        "bounds",
+        "baselines",
+        "network",
+        "misses",
+        "continuation_value",
+        "differential_value",
+    ),
     ("policies",),
     ("evaluation",),
     ("report", "figures", "sweeps", "status_reports", "timeline"),
     ("run",),
 )
-FACES = ("", "adapters", "profiler")  # packages that show what is inside; `__init__` of all others imports nothing
+FACES = (
+    "",
+    "adapters",
+    "profiler",
+)  # packages that show what is inside; `__init__` of all others imports nothing
 OUTSIDE = ("tests", "training", "benchmarks")  # what the library must not know
-TALKERS = ("argparse", "click", "docopt", "fire", "getopt", "optparse", "pprint", "rich", "typer", "tyro")
-DEVICE_WORK = ("jax.numpy", "jax.random", "jax.lax", "jax.device_put", "jax.devices", "jax.default_backend")
+TALKERS = (
+    "argparse",
+    "click",
+    "docopt",
+    "fire",
+    "getopt",
+    "optparse",
+    "pprint",
+    "rich",
+    "typer",
+    "tyro",
+)
+DEVICE_WORK = (
+    "jax.numpy",
+    "jax.random",
+    "jax.lax",
+    "jax.device_put",
+    "jax.devices",
+    "jax.default_backend",
+)
 
 Node = ast.AST
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -52,7 +86,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One file: `name` is `systems.stopping.env`; a package's `__init__` has the name of the package, the root's is ""."""
+    """One file: `name` is `systems.stopping.env`; a package's `__init__` has the name of the
+    package, the root's is "".
+    """
 
     path: str
     name: str
@@ -78,7 +114,9 @@ def read(package: Path) -> list[Source]:
 
 
 def absolute_imports(source: Source) -> Iterator[tuple[Node, str, str | None]]:
-    """Yields (node, module, name) of every import, also of those within functions; name is None for `import module`."""
+    """Yields (node, module, name) of every import, also of those within functions; name is None for
+    `import module`.
+    """
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name, None) for alias in node.names)
@@ -108,7 +146,9 @@ def room(name: str) -> int | None:
 
 
 def part(name: str) -> tuple[str, int | None]:
-    """Returns the system of a file below `systems`, and the line of PARTS it is in; "" for the registry."""
+    """Returns the system of a file below `systems`, and the line of PARTS it is in; "" for the
+    registry.
+    """
     inner = name.split(".")[1:]
     if len(inner) < 2:
         return "", 0
@@ -120,13 +160,21 @@ def imports_point_up(sources: list[Source]) -> list[str]:
     known, complaints = {source.name for source in sources}, []
     for source in sources:
         if source.name and room(source.name) is None:
-            complaints.append(source.complain(1, "has no place in ROOMS of tests/test_house.py; give it one"))
+            complaints.append(
+                source.complain(1, "has no place in ROOMS of tests/test_house.py; give it one")
+            )
         for node, module, _ in absolute_imports(source):
             if module.split(".")[0] in OUTSIDE:
-                complaints.append(source.complain(node, f"the library imports {module}, which is not part of it"))
+                complaints.append(
+                    source.complain(node, f"the library imports {module}, which is not part of it")
+                )
         for node, name in imported(source, known):
             if source.name and name and (room(name) or 0) > (room(source.name) or 0):
-                complaints.append(source.complain(node, f"imports {name}, which stands below; move what both need up"))
+                complaints.append(
+                    source.complain(
+                        node, f"imports {name}, which stands below; move what both need up"
+                    )
+                )
     return complaints
 
 
@@ -135,21 +183,33 @@ def systems_stand_apart(sources: list[Source]) -> list[str]:
     for source in (source for source in sources if source.name.startswith("systems.")):
         system, line = part(source.name)
         if line is None:
-            complaints.append(source.complain(1, "has no place in PARTS of tests/test_house.py; give it one"))
+            complaints.append(
+                source.complain(1, "has no place in PARTS of tests/test_house.py; give it one")
+            )
         for node, name in imported(source, known):
             if not name.startswith("systems."):
                 continue
             other, its_line = part(name)
             if other != system:
-                complaints.append(source.complain(node, f"imports {name} of another system; move what both need up"))
+                complaints.append(
+                    source.complain(
+                        node, f"imports {name} of another system; move what both need up"
+                    )
+                )
             elif (its_line or 0) > (line or 0):
-                complaints.append(source.complain(node, f"imports {name}, which stands below; move what both need up"))
+                complaints.append(
+                    source.complain(
+                        node, f"imports {name}, which stands below; move what both need up"
+                    )
+                )
     return complaints
 
 
 def packages_are_thin(sources: list[Source]) -> list[str]:
     return [
-        source.complain(1, "is an `__init__` with more than a docstring; give what it holds a file of its own")
+        source.complain(
+            1, "is an `__init__` with more than a docstring; give what it holds a file of its own"
+        )
         for source in sources
         if source.is_face and source.name not in FACES and len(source.tree.body) > 1
     ]
@@ -157,14 +217,19 @@ def packages_are_thin(sources: list[Source]) -> list[str]:
 
 def no_circles(sources: list[Source]) -> list[str]:
     known = {source.name for source in sources}
-    graph = {source.name: sorted({name for _, name in imported(source, known)} & known) for source in sources}
+    graph = {
+        source.name: sorted({name for _, name in imported(source, known)} & known)
+        for source in sources
+    }
     finished: set[str] = set()
     complaints = []
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         if name in trail:
             circle = [*trail[trail.index(name) :], name]
-            complaints.append("circle: " + " -> ".join(f"jaxcoinfer.{step}".rstrip(".") for step in circle))
+            complaints.append(
+                "circle: " + " -> ".join(f"jaxcoinfer.{step}".rstrip(".") for step in circle)
+            )
         elif name not in finished:
             for target in graph[name]:
                 visit(target, (*trail, name))
@@ -177,7 +242,9 @@ def no_circles(sources: list[Source]) -> list[str]:
 
 def files_are_short(sources: list[Source]) -> list[str]:
     return [
-        source.complain(source.n_lines, f"{source.n_lines} lines, at most {MAX_FILE_LINES}; divide it")
+        source.complain(
+            source.n_lines, f"{source.n_lines} lines, at most {MAX_FILE_LINES}; divide it"
+        )
         for source in sources
         if source.n_lines > MAX_FILE_LINES
     ]
@@ -200,30 +267,50 @@ def only_the_command_talks(sources: list[Source]) -> list[str]:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "print":
                 complaints.append(source.complain(node, "prints; return it, and let cli.py print"))
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.argv", "sys.stdout", "sys.stderr"):
-                complaints.append(source.complain(node, f"uses {ast.unparse(node)}, which is for cli.py alone"))
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                "sys.argv",
+                "sys.stdout",
+                "sys.stderr",
+            ):
+                complaints.append(
+                    source.complain(node, f"uses {ast.unparse(node)}, which is for cli.py alone")
+                )
         for node, module, name in absolute_imports(source):
             said = module == "sys" and name in ("argv", "stdout", "stderr")
             if said or module.split(".")[0] in TALKERS:
-                complaints.append(source.complain(node, f"imports {module}, which is for cli.py alone"))
+                complaints.append(
+                    source.complain(node, f"imports {module}, which is for cli.py alone")
+                )
     return complaints
 
 
 def public_names_have_docstrings(sources: list[Source]) -> list[str]:
-    complaints = [source.complain(1, "has no docstring") for source in sources if not ast.get_docstring(source.tree)]
+    complaints = [
+        source.complain(1, "has no docstring")
+        for source in sources
+        if not ast.get_docstring(source.tree)
+    ]
     for source in sources:
         for node in source.tree.body:
             public = isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
             if public and not ast.get_docstring(node):
-                complaints.append(source.complain(node, f"{node.name} has no docstring; say what it returns"))
+                complaints.append(
+                    source.complain(node, f"{node.name} has no docstring; say what it returns")
+                )
     return complaints
 
 
 def run_at_import(node: Node) -> Iterator[Node]:
-    """Yields what importing a file evaluates: all but bodies of functions, whose defaults and decorators count."""
+    """Yields what importing a file evaluates: all but bodies of functions, whose defaults and
+    decorators count.
+    """
     yield node
     if isinstance(node, Function | ast.Lambda):
-        now = [*node.args.defaults, *filter(None, node.args.kw_defaults), *getattr(node, "decorator_list", [])]
+        now = [
+            *node.args.defaults,
+            *filter(None, node.args.kw_defaults),
+            *getattr(node, "decorator_list", []),
+        ]
     else:
         now = ast.iter_child_nodes(node)
     for child in now:
@@ -238,13 +325,19 @@ def no_device_work_at_import(sources: list[Source]) -> list[str]:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 stem = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
                 full |= {alias.asname: stem + alias.name for alias in node.names if alias.asname}
-                full |= {alias.name: stem + alias.name for alias in node.names if stem and not alias.asname}
+                full |= {
+                    alias.name: stem + alias.name
+                    for alias in node.names
+                    if stem and not alias.asname
+                }
         for node in run_at_import(source.tree):
             if isinstance(node, ast.Call):
                 first, dot, rest = ast.unparse(node.func).partition(".")
                 called = f"{full.get(first, first)}{dot}{rest}"
                 if any(called == work or called.startswith(work + ".") for work in DEVICE_WORK):
-                    complaints.append(source.complain(node, f"calls {called} at import; use NumPy or a function"))
+                    complaints.append(
+                        source.complain(node, f"calls {called} at import; use NumPy or a function")
+                    )
     return complaints
 
 
@@ -273,7 +366,8 @@ TIDY = {
     "data/__init__.py": DOC,
     "data/profiles.py": DOC + "import numpy as np\nHALF = np.float32(0.5)\n",
     "core/__init__.py": DOC,
-    "core/contract.py": DOC + "import jax\n\n@jax.jit\ndef _f(x):\n    return jax.numpy.zeros(())\n",
+    "core/contract.py": DOC
+    + "import jax\n\n@jax.jit\ndef _f(x):\n    return jax.numpy.zeros(())\n",
     "core/one.py": DOC + "from . import contract\nfrom ..data import profiles\n",
     "systems/registry.py": DOC + "def make():\n    'Doc.'\n",
     "systems/fleet/env.py": DOC + "from jaxcoinfer.core import one\n",
@@ -285,34 +379,124 @@ TIDY = {
 }
 LONG = DOC + "\ndef _long():\n" + "    pass\n" * MAX_FUNCTION_LINES
 BROKEN = [  # rule, file, what it holds, what the complaint says
-    (imports_point_up, "data/profiles.py", DOC + "from jaxcoinfer import cli\n", "profiles.py:2: imports cli"),
-    (imports_point_up, "core/contract.py", DOC + "from ..systems.fleet import env\n", "contract.py:2: imports systems"),
-    (imports_point_up, "data/profiles.py", DOC + "import jaxcoinfer.core.one\n", "profiles.py:2: imports core.one"),
-    (imports_point_up, "data/profiles.py", DOC + "def _f():\n    from jaxcoinfer import cli\n", "py:3: imports cli"),
+    (
+        imports_point_up,
+        "data/profiles.py",
+        DOC + "from jaxcoinfer import cli\n",
+        "profiles.py:2: imports cli",
+    ),
+    (
+        imports_point_up,
+        "core/contract.py",
+        DOC + "from ..systems.fleet import env\n",
+        "contract.py:2: imports systems",
+    ),
+    (
+        imports_point_up,
+        "data/profiles.py",
+        DOC + "import jaxcoinfer.core.one\n",
+        "profiles.py:2: imports core.one",
+    ),
+    (
+        imports_point_up,
+        "data/profiles.py",
+        DOC + "def _f():\n    from jaxcoinfer import cli\n",
+        "py:3: imports cli",
+    ),
     (imports_point_up, "new.py", DOC, "new.py:1: has no place"),
-    (imports_point_up, "data/profiles.py", DOC + "from training import stopping\n", "imports training"),
-    (systems_stand_apart, "systems/other/env.py", DOC + "from ..fleet import env\n", "fleet.env of another system"),
-    (systems_stand_apart, "systems/fleet/env.py", DOC + "from . import twin\n", "imports systems.fleet.twin, which"),
+    (
+        imports_point_up,
+        "data/profiles.py",
+        DOC + "from training import stopping\n",
+        "imports training",
+    ),
+    (
+        systems_stand_apart,
+        "systems/other/env.py",
+        DOC + "from ..fleet import env\n",
+        "fleet.env of another system",
+    ),
+    (
+        systems_stand_apart,
+        "systems/fleet/env.py",
+        DOC + "from . import twin\n",
+        "imports systems.fleet.twin, which",
+    ),
     (systems_stand_apart, "systems/fleet/new.py", DOC, "new.py:1: has no place in PARTS"),
-    (systems_stand_apart, "systems/fleet/run.py", DOC + "from .. import registry\n", "registry of another system"),
-    (packages_are_thin, "core/__init__.py", DOC + "from jaxcoinfer.core import one\n", "more than a docstring"),
+    (
+        systems_stand_apart,
+        "systems/fleet/run.py",
+        DOC + "from .. import registry\n",
+        "registry of another system",
+    ),
+    (
+        packages_are_thin,
+        "core/__init__.py",
+        DOC + "from jaxcoinfer.core import one\n",
+        "more than a docstring",
+    ),
     (
         no_circles,
         "core/contract.py",
         DOC + "from jaxcoinfer.core import one\n",
         "core.contract -> jaxcoinfer.core.one ->",
     ),
-    (no_circles, "systems/registry.py", DOC + "from jaxcoinfer import make\n", "systems.registry -> jaxcoinfer"),
+    (
+        no_circles,
+        "systems/registry.py",
+        DOC + "from jaxcoinfer import make\n",
+        "systems.registry -> jaxcoinfer",
+    ),
     (files_are_short, "data/profiles.py", DOC + "\n" * MAX_FILE_LINES, "401 lines"),
     (functions_are_short, "data/profiles.py", LONG, "profiles.py:3: _long has 61 lines"),
-    (only_the_command_talks, "data/profiles.py", DOC + "def _f():\n    print(1)\n", "profiles.py:3: prints"),
-    (only_the_command_talks, "data/profiles.py", DOC + "import jax\njax.debug.print('')\n", "profiles.py:3: prints"),
-    (only_the_command_talks, "data/profiles.py", DOC + "import argparse\n", "profiles.py:2: imports argparse"),
-    (only_the_command_talks, "data/profiles.py", DOC + "from rich.table import Table\n", "imports rich.table"),
-    (only_the_command_talks, "data/profiles.py", DOC + "import sys\nsys.stderr.write('')\n", "py:3: uses sys.stderr"),
-    (only_the_command_talks, "data/profiles.py", DOC + "from sys import argv\n", "profiles.py:2: imports sys"),
-    (public_names_have_docstrings, "data/profiles.py", "HALF = 0.5\n", "profiles.py:1: has no docstring"),
-    (public_names_have_docstrings, "data/profiles.py", DOC + "class Box:\n    pass\n", "profiles.py:2: Box has no"),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "def _f():\n    print(1)\n",
+        "profiles.py:3: prints",
+    ),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "import jax\njax.debug.print('')\n",
+        "profiles.py:3: prints",
+    ),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "import argparse\n",
+        "profiles.py:2: imports argparse",
+    ),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "from rich.table import Table\n",
+        "imports rich.table",
+    ),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "import sys\nsys.stderr.write('')\n",
+        "py:3: uses sys.stderr",
+    ),
+    (
+        only_the_command_talks,
+        "data/profiles.py",
+        DOC + "from sys import argv\n",
+        "profiles.py:2: imports sys",
+    ),
+    (
+        public_names_have_docstrings,
+        "data/profiles.py",
+        "HALF = 0.5\n",
+        "profiles.py:1: has no docstring",
+    ),
+    (
+        public_names_have_docstrings,
+        "data/profiles.py",
+        DOC + "class Box:\n    pass\n",
+        "profiles.py:2: Box has no",
+    ),
     (
         public_names_have_docstrings,
         "data/profiles.py",
@@ -325,7 +509,12 @@ BROKEN = [  # rule, file, what it holds, what the complaint says
         DOC + "import jax.numpy as jnp\nX = jnp.zeros(1)\n",
         "jax.numpy.zeros",
     ),
-    (no_device_work_at_import, "data/profiles.py", DOC + "from jax import random\nK = [random.key(0)]\n", "random.key"),
+    (
+        no_device_work_at_import,
+        "data/profiles.py",
+        DOC + "from jax import random\nK = [random.key(0)]\n",
+        "random.key",
+    ),
     (
         no_device_work_at_import,
         "data/profiles.py",
@@ -355,7 +544,9 @@ def test_tidy_package_passes(rule, tmp_path):
     assert not rule(read(write(tmp_path, TIDY)))
 
 
-@pytest.mark.parametrize(("rule", "file", "text", "complaint"), BROKEN, ids=[rule.__name__ for rule, *_ in BROKEN])
+@pytest.mark.parametrize(
+    ("rule", "file", "text", "complaint"), BROKEN, ids=[rule.__name__ for rule, *_ in BROKEN]
+)
 def test_broken_rule_is_noticed(rule, file, text, complaint, tmp_path):
     complaints = rule(read(write(tmp_path, TIDY | {file: text})))
     assert any(complaint in line for line in complaints), complaints

@@ -1,4 +1,6 @@
-"""The package as others get it: built, installed in one folder, used from another, the checkout out of reach."""
+"""The package as others get it: built, installed in one folder, used from another, the checkout out
+of reach.
+"""
 
 import ast
 import csv
@@ -19,12 +21,22 @@ from jaxcoinfer.data import profiles, traces
 from jaxcoinfer.systems import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-NEVER_AT_IMPORT = ("gymnax", "gymnasium", "jaxmarl", "orbax", "pandas", "seaborn", "tensorflow_probability")
+NEVER_AT_IMPORT = (
+    "gymnax",
+    "gymnasium",
+    "jaxmarl",
+    "orbax",
+    "pandas",
+    "seaborn",
+    "tensorflow_probability",
+)
 
 
 def run(*command: str | Path, **options) -> str:
     """Returns what the command writes to stdout; fails with its stderr."""
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900, **options)
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=900, **options
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done.stdout
 
@@ -54,9 +66,22 @@ def metadata(wheel, names) -> email.message.Message:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Returns `python(*arguments, **environment)`, which knows the installed copy alone, and its folder."""
+    """Returns `python(*arguments, **environment)`, which knows the installed copy alone, and its
+    folder.
+    """
     target, elsewhere = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", target, wheel)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+        target,
+        wheel,
+    )
 
     def python(*arguments: str | Path, **environment: str) -> str:
         known = os.environ | {"PYTHONPATH": str(target), "PYTHONNOUSERSITE": "1"} | environment
@@ -67,16 +92,30 @@ def installed(wheel, tmp_path_factory):
 
 def shipped_data() -> set[str]:
     """Returns the files below profiles/ that belong into a wheel: all but how they were made."""
-    files = (path.relative_to(ROOT / "profiles") for path in (ROOT / "profiles").rglob("*") if path.is_file())
-    return {path.as_posix() for path in files if path.parts[0] != "build" and "__pycache__" not in path.parts}
+    files = (
+        path.relative_to(ROOT / "profiles")
+        for path in (ROOT / "profiles").rglob("*")
+        if path.is_file()
+    )
+    return {
+        path.as_posix()
+        for path in files
+        if path.parts[0] != "build" and "__pycache__" not in path.parts
+    }
 
 
 def test_wheel_holds_the_package_and_all_profiles_and_no_more(names):
     inside = {name for name in names if ".dist-info/" not in name}
-    data = {name.removeprefix("jaxcoinfer/_profiles/") for name in inside if name.startswith("jaxcoinfer/_profiles/")}
+    data = {
+        name.removeprefix("jaxcoinfer/_profiles/")
+        for name in inside
+        if name.startswith("jaxcoinfer/_profiles/")
+    }
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jaxcoinfer").rglob("*.py")}
     assert data == shipped_data()
-    assert inside == code | {"jaxcoinfer/py.typed"} | {f"jaxcoinfer/_profiles/{name}" for name in data}
+    assert inside == code | {"jaxcoinfer/py.typed"} | {
+        f"jaxcoinfer/_profiles/{name}" for name in data
+    }
 
 
 def test_wheel_from_the_source_archive_holds_the_same(names, tmp_path):
@@ -88,14 +127,22 @@ def test_metadata_says_licence_python_and_no_upper_bound_of_jax(metadata, names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert metadata["Requires-Python"] == ">=3.11"
     assert {"test", "export", "bench"} <= set(metadata.get_all("Provides-Extra"))
-    jax = next(Requirement(line) for line in metadata.get_all("Requires-Dist") if Requirement(line).name == "jax")
+    jax = next(
+        Requirement(line)
+        for line in metadata.get_all("Requires-Dist")
+        if Requirement(line).name == "jax"
+    )
     assert [str(bound) for bound in jax.specifier] == [">=0.10"]
 
 
 def test_everything_imported_is_declared(metadata):
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     extras = {canonicalize_name(requirement.name) for requirement in requirements}
-    core = {canonicalize_name(requirement.name) for requirement in requirements if not requirement.marker}
+    core = {
+        canonicalize_name(requirement.name)
+        for requirement in requirements
+        if not requirement.marker
+    }
     for path in (ROOT / "jaxcoinfer").rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
@@ -103,8 +150,14 @@ def test_everything_imported_is_declared(metadata):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             ours = {"jaxcoinfer", *sys.stdlib_module_names}
-            used = {canonicalize_name(module.split(".")[0]) for module in modules if module.split(".")[0] not in ours}
-            assert used <= (core if node in tree.body else extras), f"{path.name} imports {used}: not in pyproject.toml"
+            used = {
+                canonicalize_name(module.split(".")[0])
+                for module in modules
+                if module.split(".")[0] not in ours
+            }
+            assert used <= (core if node in tree.body else extras), (
+                f"{path.name} imports {used}: not in pyproject.toml"
+            )
 
 
 LOAD_ALL = """
@@ -132,13 +185,16 @@ def test_installed_copy_reads_all_it_ships_from_any_folder(installed):
     python, target = installed
     found = json.loads(python("-c", LOAD_ALL))
     assert Path(found["file"]) == target / "jaxcoinfer/__init__.py"
-    assert found["profiles"] == {kind: list(names) for kind, names in profiles.list_profiles().items()}
+    assert found["profiles"] == {
+        kind: list(names) for kind, names in profiles.list_profiles().items()
+    }
     assert found["scenarios"] == list(registry.list_scenarios())
     assert found["traces"] == list(traces.shipped_traces())
     assert all(found["profiles"].values()) and found["scenarios"] and found["traces"]
 
 
-# JAX_PLATFORMS names a platform that does not exist, so whatever starts a backend fails; the last lines prove that.
+# JAX_PLATFORMS names a platform that does not exist, so whatever starts a backend fails; the last
+# lines prove that.
 IMPORT_ALL = """
 import importlib, importlib.metadata, json, pkgutil, sys
 import jaxcoinfer
@@ -167,7 +223,9 @@ except RuntimeError:
 def test_imports_start_no_backend_and_stay_light(installed):
     python, target = installed
     found = json.loads(python("-c", IMPORT_ALL, JAX_PLATFORMS="no-such-platform"))
-    files = (path.relative_to(target).with_suffix("") for path in (target / "jaxcoinfer").rglob("*.py"))
+    files = (
+        path.relative_to(target).with_suffix("") for path in (target / "jaxcoinfer").rglob("*.py")
+    )
     modules = {".".join(path.parts).removesuffix(".__init__") for path in files}
     assert set(found["brought"]) == modules and "jax" in found["loaded"]
     assert not set(NEVER_AT_IMPORT) & set(found["loaded"])

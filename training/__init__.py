@@ -1,1 +1,3 @@
-"""Recipes, one a system: `python -m training.stopping`. What they find is appended to `benchmarks/results/`."""
+"""Recipes, one a system: `python -m training.stopping`. What they find is appended to
+`benchmarks/results/`.
+"""

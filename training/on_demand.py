@@ -1,13 +1,15 @@
-"""`on-demand` at full length: every policy on the shipped scenarios, what the twin is worth, and how rare misses are.
+"""`on-demand` at full length: every policy on the shipped scenarios, what the twin is worth, and
+how rare misses are.
 
     python -m training.on_demand table [--scenario on-demand-markov ...] [--rows 96] [--seeds 5]
     python -m training.on_demand samples [--scenario on-demand-markov ...] [--seeds 5]
     python -m training.on_demand reliability [--scenario on-demand-markov ...] [--tasks 1000000]
 
-`table` trains every learner from several seeds on one draw, then runs all policies on the same held-out rows: a line a
-policy, and for a learner one a seed. `samples` counts the steps soft actor-critic needs, with the twin and without it,
-until its reward stays at 97 % of the exact optimum. `reliability` runs the first seed's learners and their baselines until
-the rarest class has had as many tasks as asked for, and tells the share of late ones by class.
+`table` trains every learner from several seeds on one draw, then runs all policies on the same
+held-out rows: a line a policy, and for a learner one a seed. `samples` counts the steps soft
+actor-critic needs, with the twin and without it, until its reward stays at 97 % of the exact
+optimum. `reliability` runs the first seed's learners and their baselines until the rarest class has
+had as many tasks as asked for, and tells the share of late ones by class.
 """
 
 import argparse
@@ -33,7 +35,14 @@ from jaxcoinfer.systems.on_demand.baselines import best_fixed
 from jaxcoinfer.systems.on_demand.bound import Solution
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.params import Params
-from jaxcoinfer.systems.on_demand.policies import BEST, EXACT, EXACT_MEMORY, LEARNERS, baseline_policies, play_learners
+from jaxcoinfer.systems.on_demand.policies import (
+    BEST,
+    EXACT,
+    EXACT_MEMORY,
+    LEARNERS,
+    baseline_policies,
+    play_learners,
+)
 from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario
 from training.curves import first_lasting
 
@@ -47,7 +56,9 @@ TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: OnDemandScenario, rows: int, seeds: int) -> None:
-    """Appends one line a policy and seed: utility, its share of the optimum, paired differences to the baselines."""
+    """Appends one line a policy and seed: utility, its share of the optimum, paired differences to
+    the baselines.
+    """
     env, params = _world(scenario, TRAIN)
     solution = bounds.of(scenario, env, params)
     _, held_out = _world(dataclasses.replace(scenario, rows=rows), HELD_OUT)
@@ -55,7 +66,9 @@ def table(scenario: OnDemandScenario, rows: int, seeds: int) -> None:
     baselines = {name: one for name, (one,) in play(env, others, [held_out], _key(PLAY)).items()}
     told = {"recipe": "table", "scenario": scenario.name, "rows": rows, "slots": scenario.slots}
     for name, tasks in baselines.items():
-        record("on_demand", told | {"policy": name} | _measures(tasks, held_out, baselines, solution))
+        record(
+            "on_demand", told | {"policy": name} | _measures(tasks, held_out, baselines, solution)
+        )
     for name in LEARNERS:
         policies, seconds = _learn(name, env, params, seeds)
         for seed, policy in enumerate(policies):
@@ -65,7 +78,9 @@ def table(scenario: OnDemandScenario, rows: int, seeds: int) -> None:
 
 
 def samples(scenario: OnDemandScenario, seeds: int) -> None:
-    """Appends one line a seed: steps until the reward stays at 97 % of the exact optimum, with twin and without."""
+    """Appends one line a seed: steps until the reward stays at 97 % of the exact optimum, with twin
+    and without.
+    """
     env, params = _world(scenario, TRAIN)
     solution = bounds.of(scenario, env, params)
     if solution is None:
@@ -86,18 +101,33 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
         chosen = dataclasses.replace(config, twin=twin)
         learned = LEARNERS[BEST].train(jax.random.split(_key(LEARN), seeds), params, env, chosen)
         curves, steps = np.asarray(learned.curve), np.asarray(learned.steps)
-        needed[twin] = [first_lasting(c, s, _NEAR * solution.gain) for c, s in zip(curves, steps, strict=True)]
+        needed[twin] = [
+            first_lasting(c, s, _NEAR * solution.gain) for c, s in zip(curves, steps, strict=True)
+        ]
     for seed, (with_twin, without) in enumerate(zip(needed[True], needed[False], strict=True)):
-        line = {"recipe": "samples", "scenario": scenario.name, "seed": seed, "share_of_optimum": _NEAR}
-        line |= {"steps_with_twin": with_twin, "steps_without": without, "steps_at_most": int(steps[0, -1])}
+        line = {
+            "recipe": "samples",
+            "scenario": scenario.name,
+            "seed": seed,
+            "share_of_optimum": _NEAR,
+        }
+        line |= {
+            "steps_with_twin": with_twin,
+            "steps_without": without,
+            "steps_at_most": int(steps[0, -1]),
+        }
         record("on_demand", line)
 
 
 def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
-    """Appends one line a policy and class: the share of late tasks of at least n_tasks of the class, and its time."""
+    """Appends one line a policy and class: the share of late tasks of at least n_tasks of the
+    class, and its time.
+    """
     env, params = _world(scenario, TRAIN)
     others = baseline_policies(env, best_fixed(env, params), bounds.of(scenario, env, params))
-    contenders = {name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS}
+    contenders = {
+        name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS
+    }
     contenders |= {name: (env, policy) for name, policy in others.items()}
     least = min(c.share for c in scenario.classes)
     wide = dataclasses.replace(scenario, rows=_WIDE_ROWS)
@@ -107,14 +137,28 @@ def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
         begin_s = time.perf_counter()
         counted = jax.jit(partial(misses.count, seen_as, policy=policy))
         parts = [
-            counted(params=jaxcoinfer.make(wide, key, split="eval")[1], key=jax.random.fold_in(key, PLAY))
+            counted(
+                params=jaxcoinfer.make(wide, key, split="eval")[1],
+                key=jax.random.fold_in(key, PLAY),
+            )
             for key in keys
         ]
-        late, count = (np.concatenate(several).astype(np.int64) for several in zip(*parts, strict=True))
+        late, count = (
+            np.concatenate(several).astype(np.int64) for several in zip(*parts, strict=True)
+        )
         seconds = time.perf_counter() - begin_s
         for c, ratio in zip(scenario.classes, misses.ratios(late, count), strict=True):
-            line = {"recipe": "reliability", "scenario": scenario.name, "policy": name, "class": c.name}
-            line |= {"target": c.target_miss_ratio, **dataclasses.asdict(ratio), "seconds": round(seconds, 1)}
+            line = {
+                "recipe": "reliability",
+                "scenario": scenario.name,
+                "policy": name,
+                "class": c.name,
+            }
+            line |= {
+                "target": c.target_miss_ratio,
+                **dataclasses.asdict(ratio),
+                "seconds": round(seconds, 1),
+            }
             record("on_demand", line)
 
 
@@ -129,23 +173,32 @@ def _learn(name: str, env: OnDemand, params: Params, seeds: int) -> tuple[list[P
 def _measures(
     tasks: Tasks, params: Params, baselines: Mapping[str, Tasks], solution: Solution | None
 ) -> dict[str, float | None]:
-    """Utility, what it is above that of each baseline, and its share of what the exact optimum got on the same rows."""
+    """Utility, what it is above that of each baseline, and its share of what the exact optimum got
+    on the same rows.
+    """
     intervals = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
     compared = [name for name in _COMPARED if name in baselines]
-    intervals |= {f"above_{name.replace(' ', '_')}": evaluate.difference(tasks, baselines[name]) for name in compared}
+    intervals |= {
+        f"above_{name.replace(' ', '_')}": evaluate.difference(tasks, baselines[name])
+        for name in compared
+    }
     line = {}
     for what, interval in intervals.items():
         line |= {what: round(interval.mean, 5), f"{what}_half": round(interval.half, 5)}
     if solution is not None:
         best = EXACT_MEMORY if EXACT_MEMORY in baselines else EXACT
-        line["share_of_exact"] = round(float(tasks.utility.mean() / baselines[best].utility.mean()), 5)
+        line["share_of_exact"] = round(
+            float(tasks.utility.mean() / baselines[best].utility.mean()), 5
+        )
         line["computed_exact"] = solution.gain_history
     classes = misses.miss_ratios(tasks, params)
     return line | {f"late_{kind}": ratio.mean for kind, ratio in enumerate(classes)}
 
 
 def _world(scenario: OnDemandScenario, purpose: int) -> tuple[OnDemand, Params]:
-    return jaxcoinfer.make(scenario, _key(purpose), split="eval" if purpose == HELD_OUT else "train")
+    return jaxcoinfer.make(
+        scenario, _key(purpose), split="eval" if purpose == HELD_OUT else "train"
+    )
 
 
 def _key(purpose: int) -> jax.Array:
@@ -154,7 +207,9 @@ def _key(purpose: int) -> jax.Array:
 
 def main() -> None:
     """Runs one of the recipes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", choices=list(_USUAL))
     parser.add_argument("--scenario", nargs="+")
     parser.add_argument("--rows", type=int, default=96)

@@ -1,15 +1,18 @@
-"""`stopping` at full length: every policy on the reference scenarios, and what the twin is worth in tasks.
+"""`stopping` at full length: every policy on the reference scenarios, and what the twin is worth in
+tasks.
 
-    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N] [--seed 0]
-    python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
-    python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48] [--slots N] [--seed 0]
-    python -m training.stopping status-reports [--scenario reference wifi] [--rows 24] [--slots N] [--seed 0]
+    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N]
+    [--seed 0] python -m training.stopping samples [--scenario reference-busy] [--seeds 5] python -m
+    training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48] [--slots N]
+    [--seed 0] python -m training.stopping status-reports [--scenario reference wifi] [--rows 24]
+    [--slots N] [--seed 0]
 
-`table` trains every learner on rows of its own, then runs all policies, the exact optimum among them where there is
-one, on the same held-out rows. `samples` counts the tasks a learner needs, with the twin and without it, until it is as
-good as greedy with waiting cost. `status-reports` tells what reports buy, at thresholds of the status twin from 0 to
-infinity, with the learner of differential values deciding on what the server believes. `algorithms` compares that
-learner with proximal policy optimisation on the path taken, discounted as little as it bears.
+`table` trains every learner on rows of its own, then runs all policies, the exact optimum among
+them where there is one, on the same held-out rows. `samples` counts the tasks a learner needs, with
+the twin and without it, until it is as good as greedy with waiting cost. `status-reports` tells
+what reports buy, at thresholds of the status twin from 0 to infinity, with the learner of
+differential values deciding on what the server believes. `algorithms` compares that learner with
+proximal policy optimisation on the path taken, discounted as little as it bears.
 """
 
 import argparse
@@ -47,14 +50,18 @@ TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a policy: utility, and paired differences to the strongest baselines and the exact optimum."""
+    """Appends one line a policy: utility, and paired differences to the strongest baselines and the
+    exact optimum.
+    """
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
     policies: dict[str, Policy] = baseline_policies(env, choose(env, params))
     for name, learner in LEARNERS.items():
         begin = time.perf_counter()
         config = learner.Config()
-        learned = jax.block_until_ready(learner.train(keys[LEARN], params, learner.Hyper(), env=env, config=config))
+        learned = jax.block_until_ready(
+            learner.train(keys[LEARN], params, learner.Hyper(), env=env, config=config)
+        )
         policies[name] = learner.policy(env, config, learned.weights)
         print(f"trained {name} in {time.perf_counter() - begin:.0f} s", flush=True)
     long = dataclasses.replace(scenario, rows=rows, slots=slots)
@@ -64,18 +71,32 @@ def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
         solution = dynamic_program.solve(model)
         policies[EXACT] = bounds.policy(solution)
         gain, span = float(solution.gain_per_task), float(solution.span)
-        print(f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s", flush=True)
+        print(
+            f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s",
+            flush=True,
+        )
     _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], split="eval")
     played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
     for name, tasks in played.items():
         measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
-        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "policy": name}
+        line = {
+            "scenario": scenario.name,
+            "seed": seed,
+            "rows": rows,
+            "slots": slots,
+            "policy": name,
+        }
         if name == EXACT:
             line |= {"computed_gain": gain, "span": span}
-        others = {"greedy": "one-time greedy", "waiting": "one-time waiting", "adaptive": "adaptive waiting"}
+        others = {
+            "greedy": "one-time greedy",
+            "waiting": "one-time waiting",
+            "adaptive": "adaptive waiting",
+        }
         others |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
         compared = {
-            f"above_{short}": evaluate.difference(tasks, played[baseline]) for short, baseline in others.items()
+            f"above_{short}": evaluate.difference(tasks, played[baseline])
+            for short, baseline in others.items()
         }
         for what, interval in {"utility": measures["utility"], **compared}.items():
             line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
@@ -83,10 +104,16 @@ def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
 
 
 def samples(scenario: StoppingScenario, seeds: int) -> None:
-    """Appends one line a seed: tasks until the learner's utility stays at that of greedy with waiting cost."""
+    """Appends one line a seed: tasks until the learner's utility stays at that of greedy with
+    waiting cost.
+    """
     env, params = jaxcoinfer.make(scenario, jax.random.fold_in(jax.random.key(0), TRAIN))
     config = continuation_value.Config(
-        n_devices=16, n_evaluations=250, updates_per_evaluation=4, evaluation_devices=256, evaluation_tasks=100
+        n_devices=16,
+        n_evaluations=250,
+        updates_per_evaluation=4,
+        evaluation_devices=256,
+        evaluation_tasks=100,
     )
     goal = _utility_of_waiting(env, params, config)
     for seed in range(seeds):
@@ -94,23 +121,37 @@ def samples(scenario: StoppingScenario, seeds: int) -> None:
         for twin in (True, False):
             chosen = dataclasses.replace(config, twin=twin)
             key = jax.random.fold_in(jax.random.key(seed), LEARN)
-            learned = continuation_value.train(key, params, continuation_value.Hyper(), env=env, config=chosen)
-            needed[twin] = first_lasting(np.asarray(learned.curve), np.asarray(learned.steps), goal(key))
+            learned = continuation_value.train(
+                key, params, continuation_value.Hyper(), env=env, config=chosen
+            )
+            needed[twin] = first_lasting(
+                np.asarray(learned.curve), np.asarray(learned.steps), goal(key)
+            )
         line = {"scenario": scenario.name, "seed": seed, "tasks_with_twin": needed[True]}
         line |= {"tasks_without": needed[False], "times_fewer": needed[False] / needed[True]}
         record("samples", line)
 
 
 def status_reports(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a way to tell the server and threshold: messages, utility, and its gain on full reports."""
+    """Appends one line a way to tell the server and threshold: messages, utility, and its gain on
+    full reports.
+    """
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
     config = differential_value.Config()
-    learned = differential_value.train(keys[LEARN], params, differential_value.Hyper(), env=env, config=config)
+    learned = differential_value.train(
+        keys[LEARN], params, differential_value.Hyper(), env=env, config=config
+    )
     long = dataclasses.replace(scenario, rows=rows, slots=slots)
     policy = differential_value.policy(env, config, learned.weights)
     for point in ways.measure(long, policy, keys[HELD_OUT], keys[PLAY]):
-        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "way": point.way}
+        line = {
+            "scenario": scenario.name,
+            "seed": seed,
+            "rows": rows,
+            "slots": slots,
+            "way": point.way,
+        }
         line |= {"threshold_slots": point.threshold_slots}
         for name in ("reports", "commands", "utility", "gain"):
             interval = getattr(point, name)
@@ -119,10 +160,14 @@ def status_reports(scenario: StoppingScenario, rows: int, slots: int, seed: int)
 
 
 def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on greedy waiting."""
+    """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on
+    greedy waiting.
+    """
     keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
     env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    _, held_out = jaxcoinfer.make(dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], split="eval")
+    _, held_out = jaxcoinfer.make(
+        dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], split="eval"
+    )
     proximal = ppo.Config(
         hidden=(64, 64),
         twin=False,
@@ -134,20 +179,39 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
         evaluation_steps=1000,
     )
     tried: dict[str, tuple[Any, Any, Any]] = {
-        "differential value": (differential_value, differential_value.Config(), differential_value.Hyper())
+        "differential value": (
+            differential_value,
+            differential_value.Config(),
+            differential_value.Hyper(),
+        )
     }
     for discount in (0.9, 0.99, 0.998):
-        tried[f"proximal policy {discount}"] = (ppo, proximal, ppo.Hyper(discount=discount, entropy_weight=0.01))
+        tried[f"proximal policy {discount}"] = (
+            ppo,
+            proximal,
+            ppo.Hyper(discount=discount, entropy_weight=0.01),
+        )
     policies: dict[str, Policy] = {"one-time waiting": baselines.one_time_waiting(env)}
     learning = {}
     for name, (module, config, hyper) in tried.items():
         begin = time.perf_counter()
-        learned = jax.block_until_ready(module.train(keys[LEARN], params, hyper, env=env, config=config))
-        learning[name] = {"train_s": round(time.perf_counter() - begin, 1), "steps": int(learned.steps[-1])}
+        learned = jax.block_until_ready(
+            module.train(keys[LEARN], params, hyper, env=env, config=config)
+        )
+        learning[name] = {
+            "train_s": round(time.perf_counter() - begin, 1),
+            "steps": int(learned.steps[-1]),
+        }
         policies[name] = module.policy(env, config, learned.weights)
     played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
     for name, tasks in played.items():
-        line = {"scenario": scenario.name, "seed": seed, "rows": rows, "slots": slots, "algorithm": name}
+        line = {
+            "scenario": scenario.name,
+            "seed": seed,
+            "rows": rows,
+            "slots": slots,
+            "algorithm": name,
+        }
         line |= learning.get(name, {})
         compared = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
         compared["above_waiting"] = evaluate.difference(tasks, played["one-time waiting"])
@@ -157,7 +221,9 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
 
 
 def _utility_of_waiting(env, params, config):
-    """A function key -> mean utility of greedy with waiting cost on the states that `train` looks at with that key."""
+    """A function key -> mean utility of greedy with waiting cost on the states that `train` looks
+    at with that key.
+    """
 
     @jax.jit
     def utility(key):
@@ -176,7 +242,9 @@ def _utility_of_waiting(env, params, config):
 
 def main() -> None:
     """Runs one of the recipes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", choices=list(_USUAL))
     parser.add_argument("--scenario", nargs="+")
     parser.add_argument("--rows", type=int, default=24)
@@ -189,8 +257,12 @@ def main() -> None:
         if options.recipe == "samples":
             samples(scenario, options.seeds)
         else:
-            usual = 400_000 if isinstance(scenario.rate, processes.ConstantRate) else scenario.slots  # traces end
-            recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[options.recipe]
+            usual = (
+                400_000 if isinstance(scenario.rate, processes.ConstantRate) else scenario.slots
+            )  # traces end
+            recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[
+                options.recipe
+            ]
             recipe(scenario, options.rows, options.slots or usual, options.seed)
 
 

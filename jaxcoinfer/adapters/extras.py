@@ -5,7 +5,9 @@ from typing import Any
 
 
 def needed(module: str, extra: str) -> Any:
-    """Returns the module; raises ImportError that names the extra to install where the library is absent."""
+    """Returns the module; raises ImportError that names the extra to install where the library is
+    absent.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

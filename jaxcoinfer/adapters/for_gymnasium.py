@@ -1,7 +1,9 @@
-"""Gymnasium 1.x: one environment as its `Env`, a batch of them as its `VectorEnv`. NumPy in, NumPy out.
+"""Gymnasium 1.x: one environment as its `Env`, a batch of them as its `VectorEnv`. NumPy in, NumPy
+out.
 
-Which actions are valid stands in `info["action_mask"]`, int8, as `Discrete.sample(mask)` takes it, and is what
-`action_masks()` returns, bool, as sb3-contrib's `MaskablePPO` asks for it. Starts are drawn from `np_random`.
+Which actions are valid stands in `info["action_mask"]`, int8, as `Discrete.sample(mask)` takes it,
+and is what `action_masks()` returns, bool, as sb3-contrib's `MaskablePPO` asks for it. Starts are
+drawn from `np_random`.
 """
 
 from functools import cache, partial
@@ -17,9 +19,11 @@ _SEEDS = 1 << 32
 
 
 def gymnasium_env(env: Any, params: Any) -> Any:
-    """Returns `env` as a `gymnasium.Env`; the queue of a record that ends goes on, so its end is a truncation.
+    """Returns `env` as a `gymnasium.Env`; the queue of a record that ends goes on, so its end is a
+    truncation.
 
-    Raises TypeError where an action is not one number, ImportError where gymnasium is not installed.
+    Raises TypeError where an action is not one number, ImportError where gymnasium is not
+    installed.
     """
     return _classes()[0](_one_number(env), params)
 
@@ -27,9 +31,10 @@ def gymnasium_env(env: Any, params: Any) -> Any:
 def gymnasium_vector(env: Any, params: Any, n_envs: int, *, autoreset: str = "NextStep") -> Any:
     """Returns n_envs of `env` as a `gymnasium.vector.VectorEnv`, stepped in one call.
 
-    autoreset: a value of `gymnasium.vector.AutoresetMode`. "NextStep": the step after an end ignores the action and
-    returns the first observation of a new start with reward 0. "SameStep": the step that ends returns it already, and
-    the last one in `info["final_obs"]`. "Disabled" is refused with ValueError. Else raises as `gymnasium_env`.
+    autoreset: a value of `gymnasium.vector.AutoresetMode`. "NextStep": the step after an end
+    ignores the action and returns the first observation of a new start with reward 0. "SameStep":
+    the step that ends returns it already, and the last one in `info["final_obs"]`. "Disabled" is
+    refused with ValueError. Else raises as `gymnasium_env`.
     """
     return _classes()[1](_one_number(env), params, n_envs, autoreset)
 
@@ -53,7 +58,9 @@ def _start(env: Any, seed: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array
     return state, (timestep.observation, env.mask(state, params))
 
 
-def _move(env: Any, state: Any, action: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, ...]]:
+def _move(
+    env: Any, state: Any, action: jax.Array, params: Any
+) -> tuple[Any, tuple[jax.Array, ...]]:
     state, timestep = env.step(state, action, params)
     seen = (timestep.observation, env.mask(state, params))
     return state, (*seen, timestep.reward, timestep.terminated, timestep.truncated)
@@ -68,7 +75,9 @@ def _start_many(env: Any, seeds: jax.Array, params: Any) -> tuple[Any, tuple[jax
 
 
 @partial(jax.jit, static_argnums=0)
-def _move_many(env: Any, state: Any, action: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, ...]]:
+def _move_many(
+    env: Any, state: Any, action: jax.Array, params: Any
+) -> tuple[Any, tuple[jax.Array, ...]]:
     return jax.vmap(partial(_move, env), (0, 0, None))(state, action, params)
 
 
@@ -89,7 +98,9 @@ def _owned(arrays: Any) -> Any:
 
 def _refuse_options(options: dict[str, Any] | None) -> None:
     if options:
-        raise ValueError(f"reset: options = {options} is refused; allowed: none, what there is to choose is in params")
+        raise ValueError(
+            f"reset: options = {options} is refused; allowed: none, what there is to choose is in params"
+        )
 
 
 class _One:
@@ -104,7 +115,9 @@ class _One:
         self._env, self._params, self._state = env, params, None
         self._mask = np.ones(env.n_actions, bool)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         base: Any = super()
         base.reset(seed=seed)
         _refuse_options(options)
@@ -115,9 +128,13 @@ class _One:
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         if self._state is None:
-            raise needed("gymnasium.error", "gymnasium").ResetNeeded("step before reset; call reset() first")
+            raise needed("gymnasium.error", "gymnasium").ResetNeeded(
+                "step before reset; call reset() first"
+            )
         if not 0 <= action < self._env.n_actions:
-            raise ValueError(f"step: action = {action} is refused; allowed: 0 to {self._env.n_actions - 1}")
+            raise ValueError(
+                f"step: action = {action} is refused; allowed: 0 to {self._env.n_actions - 1}"
+            )
         self._state, seen = _move_one(self._env, self._state, np.int32(action), self._params)
         observation, self._mask, reward, terminated, truncated = _owned(seen)
         info = {"action_mask": self._mask.astype(np.int8)}
@@ -133,9 +150,14 @@ class _Many:
     np_random: np.random.Generator
 
     def __init__(self, env: Any, params: Any, n_envs: int, autoreset: str):
-        spaces, vector = needed("gymnasium.spaces", "gymnasium"), needed("gymnasium.vector", "gymnasium")
+        spaces, vector = (
+            needed("gymnasium.spaces", "gymnasium"),
+            needed("gymnasium.vector", "gymnasium"),
+        )
         if autoreset not in ("NextStep", "SameStep"):
-            raise ValueError(f"gymnasium_vector: autoreset = {autoreset!r} is refused; allowed: NextStep, SameStep")
+            raise ValueError(
+                f"gymnasium_vector: autoreset = {autoreset!r} is refused; allowed: NextStep, SameStep"
+            )
         self.num_envs, self._same_step = n_envs, autoreset == "SameStep"
         self.metadata = {"autoreset_mode": vector.AutoresetMode(autoreset), "render_modes": []}
         self.single_observation_space = spaces.Box(0.0, 1.0, env.observation_shape, np.float32)
@@ -146,7 +168,9 @@ class _Many:
         self._env, self._params, self._state = env, params, None
         self._mask, self._over = np.ones((n_envs, env.n_actions), bool), np.zeros(n_envs, bool)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         base: Any = super()
         base.reset(seed=seed)
         _refuse_options(options)
@@ -157,17 +181,32 @@ class _Many:
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         if self._state is None:
-            raise needed("gymnasium.error", "gymnasium").ResetNeeded("step before reset; call reset() first")
+            raise needed("gymnasium.error", "gymnasium").ResetNeeded(
+                "step before reset; call reset() first"
+            )
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions < self._env.n_actions)).all():
+        if (
+            actions.shape != (self.num_envs,)
+            or not ((actions >= 0) & (actions < self._env.n_actions)).all()
+        ):
             allowed = f"{self.num_envs} numbers from 0 to {self._env.n_actions - 1}"
-            raise ValueError(f"step: actions = {actions} of shape {actions.shape} are refused; allowed: {allowed}")
-        self._state, seen = _move_many(self._env, self._state, actions.astype(np.int32), self._params)
+            raise ValueError(
+                f"step: actions = {actions} of shape {actions.shape} are refused; allowed: {allowed}"
+            )
+        self._state, seen = _move_many(
+            self._env, self._state, actions.astype(np.int32), self._params
+        )
         observation, self._mask, reward, terminated, truncated = _owned(seen)
         if self._same_step:
             over, final = terminated | truncated, self._final(observation, terminated | truncated)
             observation = self._restart(over, seen[:2]) if final else observation
-            return observation, reward.astype(float), terminated, truncated, final | self._info(self._mask)
+            return (
+                observation,
+                reward.astype(float),
+                terminated,
+                truncated,
+                final | self._info(self._mask),
+            )
         if self._over.any():
             observation = self._restart(self._over, seen[:2])
             for array in (reward, terminated, truncated):
@@ -183,7 +222,9 @@ class _Many:
 
     def _restart(self, over: np.ndarray, seen: Any) -> np.ndarray:
         """Starts those that are over anew; returns what is observed."""
-        self._state, seen = _restart_many(self._env, self._seeds(), over, (self._state, seen), self._params)
+        self._state, seen = _restart_many(
+            self._env, self._seeds(), over, (self._state, seen), self._params
+        )
         observation, self._mask = _owned(seen)
         return observation
 
@@ -192,7 +233,9 @@ class _Many:
         return {"action_mask": mask.astype(np.int8), "_action_mask": np.ones(self.num_envs, bool)}
 
     def _final(self, observation: np.ndarray, over: np.ndarray) -> dict[str, Any]:
-        """What Gymnasium's own vectors tell of environments that ended in this step; nothing where none did."""
+        """What Gymnasium's own vectors tell of environments that ended in this step; nothing where
+        none did.
+        """
         if not over.any():
             return {}
         last = np.full(self.num_envs, None, object)
@@ -200,4 +243,9 @@ class _Many:
             last[i] = observation[i]
         mask = np.where(over[:, None], self._mask, False).astype(np.int8)
         final_info = {"action_mask": mask, "_action_mask": over.copy()}
-        return {"final_obs": last, "_final_obs": over.copy(), "final_info": final_info, "_final_info": over.copy()}
+        return {
+            "final_obs": last,
+            "_final_obs": over.copy(),
+            "final_info": final_info,
+            "_final_info": over.copy(),
+        }

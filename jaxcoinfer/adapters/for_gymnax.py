@@ -1,5 +1,6 @@
-"""gymnax: `Gymnax` is gymnax 1.x (six values, resets by itself); `GymnaxFive` the older five values, which rejax and
-purejaxrl unpack."""
+"""gymnax: `Gymnax` is gymnax 1.x (six values, resets by itself); `GymnaxFive` the older five
+values, which rejax and purejaxrl unpack.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ def _spaces() -> Any:
 class Gymnax:
     """`env` as a gymnax 1.x environment: `reset(key, params)`, `step(key, state, action, params)`.
 
-    A state is the environment's. params: of `jaxcoinfer.make`, and not optional, as they hold the world.
+    A state is the environment's. params: of `jaxcoinfer.make`, and not optional, as they hold the
+    world.
     """
 
     env: Any
@@ -51,10 +53,11 @@ class Gymnax:
         return timestep.observation, state
 
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
-        """Returns (observation, state, reward, terminated, truncated, info), as `reset` gives them after an end.
+        """Returns (observation, state, reward, terminated, truncated, info), as `reset` gives them
+        after an end.
 
-        info: `final_observation`, the one before the reset. The key is for the reset. Under `jax.vmap` only those that
-        have ended are reset (`restarts`).
+        info: `final_observation`, the one before the reset. The key is for the reset. Under
+        `jax.vmap` only those that have ended are reset (`restarts`).
         """
         state, timestep = self.env.step(state, jnp.asarray(action, jnp.int32), params)
         begun, observation = restarted(self.env, key, state, timestep, params)
@@ -68,6 +71,8 @@ class GymnaxFive(Gymnax):
 
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
         """Returns (observation, state, reward, done, info); info tells the ends apart."""
-        observation, state, reward, terminated, truncated, info = Gymnax.step(self, key, state, action, params)
+        observation, state, reward, terminated, truncated, info = Gymnax.step(
+            self, key, state, action, params
+        )
         info |= {"terminated": terminated, "truncated": truncated}
         return observation, state, reward, terminated | truncated, info

@@ -11,12 +11,14 @@ from jaxcoinfer.systems.fleet.env import Fleet, FleetState, observe
 
 
 def jaxmarl_env(env: Fleet, params: Any) -> Any:
-    """Returns a fleet as JaxMARL's `MultiAgentEnv`: each device an agent that takes a choice, the reward that of all.
+    """Returns a fleet as JaxMARL's `MultiAgentEnv`: each device an agent that takes a choice, the
+    reward that of all.
 
-    Observations [F], masks [C] and actions are dicts by agent; the state is the fleet's, arrays [D] inside. A device
-    without a task sees zeros and has one available action, which changes nothing. A step that ends resets, as JaxMARL's
-    own do, and `dones` says of both kinds of end that they are one. The params are constants of what is compiled.
-    Raises TypeError for what is no fleet of choices, ImportError where jaxmarl is not installed.
+    Observations [F], masks [C] and actions are dicts by agent; the state is the fleet's, arrays [D]
+    inside. A device without a task sees zeros and has one available action, which changes nothing.
+    A step that ends resets, as JaxMARL's own do, and `dones` says of both kinds of end that they
+    are one. The params are constants of what is compiled. Raises TypeError for what is no fleet of
+    choices, ImportError where jaxmarl is not installed.
     """
     if not isinstance(env, Fleet) or env.learned_shares:
         raise TypeError(f"{env} has no JaxMARL face; allowed: a Fleet without learned_shares")
@@ -36,7 +38,10 @@ class _Team:
         base.__init__(num_agents=env.n_devices)
         self.agents: list[str] = [f"agent_{i}" for i in range(env.n_devices)]
         spaces = needed("jaxmarl.environments.spaces", "jaxmarl")
-        seen, choices = spaces.Box(0.0, 1.0, env.observation_shape[1:]), spaces.Discrete(env.n_choices)
+        seen, choices = (
+            spaces.Box(0.0, 1.0, env.observation_shape[1:]),
+            spaces.Discrete(env.n_choices),
+        )
         self.observation_spaces = dict.fromkeys(self.agents, seen)
         self.action_spaces = dict.fromkeys(self.agents, choices)
         self._env, self._params = env, params
@@ -50,7 +55,9 @@ class _Team:
         state, timestep = self._env.reset(key, self._params)
         return self._by_agent(timestep.observation), state
 
-    def step_env(self, key: jax.Array, state: FleetState, actions: dict[str, jax.Array]) -> tuple[Any, ...]:
+    def step_env(
+        self, key: jax.Array, state: FleetState, actions: dict[str, jax.Array]
+    ) -> tuple[Any, ...]:
         choice = jnp.stack([jnp.asarray(actions[agent], jnp.int32) for agent in self.agents])
         state, timestep = self._env.step(state, choice, self._params)
         over = timestep.terminated | timestep.truncated

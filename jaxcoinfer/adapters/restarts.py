@@ -1,8 +1,9 @@
 """Fresh starts for the environments of a batch that have ended, and work for those only.
 
-A start draws random numbers and looks up a whole state, several times the cost of a step, and in most steps few
-environments end. Under `jax.vmap` what is written for one environment would make a start for all of them in every step
-and throw nearly all away; here the batch is seen as a whole, and the ended ones are looked for and started one by one.
+A start draws random numbers and looks up a whole state, several times the cost of a step, and in
+most steps few environments end. Under `jax.vmap` what is written for one environment would make a
+start for all of them in every step and throw nearly all away; here the batch is seen as a whole,
+and the ended ones are looked for and started one by one.
 """
 
 from typing import Any
@@ -15,10 +16,14 @@ from jaxcoinfer.core.contract import TimeStep
 _ROW = 128  # width of the grid in which the ended are looked for, first by row
 
 
-def restarted(env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: Any) -> tuple[Any, jax.Array]:
-    """Returns (state, observation) as `env.reset(key, params)` gives them where the time step ended, else as they are.
+def restarted(
+    env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: Any
+) -> tuple[Any, jax.Array]:
+    """Returns (state, observation) as `env.reset(key, params)` gives them where the time step
+    ended, else as they are.
 
-    For one environment; any number of `jax.vmap` make one batch of it. Cannot be differentiated in reverse.
+    For one environment; any number of `jax.vmap` make one batch of it. Cannot be differentiated in
+    reverse.
     """
 
     def start(key, params):
@@ -42,7 +47,9 @@ def restarted(env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: 
         n_envs = over.shape[-1]
         flat = jax.tree.map(lambda leaf: leaf.reshape(axis_size * n_envs, *leaf.shape[2:]), parts)
         ended = batch(*flat, params)
-        return _all_batched(jax.tree.map(lambda leaf: leaf.reshape(axis_size, n_envs, *leaf.shape[1:]), ended))
+        return _all_batched(
+            jax.tree.map(lambda leaf: leaf.reshape(axis_size, n_envs, *leaf.shape[1:]), ended)
+        )
 
     single = jax.custom_batching.custom_vmap(one)
 
@@ -51,9 +58,13 @@ def restarted(env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: 
         if any(jax.tree.leaves(in_batched[3])):
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
             return _all_batched(jax.vmap(one, axes, axis_size=axis_size)(keys, over, kept, params))
-        return _all_batched(batch(*_broadcast((keys, over, kept), in_batched[:3], axis_size), params))
+        return _all_batched(
+            batch(*_broadcast((keys, over, kept), in_batched[:3], axis_size), params)
+        )
 
-    return single(key, timestep.terminated | timestep.truncated, (state, timestep.observation), params)
+    return single(
+        key, timestep.terminated | timestep.truncated, (state, timestep.observation), params
+    )
 
 
 def _all_batched(out):
@@ -63,12 +74,16 @@ def _all_batched(out):
 def _broadcast(parts, batched, axis_size: int):
     """Gives every leaf the batch's axis, first."""
     return jax.tree.map(
-        lambda leaf, has: leaf if has else jnp.broadcast_to(leaf, (axis_size, *leaf.shape)), parts, tuple(batched)
+        lambda leaf, has: leaf if has else jnp.broadcast_to(leaf, (axis_size, *leaf.shape)),
+        parts,
+        tuple(batched),
     )
 
 
 def _restart_some(start, keys: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
-    """Returns `kept` with `start(key, params)` in place of every environment that is over, [B]; one after another."""
+    """Returns `kept` with `start(key, params)` in place of every environment that is over, [B]; one
+    after another.
+    """
     n_envs = over.shape[0]
     n_rows = -(-n_envs // _ROW)
     grid = jnp.pad(over, (0, n_rows * _ROW - n_envs)).reshape(n_rows, _ROW)
@@ -83,4 +98,6 @@ def _restart_some(start, keys: jax.Array, over: jax.Array, kept: Any, params: An
         kept = jax.tree.map(lambda new, old: old.at[index].set(new), fresh, kept)
         return in_row.at[row].set(rest.any()), grid.at[row].set(rest), kept
 
-    return jax.lax.while_loop(lambda carry: carry[0].any(), next_one, (grid.any(axis=1), grid, kept))[2]
+    return jax.lax.while_loop(
+        lambda carry: carry[0].any(), next_one, (grid.any(axis=1), grid, kept)
+    )[2]

@@ -33,7 +33,8 @@ def poisson_arrivals(key: jax.Array, shape: tuple[int, int], mean: Number) -> ja
 
 
 def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> jax.Array:
-    """Returns states [K, T] int32 of M-state chains that leave state i for any other with probability leave[i].
+    """Returns states [K, T] int32 of M-state chains that leave state i for any other with
+    probability leave[i].
 
     The first state is drawn from the stationary law, which is proportional to `1 / leave`.
     """
@@ -51,10 +52,16 @@ def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> j
     return jax.lax.scan(move, first, (leaves, shifts))[1].T
 
 
-def mmpp_arrivals(key: jax.Array, shape: tuple[int, int], means: jax.Array, leave: jax.Array) -> jax.Array:
-    """Two-state Markov-modulated Poisson: `means[2]` tasks a slot, `leave[2]` probability to leave a state."""
+def mmpp_arrivals(
+    key: jax.Array, shape: tuple[int, int], means: jax.Array, leave: jax.Array
+) -> jax.Array:
+    """Two-state Markov-modulated Poisson: `means[2]` tasks a slot, `leave[2]` probability to leave
+    a state.
+    """
     key_state, key_count = jax.random.split(key)
-    return jax.random.poisson(key_count, means[markov_states(key_state, shape, leave)], dtype=jnp.int32)
+    return jax.random.poisson(
+        key_count, means[markov_states(key_state, shape, leave)], dtype=jnp.int32
+    )
 
 
 def poisson_batch_work(
@@ -65,19 +72,25 @@ def poisson_batch_work(
     slot_s: float,
     jobs: str = "uniform",
 ) -> jax.Array:
-    """Ticks of work in Poisson many jobs a slot; `load` is the share of the server they take (a number, or [K, 1]).
+    """Ticks of work in Poisson many jobs a slot; `load` is the share of the server they take (a
+    number, or [K, 1]).
 
-    Jobs are uniform on (0, job_s) or exponential with mean job_s; jobs a slot have mean `load * slot_s / E[job]`.
+    Jobs are uniform on (0, job_s) or exponential with mean job_s; jobs a slot have mean `load *
+    slot_s / E[job]`.
     """
     key_count, key_size = jax.random.split(key)
     mean_job_s = job_s / 2 if jobs == "uniform" else job_s
-    count = jax.random.poisson(key_count, jnp.broadcast_to(load * (slot_s / mean_job_s), shape), dtype=jnp.int32)
+    count = jax.random.poisson(
+        key_count, jnp.broadcast_to(load * (slot_s / mean_job_s), shape), dtype=jnp.int32
+    )
     draws = {
         "uniform": lambda key: jax.random.uniform(key, shape, maxval=job_s),
         "exponential": lambda key: jax.random.exponential(key, shape) * job_s,
     }
     if jobs not in draws:
-        raise ValueError(f"edge load: jobs {jobs!r} is unknown; allowed: {', '.join(map(repr, draws))}.")
+        raise ValueError(
+            f"edge load: jobs {jobs!r} is unknown; allowed: {', '.join(map(repr, draws))}."
+        )
 
     def add(carry):
         number, total = carry
@@ -94,8 +107,12 @@ def constant_bits(shape: tuple[int, int], rate_bps: float, slot_s: float) -> jax
     return jnp.full(shape, round(rate_bps * slot_s), jnp.int32)
 
 
-def gauss_markov(key: jax.Array, shape: tuple[int, int], memory: float, deviation: float) -> jax.Array:
-    """Stationary first-order process [K, T]: `x[t+1] = memory x[t] + sqrt(1 - memory^2) deviation N(0, 1)`."""
+def gauss_markov(
+    key: jax.Array, shape: tuple[int, int], memory: float, deviation: float
+) -> jax.Array:
+    """Stationary first-order process [K, T]: `x[t+1] = memory x[t] + sqrt(1 - memory^2) deviation
+    N(0, 1)`.
+    """
     noise = deviation * jax.random.normal(key, (shape[1], shape[0]))
     fresh = (1.0 - memory**2) ** 0.5
 
@@ -117,8 +134,8 @@ def fading_bits(
 ) -> jax.Array:
     """Bits a slot through Shannon capacity: `B log2(1 + snr 10^(X/10) |h|^2)`.
 
-    X is Gauss-Markov shadowing in dB, |h|^2 Rayleigh block fading (exponential, mean 1); both change every
-    `block_slots` slots.
+    X is Gauss-Markov shadowing in dB, |h|^2 Rayleigh block fading (exponential, mean 1); both
+    change every `block_slots` slots.
     """
     key_shadow, key_fade = jax.random.split(key)
     blocks = (shape[0], -(-shape[1] // block_slots))
@@ -129,28 +146,45 @@ def fading_bits(
 
 
 def outages(key: jax.Array, slot_bits: jax.Array, leave: jax.Array) -> jax.Array:
-    """Gilbert-Elliott: the link of `slot_bits` [K, T] carries nothing while a two-state chain is in state 1."""
+    """Gilbert-Elliott: the link of `slot_bits` [K, T] carries nothing while a two-state chain is in
+    state 1.
+    """
     return jnp.where(markov_states(key, slot_bits.shape, leave) == 1, 0, slot_bits)
 
 
-def markov_speed(key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leave: jax.Array) -> jax.Array:
-    """Speed of a device that jumps between `speeds` [M], leaving state i with probability leave[i] a slot."""
+def markov_speed(
+    key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leave: jax.Array
+) -> jax.Array:
+    """Speed of a device that jumps between `speeds` [M], leaving state i with probability leave[i]
+    a slot.
+    """
     return speeds[markov_states(key, shape, leave)]
 
 
-def link_bits(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split) -> jax.Array:
-    """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; from the recorded files of `split`."""
+def link_bits(
+    key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split
+) -> jax.Array:
+    """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; from the recorded files of
+    `split`.
+    """
     key_rate, key_outage = jax.random.split(key)
     match rate:
         case processes.ConstantRate(rate_bps, leave):
             bits = constant_bits(shape, rate_bps, slot_s)
         case processes.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
-            bits = fading_bits(key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block)
+            bits = fading_bits(
+                key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block
+            )
         case processes.RecordedRate(train, held_out, leave, share):
-            files = [_part(traces.read_rate_trace(file), share) for file in (held_out if split == "eval" else train)]
+            files = [
+                _part(traces.read_rate_trace(file), share)
+                for file in (held_out if split == "eval" else train)
+            ]
             bits = _recorded_bits(key_rate, shape, slot_s, files)
         case _:
-            raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+            raise TypeError(
+                f"rate: {rate!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
+            )
     return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
 
 
@@ -160,7 +194,9 @@ def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
         case processes.ConstantSpeed():
             return jnp.ones(shape, jnp.float32)
         case processes.MarkovSpeed(values, leave):
-            return markov_speed(key, shape, jnp.asarray(values, jnp.float32), jnp.asarray(leave, jnp.float32))
+            return markov_speed(
+                key, shape, jnp.asarray(values, jnp.float32), jnp.asarray(leave, jnp.float32)
+            )
     raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
 
 
@@ -173,7 +209,9 @@ def _recorded_bits(
     for row in range(k):
         trace = recorded[row % len(recorded)]
         rows.append(
-            traces.slot_bits(trace, slot_s, t, _random_start_s(trace, trace.duration_s, slot_s, t, starts[row]))
+            traces.slot_bits(
+                trace, slot_s, t, _random_start_s(trace, trace.duration_s, slot_s, t, starts[row])
+            )
         )
     return jnp.asarray(np.stack(rows), jnp.int32)
 
@@ -182,10 +220,14 @@ def _part(trace: traces.RateTrace, share: float) -> traces.RateTrace:
     return dataclasses.replace(trace, rate_bps=trace.rate_bps * share)
 
 
-def recorded_counts(key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float) -> jax.Array:
-    """Returns the requests a slot of a recorded trace, int32 [K, T], its time rescaled to `mean` of them a slot.
+def recorded_counts(
+    key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float
+) -> jax.Array:
+    """Returns the requests a slot of a recorded trace, int32 [K, T], its time rescaled to `mean` of
+    them a slot.
 
-    Each row starts at a random instant; consumes the key. Raises TraceError where a row does not fit.
+    Each row starts at a random instant; consumes the key. Raises TraceError where a row does not
+    fit.
     """
     k, t = shape
     trace = traces.read_arrival_trace(file)
@@ -198,7 +240,11 @@ def recorded_counts(key: jax.Array, shape: tuple[int, int], slot_s: float, file:
     return jnp.asarray(np.stack(rows), jnp.int32)
 
 
-def _random_start_s(trace: Any, duration_s: float, slot_s: float, n_slots: int, uniform: float) -> float:
-    """A start such that the row fits; where it does not fit at all, 0, and the trace reader says so."""
+def _random_start_s(
+    trace: Any, duration_s: float, slot_s: float, n_slots: int, uniform: float
+) -> float:
+    """A start such that the row fits; where it does not fit at all, 0, and the trace reader says
+    so.
+    """
     spare_s = duration_s - n_slots * slot_s
     return float(uniform) * spare_s * 0.999 if spare_s > 0 else 0.0

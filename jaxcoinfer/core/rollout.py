@@ -1,7 +1,8 @@
 """Environment × policy × time, vectorised.
 
-A policy is a pure function `policy(key, state, observation, params) -> action` of one environment; `params` are the
-environment's. Most ignore the key, and one that is not used costs nothing under jit.
+A policy is a pure function `policy(key, state, observation, params) -> action` of one environment;
+`params` are the environment's. Most ignore the key, and one that is not used costs nothing under
+jit.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,20 @@ Policy = Callable[[jax.Array, Any, jax.Array, Any], Any]
 
 
 def unroll(
-    env: Any, params: Any, policy: Policy, key: jax.Array, state: Any, timestep: TimeStep, n_steps: int
+    env: Any,
+    params: Any,
+    policy: Policy,
+    key: jax.Array,
+    state: Any,
+    timestep: TimeStep,
+    n_steps: int,
 ) -> tuple[Any, TimeStep, TimeStep]:
-    """Steps B environments without resets; returns last state, last time step, and all time steps [n_steps, B].
+    """Steps B environments without resets; returns last state, last time step, and all time steps
+    [n_steps, B].
 
-    state, timestep: of B environments, as `jax.vmap(env.reset, (0, None))` gives them. Ended ones stay as they are.
-    What the caller does not use of the time steps is never computed nor stored under jit.
+    state, timestep: of B environments, as `jax.vmap(env.reset, (0, None))` gives them. Ended ones
+    stay as they are. What the caller does not use of the time steps is never computed nor stored
+    under jit.
     """
     n_envs = timestep.reward.shape[0]
 
@@ -33,29 +42,41 @@ def unroll(
         state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
         return (state, timestep), timestep
 
-    (state, timestep), steps = jax.lax.scan(move, shard((state, timestep)), jax.random.split(key, n_steps))
+    (state, timestep), steps = jax.lax.scan(
+        move, shard((state, timestep)), jax.random.split(key, n_steps)
+    )
     return state, timestep, steps
 
 
-def mean_reward(env: Any, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int) -> jax.Array:
-    """Returns the mean reward a step of a policy that draws nothing, n_steps of B environments that do not restart."""
+def mean_reward(
+    env: Any, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int
+) -> jax.Array:
+    """Returns the mean reward a step of a policy that draws nothing, n_steps of B environments that
+    do not restart.
+    """
     unused = jax.random.key(0)
 
     def one(state, timestep):
         alive = ~(timestep.terminated | timestep.truncated)
-        after, following = env.step(state, policy(unused, state, timestep.observation, params), params)
+        after, following = env.step(
+            state, policy(unused, state, timestep.observation, params), params
+        )
         return (after, following), (jnp.where(alive, following.reward, 0.0), alive)
 
-    _, (reward, alive) = jax.lax.scan(lambda carry, _: jax.vmap(one)(*carry), shard(start), length=n_steps)
+    _, (reward, alive) = jax.lax.scan(
+        lambda carry, _: jax.vmap(one)(*carry), shard(start), length=n_steps
+    )
     return reward.sum() / jnp.maximum(alive.sum(), 1).astype(jnp.float32)
 
 
-def restart_ended(env: Any, params: Any, key: jax.Array, state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
+def restart_ended(
+    env: Any, params: Any, key: jax.Array, state: Any, timestep: TimeStep
+) -> tuple[Any, TimeStep]:
     """Gives every one of B environments that has ended a fresh start; the others go on.
 
-    Called between blocks of steps rather than after each: a reset draws random numbers, which cost many times what a
-    step does. An ended environment idles until the block is over, which with blocks of 64 steps and episodes of
-    thousands wastes about 1 %.
+    Called between blocks of steps rather than after each: a reset draws random numbers, which cost
+    many times what a step does. An ended environment idles until the block is over, which with
+    blocks of 64 steps and episodes of thousands wastes about 1 %.
     """
     fresh = jax.vmap(env.reset, (0, None))(jax.random.split(key, timestep.reward.shape[0]), params)
     ended = timestep.terminated | timestep.truncated
@@ -78,8 +99,8 @@ def rollout(
 ):
     """Runs B environments for n_blocks × block_steps steps with fresh starts between blocks.
 
-    Returns `reduce(steps)` of each block, stacked: reduce takes time steps [block_steps, B], so that no trajectory
-    leaves the loop.
+    Returns `reduce(steps)` of each block, stacked: reduce takes time steps [block_steps, B], so
+    that no trajectory leaves the loop.
     """
     key_reset, key_run = jax.random.split(key)
     start = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, n_envs), params)
@@ -87,7 +108,9 @@ def rollout(
     def block(carry, key_block):
         key_steps, key_fresh = jax.random.split(key_block)
         state, timestep = carry
-        state, timestep, steps = unroll(env, params, policy, key_steps, state, timestep, block_steps)
+        state, timestep, steps = unroll(
+            env, params, policy, key_steps, state, timestep, block_steps
+        )
         return restart_ended(env, params, key_fresh, state, timestep), reduce(steps)
 
     return jax.lax.scan(block, start, jax.random.split(key_run, n_blocks))[1]

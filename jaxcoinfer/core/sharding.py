@@ -1,13 +1,14 @@
-"""One training on all devices of all hosts: environments and batches are shared out, all else is everywhere.
+"""One training on all devices of all hosts: environments and batches are shared out, all else is
+everywhere.
 
     with jax.set_mesh(devices.mesh()):
         learned = ppo.train(key, params, hyper, env=env, config=config)
 
-What takes steps is `shard`: each device steps its environments against its own copy of the recorded world, and no two
-have to talk. What all need, weights and what is learned from, is kept `replicate`; the compiler adds what must be
-sent for that. Without a mesh both do nothing. Random draws are the same whatever the mesh (JAX's default,
-`jax_threefry_partitionable`), so results differ only by the order in which floats are summed. Axis: B environments, or
-places of a batch.
+What takes steps is `shard`: each device steps its environments against its own copy of the recorded
+world, and no two have to talk. What all need, weights and what is learned from, is kept
+`replicate`; the compiler adds what must be sent for that. Without a mesh both do nothing. Random
+draws are the same whatever the mesh (JAX's default, `jax_threefry_partitionable`), so results
+differ only by the order in which floats are summed. Axis: B environments, or places of a batch.
 """
 
 from typing import Any
@@ -22,16 +23,21 @@ AXIS = "envs"
 def init_distributed(
     coordinator: str | None = None, n_processes: int | None = None, process: int | None = None
 ) -> None:
-    """Makes this process one of several that train together; to be called before anything touches a device.
+    """Makes this process one of several that train together; to be called before anything touches a
+    device.
 
-    coordinator: `address:port` of process 0, the same for all. With nothing given JAX asks the cluster's scheduler.
+    coordinator: `address:port` of process 0, the same for all. With nothing given JAX asks the
+    cluster's scheduler.
     """
-    mine = coordinator if process == 0 else None  # JAX would listen to every network that the machine is in
+    mine = (
+        coordinator if process == 0 else None
+    )  # JAX would listen to every network that the machine is in
     jax.distributed.initialize(coordinator, n_processes, process, coordinator_bind_address=mine)
 
 
 def mesh(per_process: int | None = None) -> Mesh:
-    """Returns the mesh of all devices of all processes, or of the first per_process of each, for `jax.set_mesh`.
+    """Returns the mesh of all devices of all processes, or of the first per_process of each, for
+    `jax.set_mesh`.
 
     Raises ValueError where a process has fewer.
     """
@@ -48,24 +54,31 @@ def mesh(per_process: int | None = None) -> Mesh:
 
 
 def n_shards() -> int:
-    """Returns how many devices the mesh of `jax.set_mesh` shares environments out over, 1 where there is none."""
+    """Returns how many devices the mesh of `jax.set_mesh` shares environments out over, 1 where
+    there is none.
+    """
     return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
 def shard(tree: Any) -> Any:
-    """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where there is none.
+    """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where
+    there is none.
 
     Raises ValueError where B is no multiple of the number of devices.
     """
     n_devices = n_shards()
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % n_devices:
-            raise ValueError(f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple.")
+            raise ValueError(
+                f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple."
+            )
     return _placed(tree, PartitionSpec(AXIS))
 
 
 def replicate(tree: Any) -> Any:
-    """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; as it is where there is none."""
+    """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; as it is where
+    there is none.
+    """
     return _placed(tree, PartitionSpec())
 
 

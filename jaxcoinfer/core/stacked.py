@@ -1,6 +1,7 @@
 """Memory of the past: an environment whose observation is the last n observations.
 
-Where the world shows itself late or in part (how long has the link been out?), the past says more than the present.
+Where the world shows itself late or in part (how long has the link been out?), the past says more
+than the present.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ class Remembered(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Stacked:
-    """`env` with the observation [n F] of its last n; before there are n, the first one stands for those that lack."""
+    """`env` with the observation [n F] of its last n; before there are n, the first one stands for
+    those that lack.
+    """
 
     env: Any
     n: int
@@ -51,7 +54,9 @@ class Stacked:
         """Starts at a slot of a row, as `env` does."""
         return self._first(*self.env.reset_at(row, slot, params))
 
-    def step(self, state: Remembered, action: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
+    def step(
+        self, state: Remembered, action: jax.Array, params: Any
+    ) -> tuple[Remembered, TimeStep]:
         """Steps `env`; the oldest observation is forgotten."""
         inner, timestep = self.env.step(state.state, action, params)
         longer = jnp.concatenate([timestep.observation[None], state.past[:-1]])

@@ -1,8 +1,9 @@
 """What a profile must pass before it loads, and the one-line refusal when it does not.
 
-A record is a frozen dataclass whose fields carry a check: `name: float = checked(number())`. A check takes
-the value read from TOML and its `Place`, and returns the value to keep or refuses it. Nothing is coerced:
-"3", true and 3.0 are not the integer 3. Only an integer written for a real number is widened.
+A record is a frozen dataclass whose fields carry a check: `name: float = checked(number())`. A
+check takes the value read from TOML and its `Place`, and returns the value to keep or refuses it.
+Nothing is coerced: "3", true and 3.0 are not the integer 3. Only an integer written for a real
+number is widened.
 """
 
 import dataclasses
@@ -23,7 +24,9 @@ class ProfileError(ValueError):
     """A profile that cannot be used. One line: file, field, value, what is allowed."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("\\n".join(message.splitlines()))  # a quoted TOML key may hold a line break
+        super().__init__(
+            "\\n".join(message.splitlines())
+        )  # a quoted TOML key may hold a line break
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Place:
         return Place(self.file, f"{self.field}[{index}]")
 
     def refuse(self, value: Any, allowed: str) -> NoReturn:
-        raise ProfileError(f"{self.file}: {self.field or 'profile'} = {shown(value)} is refused; allowed: {allowed}")
+        raise ProfileError(
+            f"{self.file}: {self.field or 'profile'} = {shown(value)} is refused; allowed: {allowed}"
+        )
 
 
 def shown(value: Any) -> str:
@@ -102,7 +107,9 @@ def identifier(value: Any, place: Place) -> str:
 def model(value: Any, place: Place) -> str:
     """A name, or one with the width of a version behind it: name@0.5."""
     name, _, width = value.partition("@") if isinstance(value, str) else ("", "", "")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or (width and not re.fullmatch(r"0?\.\d+|1", width)):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or (
+        width and not re.fullmatch(r"0?\.\d+|1", width)
+    ):
         place.refuse(value, "the name of a network, or name@width")
     return value
 
@@ -136,7 +143,8 @@ def named_records(cls: Any) -> Check:
     def check(value: Any, place: Place) -> tuple:
         require_table(value, place)
         return tuple(
-            structure(cls, table, place.at(name), dnn=model(name, place.at(name))) for name, table in value.items()
+            structure(cls, table, place.at(name), dnn=model(name, place.at(name)))
+            for name, table in value.items()
         )
 
     return check
@@ -161,13 +169,19 @@ def structure(cls: Any, table: Any, place: Place, **known: Any) -> Any:
     required = [key for key, field in spec.items() if field.default is dataclasses.MISSING]
     for key in required:
         if key not in table:
-            raise ProfileError(f"{place.file}: missing field {place.at(key).field}; required: {', '.join(required)}")
-    values = {key: spec[key].metadata["check"](value, place.at(key)) for key, value in table.items()}
+            raise ProfileError(
+                f"{place.file}: missing field {place.at(key).field}; required: {', '.join(required)}"
+            )
+    values = {
+        key: spec[key].metadata["check"](value, place.at(key)) for key, value in table.items()
+    }
     return cls(**known, **values)
 
 
 def table_of(value: Any) -> Any:
-    """A record as the table its TOML file would hold: the inverse of `structure`, empty and absent fields left out."""
+    """A record as the table its TOML file would hold: the inverse of `structure`, empty and absent
+    fields left out.
+    """
     if isinstance(value, tuple):
         return [table_of(item) for item in value]
     if not dataclasses.is_dataclass(value):
@@ -189,7 +203,9 @@ def table_of(value: Any) -> Any:
 
 
 def sources(value: Any, place: Place) -> tuple[tuple[str, str], ...]:
-    """The [source] table as (field, text) pairs; each text begins with one of `SOURCE_KINDS` and goes on."""
+    """The [source] table as (field, text) pairs; each text begins with one of `SOURCE_KINDS` and
+    goes on.
+    """
     require_table(value, place)
     for key, said in value.items():
         kind = next((k for k in SOURCE_KINDS if isinstance(said, str) and said.startswith(k)), None)
@@ -200,9 +216,11 @@ def sources(value: Any, place: Place) -> tuple[tuple[str, str], ...]:
 
 
 def check_sources(table: dict[str, Any], place: Place, extra: tuple[str, ...] = ()) -> None:
-    """Every number in `table` (and every field in `extra`) has a source, and every source has a number.
+    """Every number in `table` (and every field in `extra`) has a source, and every source has a
+    number.
 
-    A source covers the field of its own name and all fields below it: "layers" covers "layers.flop".
+    A source covers the field of its own name and all fields below it: "layers" covers
+    "layers.flop".
     """
     said = set(table["source"])
     used = set()
@@ -219,7 +237,9 @@ def check_sources(table: dict[str, Any], place: Place, extra: tuple[str, ...] = 
         used |= covering
     for key in sorted(said - used):
         names = ", ".join(sorted({field for field, _ in leaves}))
-        place.at(f'source."{key}"').refuse(table["source"][key], f"a key that is a number here: {names}")
+        place.at(f'source."{key}"').refuse(
+            table["source"][key], f"a key that is a number here: {names}"
+        )
 
 
 def _numbers(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:

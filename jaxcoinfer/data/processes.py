@@ -1,12 +1,27 @@
-"""Processes that scenarios name: arrivals, loads, link rates, outages, speeds; and checks they share. No jax."""
+"""Processes that scenarios name: arrivals, loads, link rates, outages, speeds; and checks they
+share. No jax.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jaxcoinfer.data.fields import Check, Place, checked, integer, many, nearest, number, require_table, structure, text
+from jaxcoinfer.data.fields import (
+    Check,
+    Place,
+    checked,
+    integer,
+    many,
+    nearest,
+    number,
+    require_table,
+    structure,
+    text,
+)
 
-Split = Literal["train", "eval"]  # of recorded files and images: those to learn from, those to be judged on
+Split = Literal[
+    "train", "eval"
+]  # of recorded files and images: those to learn from, those to be judged on
 MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
 
 
@@ -17,8 +32,12 @@ def one_of(allowed: Mapping[str, Any]) -> Check:
         require_table(value, place)
         process = value.get("process")
         if process not in allowed:
-            place.at("process").refuse(process, ", ".join(allowed) + nearest(str(process), list(allowed)))
-        return structure(allowed[process], {k: v for k, v in value.items() if k != "process"}, place)
+            place.at("process").refuse(
+                process, ", ".join(allowed) + nearest(str(process), list(allowed))
+            )
+        return structure(
+            allowed[process], {k: v for k, v in value.items() if k != "process"}, place
+        )
 
     check.process_of = {record: name for name, record in allowed.items()}  # for `fields.table_of`
     return check
@@ -48,7 +67,9 @@ def pair(check: Check) -> Check:
 
 @dataclasses.dataclass(frozen=True)
 class ConstantRate:
-    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead state, if any."""
+    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead
+    state, if any.
+    """
 
     rate_bps: float = checked(number(above=True))
     outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
@@ -56,7 +77,9 @@ class ConstantRate:
 
 @dataclasses.dataclass(frozen=True)
 class Fading:
-    """Gauss-Markov shadowing and Rayleigh block fading through Shannon capacity; outages as in ConstantRate."""
+    """Gauss-Markov shadowing and Rayleigh block fading through Shannon capacity; outages as in
+    ConstantRate.
+    """
 
     bandwidth_hz: float = checked(number(above=True))
     snr_db: float = checked(number(-100.0, 100.0))
@@ -68,7 +91,8 @@ class Fading:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRate:
-    """Recorded links: files learning may use, and files only evaluation reads; outages as in ConstantRate.
+    """Recorded links: files learning may use, and files only evaluation reads; outages as in
+    ConstantRate.
 
     share: of the link that this device gets, the rest is others'.
     """
@@ -86,7 +110,9 @@ class ConstantSpeed:
 
 @dataclasses.dataclass(frozen=True)
 class MarkovSpeed:
-    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a slot."""
+    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a
+    slot.
+    """
 
     speeds: tuple[float, ...] = checked(many(number(above=True), 2))
     leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
@@ -94,7 +120,9 @@ class MarkovSpeed:
 
 @dataclasses.dataclass(frozen=True)
 class MarkovRate:
-    """A link that jumps between `rates_bps` [M]; row i of `transition` [M, M] is where it goes from state i."""
+    """A link that jumps between `rates_bps` [M]; row i of `transition` [M, M] is where it goes from
+    state i.
+    """
 
     rates_bps: tuple[float, ...] = checked(many(number(), 2))
     transition: tuple[tuple[float, ...], ...] = checked(many(many(number(0.0, 1.0), 2), 2))
@@ -102,8 +130,10 @@ class MarkovRate:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutages:
-    """Outages that last a number of slots, uniform from shortest_slots to longest_slots; then the link is up again for
-    at least a slot, and one begins with probability `begin` a slot. How long one has lasted says how soon it ends."""
+    """Outages that last a number of slots, uniform from shortest_slots to longest_slots; then the
+    link is up again for at least a slot, and one begins with probability `begin` a slot. How long
+    one has lasted says how soon it ends.
+    """
 
     begin: float = checked(number(0.0, 1.0, above=True))
     shortest_slots: int = checked(integer(1, 1 << 12))
@@ -126,7 +156,9 @@ class Poisson:
 
 @dataclasses.dataclass(frozen=True)
 class Mmpp:
-    """Two-state Markov-modulated Poisson: tasks a slot in each state, probability a slot to leave it."""
+    """Two-state Markov-modulated Poisson: tasks a slot in each state, probability a slot to leave
+    it.
+    """
 
     means: tuple[float, ...] = checked(pair(number(0.0, 1.0)))
     leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)))
@@ -154,7 +186,9 @@ class PoissonBatches:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedLoad:
-    """Jobs of job_s seconds at the instants of a recorded trace, its time rescaled to the share `load`."""
+    """Jobs of job_s seconds at the instants of a recorded trace, its time rescaled to the share
+    `load`.
+    """
 
     trace: str = checked(text)
     load: float = checked(number(0.0, 10.0, above=True))

@@ -1,7 +1,8 @@
 """Per-sample results of a DNN, read from the `.npz` beside its profile.
 
-A table of mean accuracies loses that exits agree on easy samples; a per-sample table keeps it. Letters:
-V model versions, E exits (the last one is the full network), P cuts, Q bit widths, S test samples.
+A table of mean accuracies loses that exits agree on easy samples; a per-sample table keeps it.
+Letters: V model versions, E exits (the last one is the full network), P cuts, Q bit widths, S test
+samples.
 """
 
 import dataclasses
@@ -17,11 +18,12 @@ from jaxcoinfer.data.fields import Place, ProfileError, integer
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """Which exit is right on which sample, and how sure. E = early exits + 1: the last is the full network.
+    """Which exit is right on which sample, and how sure. E = early exits + 1: the last is the full
+    network.
 
-    `correct`: uint8 [V, E, P, Q, ceil(S / 8)], packed by `np.packbits` along S; `confidence`: float [V, E, S]
-    in [0, 1], the largest class probability; `entropy`: float [V, E, S], nats, of the class probabilities;
-    `samples`: S.
+    `correct`: uint8 [V, E, P, Q, ceil(S / 8)], packed by `np.packbits` along S; `confidence`: float
+    [V, E, S] in [0, 1], the largest class probability; `entropy`: float [V, E, S], nats, of the
+    class probabilities; `samples`: S.
     """
 
     samples: int
@@ -37,7 +39,10 @@ class Samples:
         """Those of one version alone, V = 1."""
         one = slice(number, number + 1)
         return dataclasses.replace(
-            self, correct=self.correct[one], confidence=self.confidence[one], entropy=self.entropy[one]
+            self,
+            correct=self.correct[one],
+            confidence=self.confidence[one],
+            entropy=self.entropy[one],
         )
 
 
@@ -48,15 +53,21 @@ def load_samples(path: Path, shape: tuple[int, int, int, int]) -> Samples:
     """
     table, place = _read(path), Place(str(path))
     if missing := {"samples", "correct", "confidence", "entropy"} - set(table):
-        raise ProfileError(f"{path}: missing array {', '.join(sorted(missing))}; found: {', '.join(table) or 'none'}")
+        raise ProfileError(
+            f"{path}: missing array {', '.join(sorted(missing))}; found: {', '.join(table) or 'none'}"
+        )
     samples = integer(1)(table["samples"].tolist(), place.at("samples"))
     correct, confidence, entropy = table["correct"], table["confidence"], table["entropy"]
     _require(correct, place.at("correct"), np.uint8, (*shape, -(-samples // 8)))
     for name, array, most in (("confidence", confidence, 1.0), ("entropy", entropy, np.inf)):
         _require(array, place.at(name), np.floating, (*shape[:2], samples))
-        outside = array[~((array >= 0) & (array <= most) & np.isfinite(array))]  # NaN is outside too
+        outside = array[
+            ~((array >= 0) & (array <= most) & np.isfinite(array))
+        ]  # NaN is outside too
         if outside.size:
-            place.at(name).refuse(float(outside[0]), "numbers in [0, 1]" if most == 1 else "finite numbers >= 0")
+            place.at(name).refuse(
+                float(outside[0]), "numbers in [0, 1]" if most == 1 else "finite numbers >= 0"
+            )
     return Samples(samples=samples, correct=correct, confidence=confidence, entropy=entropy)
 
 

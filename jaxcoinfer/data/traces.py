@@ -1,7 +1,8 @@
 """Recorded link rates and request arrivals: read them from CSV, put them on slots.
 
-Axes: `N` steps of a rate trace, `M` requests of an arrival trace, `T` slots. Time counts from the first row.
-Every refusal is a `TraceError` of one line: file, line, field, value, and what is allowed.
+Axes: `N` steps of a rate trace, `M` requests of an arrival trace, `T` slots. Time counts from the
+first row. Every refusal is a `TraceError` of one line: file, line, field, value, and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ import numpy as np
 
 from jaxcoinfer.data.profiles import profiles_root
 
-# What a field may hold; the bounds catch wrong units: an epoch in milliseconds, bit/s in a column of Mbit/s.
-_RANGES = {"time_s": (-1e11, 1e11), "mbps": (0.0, 1e6), "rate_bps": (0.0, 1e12), "count": (0.0, 1e6)}
+# What a field may hold; the bounds catch wrong units: an epoch in milliseconds, bit/s in a column
+# of Mbit/s.
+_RANGES = {
+    "time_s": (-1e11, 1e11),
+    "mbps": (0.0, 1e6),
+    "rate_bps": (0.0, 1e12),
+    "count": (0.0, 1e6),
+}
 _STEP_TOLERANCE = 1e-6  # of a step: rounding in the file, not a gap
-_SLOT_TOLERANCE = 1e-6  # of a slot: an instant this close before an edge is on it (in floats, 3 * 0.1 > 0.3)
+_SLOT_TOLERANCE = (
+    1e-6  # of a slot: an instant this close before an edge is on it (in floats, 3 * 0.1 > 0.3)
+)
 
 
 class TraceError(ValueError):
@@ -30,7 +39,9 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class RateTrace:
-    """A recorded link: `rate_bps[i]`, float64[N], is the mean bit/s from `i step_s` to `(i + 1) step_s`."""
+    """A recorded link: `rate_bps[i]`, float64[N], is the mean bit/s from `i step_s` to `(i + 1)
+    step_s`.
+    """
 
     name: str
     step_s: float
@@ -57,15 +68,19 @@ class ArrivalTrace:
 
 
 def shipped_traces() -> tuple[str, ...]:
-    """Names of the traces that come with the package, sorted; each is a `path` for one of the readers."""
+    """Names of the traces that come with the package, sorted; each is a `path` for one of the
+    readers.
+    """
     return tuple(sorted(file.stem for file in (profiles_root() / "traces").glob("*.csv")))
 
 
 def read_rate_trace(path: str | Path) -> RateTrace:
-    """Read a link rate from CSV: a header, `time_s` in uniform steps, and `mbps` (10^6 bit/s) or `rate_bps`.
+    """Read a link rate from CSV: a header, `time_s` in uniform steps, and `mbps` (10^6 bit/s) or
+    `rate_bps`.
 
-    Other columns are ignored. A string without a `/` names a shipped trace; a file of yours is `./my.csv`.
-    Raises `TraceError`: no such file or column, under 2 rows, a value that is no number or too large, a gap.
+    Other columns are ignored. A string without a `/` names a shipped trace; a file of yours is
+    `./my.csv`. Raises `TraceError`: no such file or column, under 2 rows, a value that is no number
+    or too large, a gap.
     """
     table = _read_table(path, ("time_s",), ("mbps", "rate_bps"))
     rate_bps = 1e6 * table.column("mbps") if "mbps" in table.header else table.column("rate_bps")
@@ -73,11 +88,13 @@ def read_rate_trace(path: str | Path) -> RateTrace:
 
 
 def read_arrival_trace(path: str | Path) -> ArrivalTrace:
-    """Read arrivals from CSV: `time_s`, one row a request; or `time_s,count`, one row a uniform interval.
+    """Read arrivals from CSV: `time_s`, one row a request; or `time_s,count`, one row a uniform
+    interval.
 
-    Instants: sorted, may repeat; `duration_s = (last - first) * M / (M - 1)`, one mean gap past the last.
-    Counts: request j of the c in interval i is put at `(i + (j + 1/2) / c) * step`; `duration_s = N * step`.
-    Other columns, names, paths and errors as in `read_rate_trace`; counts must be whole.
+    Instants: sorted, may repeat; `duration_s = (last - first) * M / (M - 1)`, one mean gap past the
+    last. Counts: request j of the c in interval i is put at `(i + (j + 1/2) / c) * step`;
+    `duration_s = N * step`. Other columns, names, paths and errors as in `read_rate_trace`; counts
+    must be whole.
     """
     table = _read_table(path, ("time_s",))
     if {"mbps", "rate_bps"} & set(table.header):
@@ -88,25 +105,30 @@ def read_arrival_trace(path: str | Path) -> ArrivalTrace:
 
 
 def slot_bits(trace: RateTrace, slot_s: float, n_slots: int, start_s: float = 0.0) -> np.ndarray:
-    """Whole bits carried in each slot, int64[T]: `sum(bits[:k]) = floor(C(start_s + k slot_s) - C(start_s))`.
+    """Whole bits carried in each slot, int64[T]: `sum(bits[:k]) = floor(C(start_s + k slot_s) -
+    C(start_s))`.
 
-    `C(t)` integrates the rate from 0 to t: no bit is lost or made, a fraction is carried to the next slot.
-    Raises `TraceError` where the slots reach past the end of the trace, and says how many fit.
+    `C(t)` integrates the rate from 0 to t: no bit is lost or made, a fraction is carried to the
+    next slot. Raises `TraceError` where the slots reach past the end of the trace, and says how
+    many fit.
     """
     edges_s = _slot_edges_s(trace.name, trace.duration_s, slot_s, n_slots, start_s)
     step_edges_s = trace.step_s * np.arange(len(trace.rate_bps) + 1)
     carried_bits = np.concatenate([[0.0], np.cumsum(trace.rate_bps * trace.step_s)])
     at_edge_bits = np.interp(edges_s, step_edges_s, carried_bits)
-    # To a thousandth of a bit first, or the 4e6 that floats made 3999999.9999999995 would lose a bit.
+    # To a thousandth of a bit first, or the 4e6 that floats made 3999999.9999999995 would lose a
+    # bit.
     return np.diff(np.floor(np.round(at_edge_bits - at_edge_bits[0], 3)).astype(np.int64))
 
 
 def arrival_counts(
     trace: ArrivalTrace, slot_s: float, n_slots: int, start_s: float = 0.0, time_scale: float = 1.0
 ) -> np.ndarray:
-    """Requests a slot, int32[T]: `time_scale * time_s` in `[start_s + k slot_s, start_s + (k + 1) slot_s)`.
+    """Requests a slot, int32[T]: `time_scale * time_s` in `[start_s + k slot_s, start_s + (k + 1)
+    slot_s)`.
 
-    `start_s` is in scaled seconds; `time_scale_for_rate` gives the scale of a rate. Errors as in `slot_bits`.
+    `start_s` is in scaled seconds; `time_scale_for_rate` gives the scale of a rate. Errors as in
+    `slot_bits`.
     """
     _positive(trace.name, "time_scale", time_scale)
     edges_s = _slot_edges_s(trace.name, time_scale * trace.duration_s, slot_s, n_slots, start_s)
@@ -115,7 +137,9 @@ def arrival_counts(
 
 
 def time_scale_for_rate(trace: ArrivalTrace, requests_per_s: float) -> float:
-    """The `time_scale` for a mean of `requests_per_s` (1/s): recorded rate / wanted rate; the shape stays."""
+    """The `time_scale` for a mean of `requests_per_s` (1/s): recorded rate / wanted rate; the shape
+    stays.
+    """
     _positive(trace.name, "requests_per_s", requests_per_s)
     return trace.requests_per_s / requests_per_s
 
@@ -127,11 +151,17 @@ class _Table:
     lines: list[int]  # of the file, one per row
     rows: list[list[str]]
 
-    def refuse(self, bad: Sequence[bool] | np.ndarray, field: str, problem: str, allowed: str) -> None:
+    def refuse(
+        self, bad: Sequence[bool] | np.ndarray, field: str, problem: str, allowed: str
+    ) -> None:
         """Refuse the first row that `bad`, one truth value per row, marks."""
         if np.any(bad):
             row = int(np.argmax(bad))
-            value = ",".join(self.rows[row]) if field == "row" else self.rows[row][self.header.index(field)]
+            value = (
+                ",".join(self.rows[row])
+                if field == "row"
+                else self.rows[row][self.header.index(field)]
+            )
             raise _refusal(f"{self.file}: line {self.lines[row]}", field, value, problem, allowed)
 
     def column(self, field: str) -> np.ndarray:
@@ -159,12 +189,18 @@ def _refusal(place: str, field: str, value: object, problem: str, allowed: str) 
 
 def _resolve(path: str | Path) -> Path:
     named = isinstance(path, str) and "/" not in path and os.sep not in path
-    file = profiles_root() / "traces" / f"{str(path).removesuffix('.csv')}.csv" if named else Path(path)
+    file = (
+        profiles_root() / "traces" / f"{str(path).removesuffix('.csv')}.csv"
+        if named
+        else Path(path)
+    )
     if file.exists():
         return file
     nearest = ", ".join(difflib.get_close_matches(file.stem, shipped_traces(), n=3, cutoff=0.0))
     allowed = f"a path (./my.csv) or a shipped name; nearest: {nearest}"
-    raise _refusal(str(file), "path", str(path), f"is no {'shipped trace' if named else 'file'}", allowed)
+    raise _refusal(
+        str(file), "path", str(path), f"is no {'shipped trace' if named else 'file'}", allowed
+    )
 
 
 def _read_table(path: str | Path, *needed: tuple[str, ...]) -> _Table:
@@ -173,20 +209,28 @@ def _read_table(path: str | Path, *needed: tuple[str, ...]) -> _Table:
     try:
         with open(file, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
-            lines = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
+            lines = [
+                (reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _refusal(file, "file", type(error).__name__, "on reading", "a CSV file in UTF-8") from error
+        raise _refusal(
+            file, "file", type(error).__name__, "on reading", "a CSV file in UTF-8"
+        ) from error
     header = [cell.strip() for cell in lines[0][1]] if lines else []
     for names in needed:
         if sum(map(header.count, names)) != 1:
-            problem = f"does not name {' or '.join(names)} exactly once" if lines else "of an empty file"
+            problem = (
+                f"does not name {' or '.join(names)} exactly once" if lines else "of an empty file"
+            )
             allowed = "a header with " + " and ".join(" or ".join(names) for names in needed)
             raise _refusal(f"{file}: line 1", "header", ",".join(header), problem, allowed)
     table = _Table(file, header, [line for line, _ in lines[1:]], [row for _, row in lines[1:]])
     too_wide = [len(row) != len(header) for row in table.rows]
     table.refuse(too_wide, "row", "does not fit the header", f"{len(header)} cells")
     if len(table.rows) < 2:
-        raise _refusal(f"{file}: line {lines[-1][0]}", "rows", len(table.rows), "is too few", "2 or more")
+        raise _refusal(
+            f"{file}: line {lines[-1][0]}", "rows", len(table.rows), "is too few", "2 or more"
+        )
     return table
 
 
@@ -194,22 +238,30 @@ def _uniform_step_s(table: _Table) -> float:
     time_s = table.column("time_s")
     steps_s = np.diff(time_s, prepend=-np.inf)  # row by row; inf at the first
     table.refuse(steps_s <= 0, "time_s", "is not after the row above", "times that increase")
-    expected_s = np.sort(steps_s)[(len(steps_s) - 2) // 2]  # the median: one odd step cannot pose as the rule
+    expected_s = np.sort(steps_s)[
+        (len(steps_s) - 2) // 2
+    ]  # the median: one odd step cannot pose as the rule
     # Far from 0 (an epoch), floats are coarser than a millionth of a short step.
     slack_s = _STEP_TOLERANCE * expected_s + 4 * np.spacing(np.abs(time_s).max())
     off = np.isfinite(steps_s) & (np.abs(steps_s - expected_s) > slack_s)
     found_s = steps_s[off.argmax()]
     what = "leaves a gap" if found_s > expected_s else "comes early"
     problem = f"{what} (step expected {expected_s:.9g} s, found {found_s:.9g} s)"
-    table.refuse(off, "time_s", problem, f"one step throughout, to within {_STEP_TOLERANCE:g} of it")
+    table.refuse(
+        off, "time_s", problem, f"one step throughout, to within {_STEP_TOLERANCE:g} of it"
+    )
     return float(time_s[-1] - time_s[0]) / (len(time_s) - 1)
 
 
 def _instants(table: _Table) -> tuple[np.ndarray, float]:
     time_s = table.column("time_s")
-    table.refuse(np.diff(time_s, prepend=-np.inf) < 0, "time_s", "is before the row above", "sorted times")
+    table.refuse(
+        np.diff(time_s, prepend=-np.inf) < 0, "time_s", "is before the row above", "sorted times"
+    )
     time_s = time_s - time_s[0]
-    table.refuse(np.full(len(time_s), not time_s[-1]), "time_s", "is that of every row", "times that differ")
+    table.refuse(
+        np.full(len(time_s), not time_s[-1]), "time_s", "is that of every row", "times that differ"
+    )
     return time_s, float(time_s[-1]) * len(time_s) / (len(time_s) - 1)
 
 
@@ -225,8 +277,12 @@ def _positive(name: str, field: str, value: float) -> None:
         raise _refusal(name, field, value, "is out of range", "a finite number above 0")
 
 
-def _slot_edges_s(name: str, duration_s: float, slot_s: float, n_slots: int, start_s: float) -> np.ndarray:
-    """Edges of the slots, float64[T + 1], from `start_s`; refuses slots that reach past `duration_s`."""
+def _slot_edges_s(
+    name: str, duration_s: float, slot_s: float, n_slots: int, start_s: float
+) -> np.ndarray:
+    """Edges of the slots, float64[T + 1], from `start_s`; refuses slots that reach past
+    `duration_s`.
+    """
     _positive(name, "slot_s", slot_s)
     if not 0 <= start_s < duration_s:
         raise _refusal(name, "start_s", start_s, "is outside", f"0 to below {duration_s:g} s")

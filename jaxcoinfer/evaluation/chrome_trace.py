@@ -1,4 +1,6 @@
-"""Events of the Chrome trace format, which Perfetto opens: a track each for processor, radio and server."""
+"""Events of the Chrome trace format, which Perfetto opens: a track each for processor, radio and
+server.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +10,9 @@ PROCESSOR, RADIO, SERVER = 1, 2, 3  # tracks
 TRACKS = {PROCESSOR: "device: processor", RADIO: "device: radio", SERVER: "server: own work"}
 
 
-def tracks(system: str, names: Mapping[int, str] = MappingProxyType(TRACKS)) -> list[dict[str, Any]]:
+def tracks(
+    system: str, names: Mapping[int, str] = MappingProxyType(TRACKS)
+) -> list[dict[str, Any]]:
     """Returns the events that name the system and its tracks."""
     events = [_named("process_name", 0, system)]
     for track, name in names.items():
@@ -16,7 +20,9 @@ def tracks(system: str, names: Mapping[int, str] = MappingProxyType(TRACKS)) -> 
     return events
 
 
-def slice_of(track: int, name: str, begin_us: float, end_us: float, numbers: dict[str, Any]) -> dict[str, Any]:
+def slice_of(
+    track: int, name: str, begin_us: float, end_us: float, numbers: dict[str, Any]
+) -> dict[str, Any]:
     """Returns the event of something that lasts, microseconds."""
     begin, end = round(float(begin_us), 3), round(float(end_us), 3)
     return {

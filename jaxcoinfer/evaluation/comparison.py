@@ -1,4 +1,6 @@
-"""One row a policy: its measures, what it gains on a baseline, and how far it is below the bound, paired row by row."""
+"""One row a policy: its measures, what it gains on a baseline, and how far it is below the bound,
+paired row by row.
+"""
 
 import math
 from collections.abc import Callable, Container, Mapping
@@ -13,8 +15,9 @@ from jaxcoinfer.evaluation.types import Row, RunError
 
 
 def utility_by_row(tasks: Mapping[str, Tasks], name: str) -> dict[str, np.ndarray]:
-    """Returns the mean utility of each policy on each row, [K]. Raises RunError if a row of scenario `name` saw no
-    task."""
+    """Returns the mean utility of each policy on each row, [K]. Raises RunError if a row of
+    scenario `name` saw no task.
+    """
     try:
         return {policy: evaluate.by_row(one, one.utility) for policy, one in tasks.items()}
     except ValueError as error:
@@ -29,7 +32,9 @@ def rows(
     compared: str,
     not_deployable: Container[str],
 ) -> dict[str, Row]:
-    """Returns a row for each policy; own, most [K]: its utility by row, and what no policy exceeds on its tasks."""
+    """Returns a row for each policy; own, most [K]: its utility by row, and what no policy exceeds
+    on its tasks.
+    """
     return {
         name: Row(
             measures(one),
@@ -54,4 +59,6 @@ def flat(*intervals: Interval) -> list[float]:
 
 def curves_found(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str) -> dict[str, Any]:
     """Returns where learning ended, by learner; curves: (steps [n], utility [n])."""
-    return {name: {unit: int(seen[-1]), "utility": float(u[-1])} for name, (seen, u) in curves.items()}
+    return {
+        name: {unit: int(seen[-1]), "utility": float(u[-1])} for name, (seen, u) in curves.items()
+    }

@@ -1,7 +1,8 @@
 """All policies on the same randomness: what they achieve, how sure that is, how they differ.
 
-Every policy runs through every row of a bank, from the first slot until the row ends. Rows are independent draws, so
-intervals are batch means over rows, and two policies are compared row by row. Axes: K rows, N tasks.
+Every policy runs through every row of a bank, from the first slot until the row ends. Rows are
+independent draws, so intervals are batch means over rows, and two policies are compared row by row.
+Axes: K rows, N tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ _STEPS = 1024  # of a jitted stretch; between two of them the host asks whether 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Every task one policy finished: arrays [N], `row` says where; decisions: all it took; n_rows = K."""
+    """Every task one policy finished: arrays [N], `row` says where; decisions: all it took; n_rows
+    = K.
+    """
 
     row: np.ndarray
     choice: np.ndarray
@@ -54,7 +57,9 @@ class Interval:
 
 
 def run(env: Any, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list[Tasks]:
-    """Returns the tasks of `policy` in each world (`params` of equal shapes: one compilation); consumes the key."""
+    """Returns the tasks of `policy` in each world (`params` of equal shapes: one compilation);
+    consumes the key.
+    """
 
     @jax.jit
     def stretch(key, state, timestep, params):
@@ -63,7 +68,10 @@ def run(env: Any, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list
         acted = jnp.concatenate([alive[None], ~steps.truncated[:-1]]).sum(axis=0)
         return state, timestep, steps.outcome, acted
 
-    return [_run_world(env, params, stretch, jax.random.fold_in(key, i)) for i, params in enumerate(worlds)]
+    return [
+        _run_world(env, params, stretch, jax.random.fold_in(key, i))
+        for i, params in enumerate(worlds)
+    ]
 
 
 def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
@@ -82,12 +90,17 @@ def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
     row = np.broadcast_to(np.arange(n_rows), finished.shape)
     fields = ("choice", "latency_s", "energy_j", "accuracy", "utility", "reports")
     return Tasks(
-        row[finished], *(getattr(joined, name)[finished] for name in fields), decisions=decisions, n_rows=n_rows
+        row[finished],
+        *(getattr(joined, name)[finished] for name in fields),
+        decisions=decisions,
+        n_rows=n_rows,
     )
 
 
 def interval(per_row: np.ndarray) -> Interval:
-    """Returns mean and 95 % half width `t_{.975, K-1} s / sqrt(K)` of values [K] that are independent."""
+    """Returns mean and 95 % half width `t_{.975, K-1} s / sqrt(K)` of values [K] that are
+    independent.
+    """
     n = len(per_row)
     if n < 2:
         return Interval(float(np.mean(per_row)), float("nan"))
@@ -104,7 +117,9 @@ def by_row(tasks: Tasks, values: np.ndarray) -> np.ndarray:
     """Returns the mean of `values` [N] over the tasks of each row, [K]."""
     count = count_by_row(tasks)
     if not count.all():
-        raise ValueError(f"row {int(np.argmin(count))} finished no task: use longer rows or more arrivals.")
+        raise ValueError(
+            f"row {int(np.argmin(count))} finished no task: use longer rows or more arrivals."
+        )
     return np.bincount(tasks.row, values, minlength=tasks.n_rows) / count
 
 
@@ -117,8 +132,8 @@ def _row_percentile(tasks: Tasks, share: float) -> np.ndarray:
 def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> dict[str, Interval]:
     """Returns every measure of one policy by name, each with its interval over rows.
 
-    Percentiles are taken in each row and averaged. `choice_i` is the share of tasks that took choice i.
-    deadline_s: of all tasks, or of each [N].
+    Percentiles are taken in each row and averaged. `choice_i` is the share of tasks that took
+    choice i. deadline_s: of all tasks, or of each [N].
     """
     values = {
         "utility": tasks.utility,
@@ -130,9 +145,14 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> d
         **{f"choice_{i}": (tasks.choice == i).astype(float) for i in range(n_choices)},
     }
     measures = {name: interval(by_row(tasks, value)) for name, value in values.items()}
-    measures |= {f"latency_p{share}_s": interval(_row_percentile(tasks, share)) for share in (50, 95, 99)}
+    measures |= {
+        f"latency_p{share}_s": interval(_row_percentile(tasks, share)) for share in (50, 95, 99)
+    }
     count = count_by_row(tasks)
-    return measures | {"decisions_per_task": interval(tasks.decisions / count), "tasks": interval(count)}
+    return measures | {
+        "decisions_per_task": interval(tasks.decisions / count),
+        "tasks": interval(count),
+    }
 
 
 def difference(tasks: Tasks, baseline: Tasks) -> Interval:
@@ -140,8 +160,12 @@ def difference(tasks: Tasks, baseline: Tasks) -> Interval:
     return interval(by_row(tasks, tasks.utility) - by_row(baseline, baseline.utility))
 
 
-def evaluate(env: Any, params: Any, policies: Mapping[str, Policy], key: jax.Array) -> dict[str, Tasks]:
-    """Returns the tasks of every policy on the rows of `params.bank`; all see the same draw. Consumes the key."""
+def evaluate(
+    env: Any, params: Any, policies: Mapping[str, Policy], key: jax.Array
+) -> dict[str, Tasks]:
+    """Returns the tasks of every policy on the rows of `params.bank`; all see the same draw.
+    Consumes the key.
+    """
     return {
         name: run(env, [params], policy, jax.random.fold_in(key, i))[0]
         for i, (name, policy) in enumerate(policies.items())

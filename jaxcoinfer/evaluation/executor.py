@@ -1,7 +1,8 @@
-"""The work of a run: two threads, keys by purpose, worlds by scenario, and worlds in which all policies play.
+"""The work of a run: two threads, keys by purpose, worlds by scenario, and worlds in which all
+policies play.
 
-All randomness of a run comes from one seed, each purpose with a key of its own, so that the same scenario and seed give
-the same numbers again.
+All randomness of a run comes from one seed, each purpose with a key of its own, so that the same
+scenario and seed give the same numbers again.
 """
 
 import dataclasses
@@ -31,7 +32,9 @@ def key_of(seed: int, purpose: int) -> jax.Array:
 
 
 class Executor:
-    """Two threads that share the work, most of which (compiling, compiled loops) runs outside of Python."""
+    """Two threads that share the work, most of which (compiling, compiled loops) runs outside of
+    Python.
+    """
 
     def __init__(self, progress: Progress, total: int):
         self._pool = ThreadPoolExecutor(max_workers=2)
@@ -50,7 +53,9 @@ class Executor:
         self._progress(what, self._done, self._total)
 
     def start(self, what: str, work: int, function: Callable, *given: Any, tasks_in=None) -> Future:
-        """Starts `function(*given)`; once it is over reports `what`, and a rate if tasks_in(result) counts tasks."""
+        """Starts `function(*given)`; once it is over reports `what`, and a rate if tasks_in(result)
+        counts tasks.
+        """
 
         def job():
             begin_s = time.perf_counter()
@@ -58,7 +63,9 @@ class Executor:
             said = what
             if tasks_in:
                 n_tasks = tasks_in(result)
-                said += f": {n_tasks:,} tasks, {n_tasks / (time.perf_counter() - begin_s):,.0f} tasks/s"
+                said += (
+                    f": {n_tasks:,} tasks, {n_tasks / (time.perf_counter() - begin_s):,.0f} tasks/s"
+                )
             self.over(said, work)
             return result
 
@@ -66,7 +73,9 @@ class Executor:
 
 
 def make_world(make: Callable, scenario: Any, key: jax.Array, *, split: Split) -> tuple[Any, Any]:
-    """Returns (env, params) of a scenario as its system makes them. Raises ProfileError, TraceError or RunError in one line."""
+    """Returns (env, params) of a scenario as its system makes them. Raises ProfileError, TraceError
+    or RunError in one line.
+    """
     try:
         return make(scenario, key, split=split)
     except (ProfileError, TraceError):
@@ -91,7 +100,9 @@ class PolicyWorld(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class MultiPolicyEnv:
-    """An environment in which several policies act, one a world: the environment is compiled once for all of them."""
+    """An environment in which several policies act, one a world: the environment is compiled once
+    for all of them.
+    """
 
     env: Any  # whatever has the contract of `core.contract`
     policies: tuple[Policy, ...]
@@ -102,15 +113,21 @@ class MultiPolicyEnv:
     def step(self, state: Any, action: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
         return self.env.step(state, action, world.params)
 
-    def act(self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld) -> jax.Array:
+    def act(
+        self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld
+    ) -> jax.Array:
         """The policy of the world."""
         return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
 
 
-def play(env: Any, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array) -> dict[str, list[Tasks]]:
+def play(
+    env: Any, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array
+) -> dict[str, list[Tasks]]:
     """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
     shared = MultiPolicyEnv(env, tuple(policies.values()))
-    all_worlds = [PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds]
+    all_worlds = [
+        PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds
+    ]
     tasks = evaluate.run(shared, all_worlds, shared.act, key)
     return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
 

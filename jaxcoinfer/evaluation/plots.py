@@ -10,8 +10,8 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Interval
 
 DPI = 100
-# Okabe and Ito's palette without its yellow, and a wine red of Tol's: told apart with any colour vision, and in grey by
-# mark and line.
+# Okabe and Ito's palette without its yellow, and a wine red of Tol's: told apart with any colour
+# vision, and in grey by mark and line.
 STYLES = {
     "differential value": ("#D55E00", "o", "-"),
     "continuation value": ("#332288", "h", "-"),
@@ -47,12 +47,23 @@ STYLES = {
     "dual recovery": ("#000000", "D", ":"),
 }
 # Of ways to tell the server, which are no policies: colours that no policy has.
-WAYS = (("#117733", "p", "-"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-."), ("#555555", "d", ":"))
-_SPARE = [("#117733", "p", "-"), ("#AA4499", "*", ":"), ("#6699CC", "8", "--"), ("#AA4466", "H", "-.")]
+WAYS = (
+    ("#117733", "p", "-"),
+    ("#6699CC", "8", "--"),
+    ("#AA4466", "H", "-."),
+    ("#555555", "d", ":"),
+)
+_SPARE = [
+    ("#117733", "p", "-"),
+    ("#AA4499", "*", ":"),
+    ("#6699CC", "8", "--"),
+    ("#AA4466", "H", "-."),
+]
 
 
 def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baseline: str) -> Figure:
-    """Utility of each policy with its interval, and beside it what it gains on `baseline`, paired row by row.
+    """Utility of each policy with its interval, and beside it what it gains on `baseline`, paired
+    row by row.
 
     The panels show what is close to the best; of the rest they give the numbers.
     """
@@ -63,7 +74,13 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baselin
     lowest = max(top - 1.0, rows[order[0]].mean - 0.2)
     best = sorted(others.values(), key=lambda gain: gain.mean)[-3:]
     reach = 1.5 * max([abs(gain.mean) + np.nan_to_num(gain.half) for gain in best], default=0.1)
-    _dots(left, rows, order, lowest, max(rows[name].high for name in order[-3:]) + 0.05 * (top - lowest))
+    _dots(
+        left,
+        rows,
+        order,
+        lowest,
+        max(rows[name].high for name in order[-3:]) + 0.05 * (top - lowest),
+    )
     _dots(right, others, order, -reach, reach)
     right.axvline(0.0, color="black", linewidth=1)
     left.set_xlabel("utility a task, mean ± 95 %")
@@ -71,8 +88,12 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baselin
     return figure
 
 
-def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: float, high: float) -> None:
-    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie below `low`."""
+def _dots(
+    axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: float, high: float
+) -> None:
+    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie
+    below `low`.
+    """
     style_of = styles(order)
     for name, interval in shown.items():
         y, (colour, mark, _) = order.index(name), style_of[name]
@@ -81,7 +102,16 @@ def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: 
             axes.text(0.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
         else:
             half = np.nan_to_num(interval.half)
-            axes.errorbar(interval.mean, y, xerr=half, color=colour, marker=mark, markersize=8, capsize=4, linewidth=2)
+            axes.errorbar(
+                interval.mean,
+                y,
+                xerr=half,
+                color=colour,
+                marker=mark,
+                markersize=8,
+                capsize=4,
+                linewidth=2,
+            )
     axes.set_xlim(low, high if np.isfinite(high) else None)
     axes.set_yticks(range(len(order)), order)
     axes.locator_params(axis="x", nbins=5)
@@ -91,7 +121,8 @@ def _dots(axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: 
 def learning_band(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Reward against steps (logarithmic), the mean over seeds with its interval as a band.
 
-    curves: name -> (steps [n], values [seeds, n]). What lies far below the end of every curve is cut off.
+    curves: name -> (steps [n], values [seeds, n]). What lies far below the end of every curve is
+    cut off.
     """
     figure, (axes,) = panels(1, 1)
     style_of = styles(curves)
@@ -117,7 +148,11 @@ def learning_band(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure
 
 def panels(n_rows: int, n_columns: int, **options) -> tuple[Figure, list[Axes]]:
     """Returns a figure of rows × columns of axes, and these."""
-    figure = Figure(figsize=(9.0, 6.0 if n_rows * n_columns == 1 or n_rows > 1 else 5.0), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(9.0, 6.0 if n_rows * n_columns == 1 or n_rows > 1 else 5.0),
+        dpi=DPI,
+        layout="constrained",
+    )
     axes_of = figure.subplots(n_rows, n_columns, squeeze=False, **options).ravel().tolist()
     for axes in axes_of:
         axes.grid(alpha=0.3)
@@ -135,18 +170,30 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 def line(style: tuple[str, str, str]) -> dict:
     """Returns a style as what `plot` takes."""
-    return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"markersize": 6, "linewidth": 1.6}
+    return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {
+        "markersize": 6,
+        "linewidth": 1.6,
+    }
 
 
 def mark(axes: Axes, x: float, what: str) -> None:
     """Draws a grey vertical line and says above it what it is."""
     axes.axvline(x, color="grey", linewidth=1, zorder=0)
     place = axes.get_xaxis_transform()
-    axes.text(x, 1.01, what, transform=place, ha="center", va="bottom", color="#444444", fontsize=10)
+    axes.text(
+        x, 1.01, what, transform=place, ha="center", va="bottom", color="#444444", fontsize=10
+    )
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
     """Puts what the axes show below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     spacing = {"columnspacing": 1.2, "handlelength": 2.4, "fontsize": 10.5}
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False, **spacing)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 5),
+        frameon=False,
+        **spacing,
+    )

@@ -1,8 +1,9 @@
-"""A training that outlives its process: a checkpoint between stages, and on from there when it is started again.
+"""A training that outlives its process: a checkpoint between stages, and on from there when it is
+started again.
 
-The same folder, key, params, hyper-parameters and lesson give the same numbers to the last bit, however often the
-process was killed, on the same machine with the same versions: what a stage does depends on the standing before it and
-on nothing else.
+The same folder, key, params, hyper-parameters and lesson give the same numbers to the last bit,
+however often the process was killed, on the same machine with the same versions: what a stage does
+depends on the standing before it and on nothing else.
 """
 
 import dataclasses
@@ -27,8 +28,9 @@ ASKED = "asked.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """What is learned, where and how: learner, a module with `training_loop`; env and config, as its `train` takes them;
-    outcomes, for those that learn with the twin."""
+    """What is learned, where and how: learner, a module with `training_loop`; env and config, as
+    its `train` takes them; outcomes, for those that learn with the twin.
+    """
 
     learner: Any
     env: Any
@@ -43,8 +45,9 @@ class TrainSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Who is told what: resumed(stage), where a run goes on; passed_over(line), of a damaged checkpoint;
-    stage(standing), what was just reached."""
+    """Who is told what: resumed(stage), where a run goes on; passed_over(line), of a damaged
+    checkpoint; stage(standing), what was just reached.
+    """
 
     resumed: Callable[[int], None] = lambda stage: None
     passed_over: Callable[[str], None] = lambda line: None
@@ -62,11 +65,12 @@ def train(
     every: int = 1,
     events: Events | None = None,
 ) -> TrainResult:
-    """Trains with a checkpoint in `folder` after every `every` stages and the last; goes on from the latest one there.
+    """Trains with a checkpoint in `folder` after every `every` stages and the last; goes on from
+    the latest one there.
 
-    said: names for what was asked, scenario and seed say, kept with all that decides what the training comes to. Raises
-    RunError where the folder was begun with anything else, CheckpointError where a checkpoint cannot be written or all
-    are damaged; each in one line.
+    said: names for what was asked, scenario and seed say, kept with all that decides what the
+    training comes to. Raises RunError where the folder was begun with anything else,
+    CheckpointError where a checkpoint cannot be written or all are damaged; each in one line.
     """
     events = events or Events()
     _agree(folder, {**(said or {}), **asked_of(key, params, hyper, spec)})
@@ -74,7 +78,9 @@ def train(
     found = checkpoints.latest(folder, template, events.passed_over)
     if found is None:
         train_state = loop.init(key, params, hyper, build_loop=spec)
-        checkpoints.save(folder, 0, train_state)  # a folder that cannot be written is known before any work
+        checkpoints.save(
+            folder, 0, train_state
+        )  # a folder that cannot be written is known before any work
     else:
         train_state = found[1]
         events.resumed(found[0])
@@ -85,13 +91,21 @@ def train(
             checkpoints.save(folder, stage, train_state)
         events.stage(train_state)
     training_loop = spec(params, hyper)
-    return TrainResult(training_loop.weights(train_state.carry), train_state.curve, training_loop.steps)
+    return TrainResult(
+        training_loop.weights(train_state.carry), train_state.curve, training_loop.steps
+    )
 
 
 def asked_of(key: jax.Array, params: Any, hyper: Any, spec: TrainSpec) -> dict[str, Any]:
-    """Returns all that decides what a training comes to, ready for JSON; of key, params and the world a digest."""
+    """Returns all that decides what a training comes to, ready for JSON; of key, params and the
+    world a digest.
+    """
     said = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
-    said |= {"hyper": _plain(jax.tree.map(float, hyper)), "key": _digest(key), "world": _digest(params)}
+    said |= {
+        "hyper": _plain(jax.tree.map(float, hyper)),
+        "key": _digest(key),
+        "world": _digest(params),
+    }
     return said | versions()
 
 
@@ -129,13 +143,19 @@ def _begin(folder: Path, text: str) -> None:
 def _plain(value: Any) -> Any:
     """What identifies a value, ready for JSON: fields of records, names of functions and modules."""
     if dataclasses.is_dataclass(value):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return ".".join(filter(None, (getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))))
+    return ".".join(
+        filter(
+            None, (getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+        )
+    )
 
 
 def _flat(table: Any, stem: str = "") -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What a run is, of any system: what it was asked for, what it found, what its policies are made of."""
+"""What a run is, of any system: what it was asked for, what it found, what its policies are made
+of.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +11,12 @@ import jax
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.learn.networks import PolicySignature
 
-Progress = Callable[[str, int, int], None]  # what is over, work done, work in all (about seconds of one core)
-Sheet = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header, rows: a CSV file, or a small table to print
+Progress = Callable[
+    [str, int, int], None
+]  # what is over, work done, work in all (about seconds of one core)
+Sheet = tuple[
+    Sequence[str], Sequence[Sequence[Any]]
+]  # header, rows: a CSV file, or a small table to print
 
 
 class RunError(ValueError):
@@ -21,9 +27,9 @@ class RunError(ValueError):
 class Checkpoint:
     """What the policies of a run are made of.
 
-    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is played. hidden,
-    weights: of the network of each learner. threshold: confidence of an exit head at which it is best to settle for its
-    answer, on the training draw, where one is looked at.
+    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is
+    played. hidden, weights: of the network of each learner. threshold: confidence of an exit head
+    at which it is best to settle for its answer, on the training draw, where one is looked at.
     """
 
     scenario: Any
@@ -36,8 +42,9 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One policy: every measure by name, its gain in utility on the policy it is compared with, how far it is below the
-    bound, paired row by row, and whether a device could do the same."""
+    """One policy: every measure by name, its gain in utility on the policy it is compared with, how
+    far it is below the bound, paired row by row, and whether a device could do the same.
+    """
 
     measures: dict[str, Interval]
     gain: Interval
@@ -47,7 +54,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What no policy exceeds, utility a task: what it is, and how much; of an exact optimum also the computed gain."""
+    """What no policy exceeds, utility a task: what it is, and how much; of an exact optimum also
+    the computed gain.
+    """
 
     what: str
     utility: Interval
@@ -58,9 +67,9 @@ class Bound:
 class Table:
     """What the policies achieve on the same held-out rows.
 
-    rows by policy; compared: gains are differences to it. sheets: what else there is to say about them, a CSV file
-    each; found: the same or more for JSON; printed: small tables of text that belong below the first one; reference:
-    what is one.
+    rows by policy; compared: gains are differences to it. sheets: what else there is to say about
+    them, a CSV file each; found: the same or more for JSON; printed: small tables of text that
+    belong below the first one; reference: what is one.
     """
 
     rows: dict[str, Row]
@@ -76,8 +85,8 @@ class Table:
 class Run:
     """All that a run found.
 
-    sheets, found: as in `Table`, of learning and the like. figures: draws all of them, by name; only then is matplotlib
-    imported. trace: the first tasks of a policy, for Perfetto.
+    sheets, found: as in `Table`, of learning and the like. figures: draws all of them, by name;
+    only then is matplotlib imported. trace: the first tasks of a policy, for Perfetto.
     """
 
     checkpoint: Checkpoint
@@ -90,9 +99,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Portable:
-    """A learned function [batch, features] -> [batch, outputs], whose it is, and how to use it elsewhere.
+    """A learned function [batch, features] -> [batch, outputs], whose it is, and how to use it
+    elsewhere.
 
-    inputs: where it takes several arrays [batch, ...], their names in order, shapes without the batch, and types.
+    inputs: where it takes several arrays [batch, ...], their names in order, shapes without the
+    batch, and types.
     """
 
     policy: str
@@ -109,11 +120,15 @@ class System(Protocol):
     QUICK: Any
 
     def run(self, scenario: Any, seed: int, sizes: Any, progress: Progress) -> Run:
-        """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line if the input is at fault."""
+        """Trains and evaluates. Raises RunError, ProfileError or TraceError in one line if the
+        input is at fault.
+        """
         ...
 
     def evaluate_again(self, checkpoint: Checkpoint, seed: int, progress: Progress) -> Table:
-        """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
+        """Returns the table of the trained policies and their baselines on fresh rows. Raises like
+        `run`.
+        """
         ...
 
     def portable(self, checkpoint: Checkpoint) -> Portable:

@@ -1,10 +1,12 @@
-"""States of a long run on disk: each whole or not there at all, each known to be undamaged before it is used.
+"""States of a long run on disk: each whole or not there at all, each known to be undamaged before
+it is used.
 
-A folder holds the last `KEPT` of them, `step-00000012` say: what Orbax wrote, and `sha256.json` with the digest of
-every file. Orbax renames its folder into place once all is written, and passes over one that was not; but of a finished
-one with a flipped bit, a short file or one that is gone it does not say what is wrong. So it writes into a folder of
-ours, whose digests are checked before anything is read; that folder is renamed into place after all of it has reached
-the disk, and only then is the oldest removed.
+A folder holds the last `KEPT` of them, `step-00000012` say: what Orbax wrote, and `sha256.json`
+with the digest of every file. Orbax renames its folder into place once all is written, and passes
+over one that was not; but of a finished one with a flipped bit, a short file or one that is gone it
+does not say what is wrong. So it writes into a folder of ours, whose digests are checked before
+anything is read; that folder is renamed into place after all of it has reached the disk, and only
+then is the oldest removed.
 """
 
 import hashlib
@@ -32,9 +34,11 @@ class CheckpointError(RuntimeError):
 
 
 def save(folder: Path, step: int, tree: Any) -> None:
-    """Writes the state `tree`, arrays and keys, as that of `step`, and removes what is older than the last `KEPT`.
+    """Writes the state `tree`, arrays and keys, as that of `step`, and removes what is older than
+    the last `KEPT`.
 
-    Raises CheckpointError where it cannot be written: read-only, disk full; what was there before is then untouched.
+    Raises CheckpointError where it cannot be written: read-only, disk full; what was there before
+    is then untouched.
     """
     target = folder.absolute() / f"step-{step:08d}"
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -51,7 +55,9 @@ def save(folder: Path, step: int, tree: Any) -> None:
     except Exception as error:  # what Orbax and TensorStore make of a full disk is of no one type
         shutil.rmtree(partial, ignore_errors=True)
         kept = ", ".join(path.name for _, path in _finished(folder)[-1:]) or "none"
-        raise CheckpointError(f"{target}: cannot be written: {_reason(error)}; last one kept: {kept}") from None
+        raise CheckpointError(
+            f"{target}: cannot be written: {_reason(error)}; last one kept: {kept}"
+        ) from None
     for _, old in _finished(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -59,8 +65,9 @@ def save(folder: Path, step: int, tree: Any) -> None:
 def latest(folder: Path, template: Any, say: Callable[[str], None]) -> tuple[int, Any] | None:
     """Returns (step, state) of the latest undamaged checkpoint, or None where there is none at all.
 
-    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged are passed over:
-    each is told to `say` in a line, and set aside under another name. Raises CheckpointError where all of them are.
+    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged
+    are passed over: each is told to `say` in a line, and set aside under another name. Raises
+    CheckpointError where all of them are.
     """
     finished, faulty = _finished(folder), []
     for step, path in reversed(finished):
@@ -73,7 +80,9 @@ def latest(folder: Path, template: Any, say: Callable[[str], None]) -> tuple[int
         faulty.append(path)
     if finished:
         names = ", ".join(path.name for _, path in finished)
-        raise CheckpointError(f"{folder}: all checkpoints are damaged ({names}); restore one, or begin in a new folder")
+        raise CheckpointError(
+            f"{folder}: all checkpoints are damaged ({names}); restore one, or begin in a new folder"
+        )
     return None
 
 
@@ -88,7 +97,11 @@ def damage(path: Path) -> str | None:
         return f"{_DIGESTS} is not a table"
     wrong = [f"{name} is missing" for name in sorted(set(digests) - set(found))]
     wrong += [f"{name} is not part of it" for name in sorted(set(found) - set(digests))]
-    wrong += [f"{name} is not as written" for name in sorted(found) if digests.get(name, found[name]) != found[name]]
+    wrong += [
+        f"{name} is not as written"
+        for name in sorted(found)
+        if digests.get(name, found[name]) != found[name]
+    ]
     return ", ".join(wrong) or None
 
 
@@ -145,19 +158,25 @@ def _quiet() -> Iterator[None]:
 
 def as_numbers(leaf: Any) -> Any:
     """Returns an array as it is, and of typed keys the numbers they are made of."""
-    return jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return (
+        jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    )
 
 
 def _as_before(like: Any, numbers: np.ndarray) -> jax.Array:
     array = jax.numpy.asarray(numbers)
     if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jax.numpy.zeros((), like.dtype)))
+        return jax.random.wrap_key_data(
+            array, impl=jax.random.key_impl(jax.numpy.zeros((), like.dtype))
+        )
     return array
 
 
 def _digests(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _DIGESTS)
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
 
 
 def _write_digests(path: Path) -> None:

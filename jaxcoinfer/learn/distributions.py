@@ -1,9 +1,11 @@
-"""Distributions that decisions are drawn from: masked categorical ones, and `LogitNormal` for a real number.
+"""Distributions that decisions are drawn from: masked categorical ones, and `LogitNormal` for a
+real number.
 
-A categorical distribution is an array of logits [..., A], and a mask, bool [..., A] with at least one true, says which
-actions are valid. An invalid one has probability zero exactly and adds nothing to any value or gradient, also where a
-single action is left, whose entropy is zero. A tree of distributions has the structure of the actions of `learn.ppo`; a
-real number has no mask that matters. Axes: A actions.
+A categorical distribution is an array of logits [..., A], and a mask, bool [..., A] with at least
+one true, says which actions are valid. An invalid one has probability zero exactly and adds nothing
+to any value or gradient, also where a single action is left, whose entropy is zero. A tree of
+distributions has the structure of the actions of `learn.ppo`; a real number has no mask that
+matters. Axes: A actions.
 """
 
 from typing import Any
@@ -13,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-_NEVER = -1e9  # a logit whose probability is zero in float32, and whose products with zero are not NaN
+_NEVER = (
+    -1e9
+)  # a logit whose probability is zero in float32, and whose products with zero are not NaN
 _EDGE = 1e-6  # shares of the bound are kept this far from 0 and 1, where the logarithm of the density is infinite
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 
@@ -45,9 +49,11 @@ def take_action(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def advantage_weight(values: jax.Array, mask: jax.Array, focus: jax.Array | float) -> jax.Array:
-    """Returns `1 / (1 + ((max_a' values_a' - values_a) / focus)^2)` of the allowed actions, 0 of the others, [..., A].
+    """Returns `1 / (1 + ((max_a' values_a' - values_a) / focus)^2)` of the allowed actions, 0 of
+    the others, [..., A].
 
-    How much an error in the value of an action can matter: near the best, everything; far below it, nothing.
+    How much an error in the value of an action can matter: near the best, everything; far below it,
+    nothing.
     """
     allowed = jnp.where(mask, values, -jnp.inf)
     below = jnp.where(mask, allowed.max(axis=-1, keepdims=True) - values, 0.0)
@@ -55,9 +61,11 @@ def advantage_weight(values: jax.Array, mask: jax.Array, focus: jax.Array | floa
 
 
 class LogitNormal(struct.PyTreeNode):
-    """A number `high * sigmoid(u)` in (0, high), u normal; mean and log_deviation of u, and high, [...].
+    """A number `high * sigmoid(u)` in (0, high), u normal; mean and log_deviation of u, and high,
+    [...].
 
-    The logit-normal distribution (Aitchison and Shen, Biometrika 1980). Its density vanishes at both bounds.
+    The logit-normal distribution (Aitchison and Shen, Biometrika 1980). Its density vanishes at
+    both bounds.
     """
 
     mean: jax.Array
@@ -74,8 +82,14 @@ def is_distribution(node: Any) -> bool:
 
 
 def normalise(distribution: Distribution, mask: jax.Array) -> Distribution:
-    """Returns the distribution ready for the functions below: logits become logarithms of masked probabilities."""
-    return distribution if isinstance(distribution, LogitNormal) else masked_log_softmax(distribution, mask)
+    """Returns the distribution ready for the functions below: logits become logarithms of masked
+    probabilities.
+    """
+    return (
+        distribution
+        if isinstance(distribution, LogitNormal)
+        else masked_log_softmax(distribution, mask)
+    )
 
 
 def sample(key: jax.Array, distribution: Distribution) -> jax.Array:
@@ -91,7 +105,8 @@ def sample(key: jax.Array, distribution: Distribution) -> jax.Array:
 def log_prob(distribution: Distribution, value: jax.Array) -> jax.Array:
     """Returns log probability, or log density, of a value under a normalised distribution, [...].
 
-    LogitNormal: `log N(u; mean, deviation) - log(high x (1 - x))` with `x = value / high` and `u = log(x / (1 - x))`.
+    LogitNormal: `log N(u; mean, deviation) - log(high x (1 - x))` with `x = value / high` and `u =
+    log(x / (1 - x))`.
     """
     if not isinstance(distribution, LogitNormal):
         return take_action(distribution, value)
@@ -102,10 +117,12 @@ def log_prob(distribution: Distribution, value: jax.Array) -> jax.Array:
 
 
 def entropy(distribution: Distribution, mask: jax.Array) -> jax.Array:
-    """Returns the entropy of a normalised distribution, nats, [...]; of a real number the differential one.
+    """Returns the entropy of a normalised distribution, nats, [...]; of a real number the
+    differential one.
 
-    LogitNormal: `log(high deviation sqrt(2 pi e)) + E[log(s(u) s(-u))]`, s the sigmoid; the mean by quadrature of Gauss and
-    Hermite. Other than that of u it has a maximum: wide laws, which crowd at the bounds, have little of it.
+    LogitNormal: `log(high deviation sqrt(2 pi e)) + E[log(s(u) s(-u))]`, s the sigmoid; the mean by
+    quadrature of Gauss and Hermite. Other than that of u it has a maximum: wide laws, which crowd
+    at the bounds, have little of it.
     """
     if not isinstance(distribution, LogitNormal):
         return masked_entropy(distribution, mask)
@@ -113,11 +130,18 @@ def entropy(distribution: Distribution, mask: jax.Array) -> jax.Array:
     u = distribution.mean[..., None] + jnp.exp(distribution.log_deviation)[..., None] * nodes
     slope = -jax.nn.softplus(u) - jax.nn.softplus(-u)
     weights = jnp.asarray(_WEIGHTS / np.sqrt(2.0 * np.pi), distribution.mean.dtype)
-    return distribution.log_deviation + 0.5 * np.log(2.0 * np.pi * np.e) + jnp.log(distribution.high) + slope @ weights
+    return (
+        distribution.log_deviation
+        + 0.5 * np.log(2.0 * np.pi * np.e)
+        + jnp.log(distribution.high)
+        + slope @ weights
+    )
 
 
 def mode(distribution: Distribution, mask: jax.Array) -> jax.Array:
-    """Returns the most probable category, int32, or the median of a real number, float32 [...]; of any distribution."""
+    """Returns the most probable category, int32, or the median of a real number, float32 [...]; of
+    any distribution.
+    """
     return (
         distribution.high * jax.nn.sigmoid(distribution.mean)
         if isinstance(distribution, LogitNormal)

@@ -1,10 +1,11 @@
 """Deep Q-learning: one network of action values, a slow copy to look ahead with, double and masked.
 
-    goal_a = r_a + gamma Q^(s', argmax_a' Q(s', a')),   loss = mean over the actions a that were seen, by weight w_a,
-    of huber(Q(s, a) - goal_a)
+    goal_a = r_a + gamma Q^(s', argmax_a' Q(s', a')),   loss = mean over the actions a that were
+    seen, by weight w_a, of huber(Q(s, a) - goal_a)
 
 With the twin all actions are seen, and w_a is `distributions.advantage_weight`, as in `learn.sac`.
-Mnih et al. (Nature 518, 2015), double after van Hasselt et al. (arXiv 1509.06461). Axes: N transitions, A actions.
+Mnih et al. (Nature 518, 2015), double after van Hasselt et al. (arXiv 1509.06461). Axes: N
+transitions, A actions.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import cosine_adam, descend
 from jaxcoinfer.learn.replay import Algorithm, ReplayConfig, network, policy, train, training_loop
 
-__all__ = ["Config", "Hyper", "algorithm", "training_loop", "network", "policy", "train"]
+__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train", "training_loop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,10 @@ class Config(ReplayConfig):
 class Hyper(struct.PyTreeNode):
     """Numbers of the training, so that a sweep is a `vmap`.
 
-    learning_rate: initial step size, decays to 0 on a cosine; discount: gamma; exploration: probability of a random
-    valid action; focus: distance from the best value at which an error counts half; tau: share of the network
-    that goes into its slow copy with every batch; huber_delta: the error from which on the loss grows linearly.
+    learning_rate: initial step size, decays to 0 on a cosine; discount: gamma; exploration:
+    probability of a random valid action; focus: distance from the best value at which an error
+    counts half; tau: share of the network that goes into its slow copy with every batch;
+    huber_delta: the error from which on the loss grows linearly.
     """
 
     learning_rate: Any = 1e-3
@@ -46,12 +48,17 @@ class Hyper(struct.PyTreeNode):
 
 
 def loss(
-    values: jax.Array, targets: jax.Array, weight: jax.Array, valid: jax.Array, huber_delta: jax.Array
+    values: jax.Array,
+    targets: jax.Array,
+    weight: jax.Array,
+    valid: jax.Array,
+    huber_delta: jax.Array,
 ) -> jax.Array:
-    """Returns the mean of `sum_a w_a huber(Q(a) - goal_a) / sum_a w_a` over the transitions that count.
+    """Returns the mean of `sum_a w_a huber(Q(a) - goal_a) / sum_a w_a` over the transitions that
+    count.
 
-    `huber(x) = x^2 / 2` up to |x| = width, `width (|x| - width / 2)` beyond. values, targets [N, A]; weight [N, A], 0 for
-    actions that were not seen; valid [N], 0 or 1.
+    `huber(x) = x^2 / 2` up to |x| = width, `width (|x| - width / 2)` beyond. values, targets [N,
+    A]; weight [N, A], 0 for actions that were not seen; valid [N], 0 or 1.
     """
     error = jnp.abs(values - targets)
     inner = jnp.minimum(error, huber_delta)
@@ -61,7 +68,9 @@ def loss(
 
 
 def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
-    """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the optimiser)."""
+    """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the
+    optimiser).
+    """
     net: Any = network(env, config)
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
 
@@ -77,15 +86,25 @@ def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
 
     def learn(key, learner, batch):
         weights, slow, state = learner
-        following = distributions.masked_argmax(net.apply(weights, batch.next_observation), batch.next_mask)
+        following = distributions.masked_argmax(
+            net.apply(weights, batch.next_observation), batch.next_mask
+        )
         ahead = distributions.take_action(net.apply(slow, batch.next_observation), following)
         targets = batch.rewards + (hyper.discount * batch.not_terminated * ahead)[:, None]
 
-        near = distributions.advantage_weight(net.apply(slow, batch.observation), batch.mask, hyper.focus)
+        near = distributions.advantage_weight(
+            net.apply(slow, batch.observation), batch.mask, hyper.focus
+        )
         weight = jnp.where(batch.reward_mask, near, 0.0)
 
         def miss(weights):
-            return loss(net.apply(weights, batch.observation), targets, weight, batch.valid, hyper.huber_delta)
+            return loss(
+                net.apply(weights, batch.observation),
+                targets,
+                weight,
+                batch.valid,
+                hyper.huber_delta,
+            )
 
         weights, state = descend(adam, jax.grad(miss)(weights), weights, state)
         slow = jax.tree.map(lambda old, new: old + hyper.tau * (new - old), slow, weights)

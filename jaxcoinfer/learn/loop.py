@@ -1,8 +1,10 @@
-"""Training in stages, each some updates and a look at what was learned: all in one scan, or one by one.
+"""Training in stages, each some updates and a look at what was learned: all in one scan, or one by
+one.
 
-A learner says what one update and one look are, as a `TrainingLoop`. `train` goes through all stages at once. A run that must
-outlive its process goes from `init` by `advance`, and can be kept between two stages: a `TrainState` is all that the
-rest depends on, and stage i takes its key by its number, so it does not matter when and how often it was put aside.
+A learner says what one update and one look are, as a `TrainingLoop`. `train` goes through all
+stages at once. A run that must outlive its process goes from `init` by `advance`, and can be kept
+between two stages: a `TrainState` is all that the rest depends on, and stage i takes its key by its
+number, so it does not matter when and how often it was put aside.
 """
 
 from collections.abc import Callable
@@ -21,9 +23,10 @@ from jaxcoinfer.learn.networks import TrainResult
 class TrainingLoop:
     """What is a learner's own; carry: all that changes while it learns.
 
-    begin(key) -> (carry, test, key): test is what every look begins with, the key is that of the stages. update(carry,
-    key) -> carry; look(carry, test) -> mean utility a task, or reward a step; weights(carry) -> those of the policy.
-    n_stages: looks; n_updates: before each of them; n_steps: tasks, or environment steps, of an update.
+    begin(key) -> (carry, test, key): test is what every look begins with, the key is that of the
+    stages. update(carry, key) -> carry; look(carry, test) -> mean utility a task, or reward a step;
+    weights(carry) -> those of the policy. n_stages: looks; n_updates: before each of them; n_steps:
+    tasks, or environment steps, of an update.
     """
 
     init: Callable[[jax.Array], tuple[Any, Any, jax.Array]]
@@ -42,7 +45,9 @@ class TrainingLoop:
     def stage(self, carry: Any, test: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry after n_updates, and what a look then tells; consumes the key."""
         carry, _ = jax.lax.scan(
-            lambda carry, key: (self.update(carry, key), None), carry, jax.random.split(key, self.n_updates)
+            lambda carry, key: (self.update(carry, key), None),
+            carry,
+            jax.random.split(key, self.n_updates),
         )
         return carry, self.evaluate(carry, test)
 
@@ -53,8 +58,9 @@ LoopBuilder = Callable[
 
 
 class TrainState(struct.PyTreeNode):
-    """Where a training stands: carry and test, as in `TrainingLoop`; key of the stages; stage int32, how many are over; curve
-    [n_stages]: what their looks told, zero for those to come."""
+    """Where a training stands: carry and test, as in `TrainingLoop`; key of the stages; stage
+    int32, how many are over; curve [n_stages]: what their looks told, zero for those to come.
+    """
 
     carry: Any
     test: Any
@@ -67,7 +73,9 @@ def run(key: jax.Array, training_loop: TrainingLoop) -> tuple[Any, jax.Array]:
     """Returns the carry after all stages, and what their looks told [n_stages]; consumes the key."""
     carry, test, key = training_loop.init(key)
     return jax.lax.scan(
-        lambda carry, key: training_loop.stage(carry, test, key), carry, jax.random.split(key, training_loop.n_stages)
+        lambda carry, key: training_loop.stage(carry, test, key),
+        carry,
+        jax.random.split(key, training_loop.n_stages),
     )
 
 
@@ -86,7 +94,9 @@ def init(key: jax.Array, params: Any, hyper: Any, *, build_loop: LoopBuilder) ->
 
 
 @partial(jax.jit, static_argnames="outline")
-def advance(train_state: TrainState, params: Any, hyper: Any, *, build_loop: LoopBuilder) -> TrainState:
+def advance(
+    train_state: TrainState, params: Any, hyper: Any, *, build_loop: LoopBuilder
+) -> TrainState:
     """Returns where it stands one stage later, of which there must be one left."""
     training_loop = build_loop(params, hyper)
     key = jax.random.split(train_state.key, training_loop.n_stages)[train_state.stage]

@@ -1,4 +1,6 @@
-"""What the learners share: networks (Flax Linen modules behind `init` and `apply`) and how they descend."""
+"""What the learners share: networks (Flax Linen modules behind `init` and `apply`) and how they
+descend.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from jaxcoinfer.core.sharding import replicate
 
 
 class TrainResult(struct.PyTreeNode):
-    """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each look; steps
-    [n_evaluations]: tasks, or environment steps, seen until then."""
+    """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each
+    look; steps [n_evaluations]: tasks, or environment steps, seen until then.
+    """
 
     weights: Any
     curve: jax.Array
@@ -24,8 +27,9 @@ class TrainResult(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class PolicySignature:
-    """What a learned function takes and gives, for who runs it elsewhere: features by name, meaning of the output,
-    and the function of this library that makes the features."""
+    """What a learned function takes and gives, for who runs it elsewhere: features by name, meaning
+    of the output, and the function of this library that makes the features.
+    """
 
     features: tuple[str, ...]
     meaning: str
@@ -35,15 +39,17 @@ class PolicySignature:
 def orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """Flax's orthogonal matrices of norm sqrt(2), under `jax.vmap` drawn one after another.
 
-    On a CPU the QR of a batch waits for threads of the pool it runs in; as many of them at once as there are threads,
-    on several devices or of several layers, wait for each other for ever.
+    On a CPU the QR of a batch waits for threads of the pool it runs in; as many of them at once as
+    there are threads, on several devices or of several layers, wait for each other for ever.
     """
     draw = nn.initializers.orthogonal(2**0.5)
     return jax.custom_batching.sequential_vmap(lambda key: draw(key, tuple(shape), dtype))(key)
 
 
 class Mlp(nn.Module):
-    """Fully connected network, tanh between layers: [..., F] -> [..., outputs]; the last layer starts at zero."""
+    """Fully connected network, tanh between layers: [..., F] -> [..., outputs]; the last layer
+    starts at zero.
+    """
 
     hidden: Sequence[int]
     outputs: int
@@ -58,10 +64,14 @@ class Mlp(nn.Module):
 def cosine_adam(learning_rate: jax.Array | float, n_updates: int) -> optax.GradientTransformation:
     """Adam on gradients of norm 1 at most; the step size decays to 0 on a cosine over n_updates."""
     decay = optax.cosine_decay_schedule(1.0, n_updates)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda i: learning_rate * decay(i)))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(lambda i: learning_rate * decay(i))
+    )
 
 
-def descend(optimiser: optax.GradientTransformation, gradient: Any, weights: Any, state: Any) -> tuple[Any, Any]:
+def descend(
+    optimiser: optax.GradientTransformation, gradient: Any, weights: Any, state: Any
+) -> tuple[Any, Any]:
     """Returns weights and optimiser state after one step."""
     with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its integer count
         change, state = optimiser.update(replicate(gradient), state, weights)

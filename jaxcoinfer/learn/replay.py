@@ -1,8 +1,10 @@
-"""Learning from a replay buffer on the device: what soft actor-critic and deep Q share, which is all but their losses.
+"""Learning from a replay buffer on the device: what soft actor-critic and deep Q share, which is
+all but their losses.
 
-With the twin, the buffer holds what every action would have earned, and not only the one taken. That is the whole truth
-where actions do not move the world (`on-demand`: link and load are not the device's doing), since the next state is
-then the same for all of them. Axes: N environments, M places of the buffer, F features, A actions.
+With the twin, the buffer holds what every action would have earned, and not only the one taken.
+That is the whole truth where actions do not move the world (`on-demand`: link and load are not the
+device's doing), since the next state is then the same for all of them. Axes: N environments, M
+places of the buffer, F features, A actions.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +23,8 @@ from jaxcoinfer.learn import distributions, loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult
 
-# (env, state, action, params) -> what each action earns [A]; the action taken matters only to who takes several at once
+# (env, state, action, params) -> what each action earns [A]; the action taken matters only to who
+# takes several at once
 Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 
 
@@ -29,9 +32,9 @@ Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 class ReplayConfig(ABC):
     """What decides shapes and branches of learning from a replay buffer.
 
-    n_envs environments take n_steps steps, then n_batches batches are learned from the latest `buffer_size` transitions;
-    updates_per_evaluation times so, then a look at the greedy policy; n_evaluations times so. twin: learn from what
-    every action would have earned.
+    n_envs environments take n_steps steps, then n_batches batches are learned from the latest
+    `buffer_size` transitions; updates_per_evaluation times so, then a look at the greedy policy;
+    n_evaluations times so. twin: learn from what every action would have earned.
     """
 
     hidden: tuple[int, ...] = (128, 128)
@@ -57,9 +60,11 @@ class ReplayConfig(ABC):
 
 
 class Transition(struct.PyTreeNode):
-    """One step: observation [F], mask [A] bool and action int32 before it; rewards [A]: what each action earns, of which
-    `reward_mask` bool [A] were seen; next_observation [F], next_mask [A] after it; not_terminated: 0 where the world ended, 1 also
-    where only the record did; valid: 0 where the environment had ended before."""
+    """One step: observation [F], mask [A] bool and action int32 before it; rewards [A]: what each
+    action earns, of which `reward_mask` bool [A] were seen; next_observation [F], next_mask [A]
+    after it; not_terminated: 0 where the world ended, 1 also where only the record did; valid: 0
+    where the environment had ended before.
+    """
 
     observation: jax.Array
     mask: jax.Array
@@ -76,8 +81,8 @@ class Transition(struct.PyTreeNode):
 class Algorithm:
     """What is the algorithm's own; learner: its weights and all else it adapts.
 
-    start(key, observation) -> learner; explore(key, learner, observation, mask) -> action; learn(key, learner, batch)
-    -> learner; weights(learner) -> those `policy` takes.
+    start(key, observation) -> learner; explore(key, learner, observation, mask) -> action;
+    learn(key, learner, batch) -> learner; weights(learner) -> those `policy` takes.
     """
 
     start: Callable[[jax.Array, jax.Array], Any]
@@ -86,14 +91,22 @@ class Algorithm:
     weights: Callable[[Any], Any]
 
 
-def outcomes_of(reward: jax.Array, action: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def outcomes_of(
+    reward: jax.Array, action: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Returns (earned, known) [A] where only the action taken was seen."""
     taken = jnp.arange(mask.shape[0], dtype=jnp.int32) == action
     return jnp.where(taken, reward, 0.0), taken
 
 
 def collect(
-    key: jax.Array, env: Any, params: Any, explore: Callable, start: tuple[Any, Any], n_steps: int, outcomes: Any
+    key: jax.Array,
+    env: Any,
+    params: Any,
+    explore: Callable,
+    start: tuple[Any, Any],
+    n_steps: int,
+    outcomes: Any,
 ) -> tuple[tuple[Any, Any], Transition]:
     """Returns (state, timestep) of N environments n_steps later, and the transitions [n_steps, N].
 
@@ -147,9 +160,13 @@ def policy(env: Any, config: ReplayConfig, weights: Any) -> Policy:
 def training_loop(
     params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
 ) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is (learner, environments, buffer, transitions seen)."""
+    """Returns what `stages` goes through; a carry is (learner, environments, buffer, transitions
+    seen).
+    """
     if config.twin and outcomes is None:
-        raise ValueError("twin=True needs `outcomes`, what every action earns; give it, or set twin=False.")
+        raise ValueError(
+            "twin=True needs `outcomes`, what every action earns; give it, or set twin=False."
+        )
     asked = outcomes if config.twin else None
     if config.buffer_size % (config.n_envs * config.n_steps):
         raise ValueError(
@@ -162,7 +179,9 @@ def training_loop(
         reset = jax.vmap(env.reset, (0, None))
         begun = reset(jax.random.split(key_envs, config.n_envs), params)
         test = reset(jax.random.split(key_test, config.evaluation_envs), params)
-        learner = algorithm.start(key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation))
+        learner = algorithm.start(
+            key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation)
+        )
         empty = _empty(key, env, params, algorithm, learner, begun, config, asked)
         return (learner, begun, empty, jnp.int32(0)), test, key_run
 
@@ -177,8 +196,14 @@ def training_loop(
 
         def learn(learner, key):
             key_places, key_own = jax.random.split(key)
-            places = shard(jax.random.randint(key_places, (config.batch,), 0, jnp.minimum(count, config.buffer_size)))
-            return algorithm.learn(key_own, learner, jax.tree.map(lambda leaf: leaf[places], buffer)), None
+            places = shard(
+                jax.random.randint(
+                    key_places, (config.batch,), 0, jnp.minimum(count, config.buffer_size)
+                )
+            )
+            return algorithm.learn(
+                key_own, learner, jax.tree.map(lambda leaf: leaf[places], buffer)
+            ), None
 
         learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
         return learner, envs, buffer, count
@@ -189,16 +214,31 @@ def training_loop(
 
     n_steps = config.n_steps * config.n_envs
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
-    return TrainingLoop(init, update, evaluate, lambda carry: algorithm.weights(carry[0]), n_stages, n_updates, n_steps)
+    return TrainingLoop(
+        init,
+        update,
+        evaluate,
+        lambda carry: algorithm.weights(carry[0]),
+        n_stages,
+        n_updates,
+        n_steps,
+    )
 
 
 @partial(jax.jit, static_argnames=("env", "config", "outcomes"))
 def train(
-    key: jax.Array, params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
+    key: jax.Array,
+    params: Any,
+    hyper: Any,
+    *,
+    env: Any,
+    config: ReplayConfig,
+    outcomes: Outcomes | None = None,
 ) -> TrainResult:
     """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
 
-    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must not move the world.
+    outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must
+    not move the world.
     """
     return loop.train(key, training_loop(params, hyper, env=env, config=config, outcomes=outcomes))
 
@@ -209,8 +249,12 @@ def _explore(algorithm, learner, key, observation, mask):
 
 def _empty(key, env, params, algorithm, learner, begun, config, asked) -> Transition:
     explore = partial(_explore, algorithm, learner)
-    shapes = jax.eval_shape(lambda k, b: collect(k, env, params, explore, b, 1, asked)[1], key, begun)
-    return jax.tree.map(lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[2:]), leaf.dtype), shapes)
+    shapes = jax.eval_shape(
+        lambda k, b: collect(k, env, params, explore, b, 1, asked)[1], key, begun
+    )
+    return jax.tree.map(
+        lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[2:]), leaf.dtype), shapes
+    )
 
 
 def _write(buffer: Transition, seen: Transition, count: jax.Array) -> Transition:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-# A layer that overshoots a slot by less than this share of a slot counts as within it: 0.08 s is eight slots of
-# 0.01 s although float32 divides them to a little more than 8.
+# A layer that overshoots a slot by less than this share of a slot counts as within it: 0.08 s is
+# eight slots of 0.01 s although float32 divides them to a little more than 8.
 SLOT_TOLERANCE = 1e-4
 
 

@@ -1,4 +1,6 @@
-"""Flax Linen modules as graphs: the jaxpr of `module.apply`, functions within it inlined. Nothing is computed."""
+"""Flax Linen modules as graphs: the jaxpr of `module.apply`, functions within it inlined. Nothing
+is computed.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,26 +9,40 @@ from typing import Any
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.graph import CONV, LINEAR, POOL, Graph, Node, Tensor
 
-# Parameters in which primitives that call a function once (jit, remat, custom gradients) hold its jaxpr.
+# Parameters in which primitives that call a function once (jit, remat, custom gradients) hold its
+# jaxpr.
 _CALLED = ("jaxpr", "call_jaxpr")
 _NO_CALLS = ("reduce", "reduce_window")  # their jaxpr combines two elements
 _CONTROL_FLOW = ("cond", "scan", "while")
-_NOT_COUNTED = ("fft", "ffi_call", "pallas_call", "pure_callback", "ragged_dot_general", "shard_map")
+_NOT_COUNTED = (
+    "fft",
+    "ffi_call",
+    "pallas_call",
+    "pure_callback",
+    "ragged_dot_general",
+    "shard_map",
+)
 _REDUCTIONS = ("reduce_max", "reduce_sum")
 
 
 def read_flax(module: Any, input_shape: Sequence[int], call: Mapping[str, Any]) -> Graph:
-    """The graph of `module.apply(variables, x, **call)` for a float32 x of that shape. Raises ProfileError."""
+    """The graph of `module.apply(variables, x, **call)` for a float32 x of that shape. Raises
+    ProfileError.
+    """
     import jax
     from flax.errors import FlaxError
 
     origin = type(module).__name__
     if not input_shape or input_shape[0] != 1:
-        raise ProfileError(f"{origin}: input shape {tuple(input_shape)}; allowed: batch 1 first, as in (1, 32, 32, 3)")
+        raise ProfileError(
+            f"{origin}: input shape {tuple(input_shape)}; allowed: batch 1 first, as in (1, 32, 32, 3)"
+        )
     x = jax.ShapeDtypeStruct(tuple(input_shape), "float32")
     try:
         variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **call), x)
-        closed = jax.make_jaxpr(lambda variables, x: module.apply(variables, x, **call))(variables, x)
+        closed = jax.make_jaxpr(lambda variables, x: module.apply(variables, x, **call))(
+            variables, x
+        )
     except FlaxError as error:
         said = " ".join(str(error).split())[:200]
         raise ProfileError(
@@ -34,7 +50,9 @@ def read_flax(module: Any, input_shape: Sequence[int], call: Mapping[str, Any]) 
         ) from None
     if len(closed.jaxpr.outvars) != 1:
         n = len(closed.jaxpr.outvars)
-        raise ProfileError(f"{origin}: {n} outputs; allowed: one; leave early exits out and add them by hand")
+        raise ProfileError(
+            f"{origin}: {n} outputs; allowed: one; leave early exits out and add them by hand"
+        )
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
     walk = _Walk(origin)
     given = [walk.constant(_learned(path, leaf)) for path, leaf in leaves]
@@ -50,7 +68,9 @@ def _learned(path: Any, leaf: Any) -> dict[str, int]:
 
 
 class _Walk:
-    """The nodes of a jaxpr so far. A value has a number as its name; a constant is in `constants`, with its weights."""
+    """The nodes of a jaxpr so far. A value has a number as its name; a constant is in `constants`,
+    with its weights.
+    """
 
     def __init__(self, origin: str):
         self.origin = origin
@@ -70,7 +90,9 @@ class _Walk:
 
     def run(self, jaxpr: Any, given: Sequence[str], scope: str) -> list[str]:
         """Adds the nodes of `jaxpr`, called with those values; returns its outputs."""
-        names = dict(zip(jaxpr.invars, given, strict=True)) | {v: self.constant({}) for v in jaxpr.constvars}
+        names = dict(zip(jaxpr.invars, given, strict=True)) | {
+            v: self.constant({}) for v in jaxpr.constvars
+        }
 
         def of(atom: Any) -> str:
             return "" if hasattr(atom, "val") else names[atom]
@@ -93,8 +115,14 @@ class _Walk:
             return [self.constant(weights) for _ in eqn.outvars]
         op = eqn.primitive.name
         if op in _CONTROL_FLOW or op in _NOT_COUNTED:
-            why = "control flow has no fixed cost" if op in _CONTROL_FLOW else "its FLOP are not counted"
-            raise ProfileError(f"{self.origin}: '{label}' ({op}): {why}; write that part of the profile by hand")
+            why = (
+                "control flow has no fixed cost"
+                if op in _CONTROL_FLOW
+                else "its FLOP are not counted"
+            )
+            raise ProfileError(
+                f"{self.origin}: '{label}' ({op}): {why}; write that part of the profile by hand"
+            )
         outputs = [self.tensor(v.aval) for v in eqn.outvars]
         kind, flop = _cost(op, eqn)
         self.nodes.append(Node(f"{label}/{op}", live, tuple(outputs), kind, flop, weights))
@@ -105,7 +133,9 @@ def _called(eqn: Any) -> Any:
     """The jaxpr that an equation calls, or None."""
     if eqn.primitive.name in (*_NO_CALLS, *_CONTROL_FLOW, *_NOT_COUNTED):
         return None
-    return next((eqn.params[name] for name in _CALLED if hasattr(eqn.params.get(name), "eqns")), None)
+    return next(
+        (eqn.params[name] for name in _CALLED if hasattr(eqn.params.get(name), "eqns")), None
+    )
 
 
 def _cost(op: str, eqn: Any) -> tuple[str, int]:
@@ -113,7 +143,9 @@ def _cost(op: str, eqn: Any) -> tuple[str, int]:
     into, out = eqn.invars[0].aval, eqn.outvars[0].aval.size
     if op == "conv_general_dilated":
         kernel, (to, of, *_) = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec
-        if max(eqn.params["lhs_dilation"], default=1) > 1:  # transposed: the zeros between its inputs cost nothing
+        if (
+            max(eqn.params["lhs_dilation"], default=1) > 1
+        ):  # transposed: the zeros between its inputs cost nothing
             return CONV, 2 * into.size * kernel.size // kernel.shape[of]
         return CONV, 2 * out * kernel.size // kernel.shape[to]
     if op == "dot_general":

@@ -17,7 +17,18 @@ _PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _POOLINGS = ("MaxPool", "AveragePool", "LpPool")
 _GLOBAL_POOLINGS = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax")
-_NOT_COUNTED = ("Attention", "DFT", "DeformConv", "Einsum", "GRU", "LSTM", "MaxRoiPool", "RNN", "RoiAlign", "STFT")
+_NOT_COUNTED = (
+    "Attention",
+    "DFT",
+    "DeformConv",
+    "Einsum",
+    "GRU",
+    "LSTM",
+    "MaxRoiPool",
+    "RNN",
+    "RoiAlign",
+    "STFT",
+)
 _NO_WEIGHTS = ("Resize", "Upsample")  # their constants are sizes
 
 
@@ -29,12 +40,16 @@ def read_onnx(path: Path, input_shape: Sequence[int] | None = None) -> tuple[Any
     try:
         onnx = importlib.import_module("onnx")
     except ImportError:
-        raise ProfileError(f"reading {path.name} needs the package onnx: pip install 'jaxcoinfer[onnx]'") from None
+        raise ProfileError(
+            f"reading {path.name} needs the package onnx: pip install 'jaxcoinfer[onnx]'"
+        ) from None
     model = _load(onnx, path)
     _check_nodes(onnx, model, path)
     _fix_input(model, path, input_shape)
     try:
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
     except Exception as error:  # the classes differ between versions of onnx
         raise ProfileError(
             f"{path}: shapes cannot be inferred: {_short(error)}; simplify or repair the export"
@@ -69,9 +84,17 @@ def _load(onnx: Any, path: Path) -> Any:
 def _check_nodes(onnx: Any, model: Any, path: Path) -> None:
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            _refuse(path, node, "control flow has no fixed cost; export the one path that inference takes")
+            _refuse(
+                path,
+                node,
+                "control flow has no fixed cost; export the one path that inference takes",
+            )
         if node.domain not in ("", "ai.onnx"):
-            _refuse(path, node, f"domain '{node.domain}' is not known; export with standard operators alone")
+            _refuse(
+                path,
+                node,
+                f"domain '{node.domain}' is not known; export with standard operators alone",
+            )
         if node.op_type in _NOT_COUNTED:
             _refuse(path, node, "its FLOP are not counted; write that part of the profile by hand")
     try:
@@ -95,17 +118,23 @@ def _inputs(model: Any) -> list[Any]:
 
 
 def _fix_input(model: Any, path: Path, asked: Sequence[int] | None) -> None:
-    """Gives the one input a fixed shape of batch 1, and forgets what the file says of all shapes behind it."""
+    """Gives the one input a fixed shape of batch 1, and forgets what the file says of all shapes
+    behind it.
+    """
     inputs, outputs = _inputs(model), list(model.graph.output)
     for what, values in (("input", inputs), ("output", outputs)):
         if len(values) != 1:
             names = ", ".join(value.name for value in values) or "none"
             advice = (
-                "export the whole network's alone and add exits by hand" if what == "output" else "fold in the rest"
+                "export the whole network's alone and add exits by hand"
+                if what == "output"
+                else "fold in the rest"
             )
             raise ProfileError(f"{path}: {len(values)} {what}s ({names}); allowed: one; {advice}")
     value = inputs[0]
-    open_ = [dim.dim_value for dim in value.type.tensor_type.shape.dim]  # 0 where the size is left open
+    open_ = [
+        dim.dim_value for dim in value.type.tensor_type.shape.dim
+    ]  # 0 where the size is left open
     shape = _agreed(open_, asked, f"{path}: input '{value.name}'")
     del value.type.tensor_type.shape.dim[:]
     for size in shape:
@@ -117,8 +146,13 @@ def _fix_input(model: Any, path: Path, asked: Sequence[int] | None) -> None:
 def _agreed(known: list[int], asked: Sequence[int] | None, what: str) -> list[int]:
     shown = ",".join(str(size) if size else "?" for size in known)
     if asked is not None:
-        if known and (len(known) != len(asked) or any(k not in (0, a) for k, a in zip(known, asked, strict=True))):
-            raise ProfileError(f"{what} has the shape {shown}, which is not {','.join(map(str, asked))}")
+        if known and (
+            len(known) != len(asked)
+            or any(k not in (0, a) for k, a in zip(known, asked, strict=True))
+        ):
+            raise ProfileError(
+                f"{what} has the shape {shown}, which is not {','.join(map(str, asked))}"
+            )
         shape = list(asked)
     else:
         shape = [1, *known[1:]] if known[:1] == [0] else known  # an open batch is 1
@@ -138,7 +172,10 @@ def _tensors(onnx: Any, model: Any) -> dict[str, Tensor]:
         sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
         if kind.elem_type and kind.HasField("shape") and min(sizes, default=0) >= 0:
             found[value.name] = Tensor(tuple(sizes), _width(onnx, kind.elem_type))
-    weights = {tensor.name: Tensor(tuple(tensor.dims), _width(onnx, tensor.data_type)) for tensor in graph.initializer}
+    weights = {
+        tensor.name: Tensor(tuple(tensor.dims), _width(onnx, tensor.data_type))
+        for tensor in graph.initializer
+    }
     return found | weights
 
 
@@ -147,15 +184,21 @@ def _width(onnx: Any, elem_type: int) -> int:
 
 
 def _freeze_shapes(onnx: Any, model: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Makes constants of the nodes that ask for a shape, else arithmetic on shapes would look like a second branch."""
+    """Makes constants of the nodes that ask for a shape, else arithmetic on shapes would look like
+    a second branch.
+    """
     for node in model.graph.node:
         if node.op_type not in ("Shape", "Size") or node.input[0] not in tensors:
             continue
         given = {attribute.name: attribute.i for attribute in node.attribute}
         tensor = tensors[node.input[0]]
         sizes = np.array(tensor.shape[given.get("start") : given.get("end")], np.int64)
-        value = onnx.numpy_helper.from_array(sizes if node.op_type == "Shape" else np.array(tensor.elements, np.int64))
-        node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
+        value = onnx.numpy_helper.from_array(
+            sizes if node.op_type == "Shape" else np.array(tensor.elements, np.int64)
+        )
+        node.CopyFrom(
+            onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value)
+        )
 
 
 def _graph(onnx: Any, model: Any, path: Path, tensors: Mapping[str, Tensor]) -> Graph:
@@ -172,14 +215,22 @@ def _graph(onnx: Any, model: Any, path: Path, tensors: Mapping[str, Tensor]) -> 
             _ = [tensors[name] for name in (*live, *outputs)]
             kind, flop = _cost(onnx, node, tensors) if outputs else ("", 0)
         except KeyError:
-            _refuse(path, node, "a shape here cannot be inferred; export with fixed shapes, without such operators")
+            _refuse(
+                path,
+                node,
+                "a shape here cannot be inferred; export with fixed shapes, without such operators",
+            )
         weights = {name: tensors[name].elements for name in _weights(node, constants, tensors)}
         nodes.append(Node(_label(node), live, outputs, kind, flop, weights))
-    return Graph(path.name, _inputs(model)[0].name, model.graph.output[0].name, tuple(nodes), tensors)
+    return Graph(
+        path.name, _inputs(model)[0].name, model.graph.output[0].name, tuple(nodes), tensors
+    )
 
 
 def _weights(node: Any, constants: set[str], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The constants of a node that were learned: no scalars, no int64 (sizes, axes), no running statistics."""
+    """The constants of a node that were learned: no scalars, no int64 (sizes, axes), no running
+    statistics.
+    """
     if node.op_type in _NO_WEIGHTS:
         return []
     given = node.input[:3] if node.op_type == "BatchNormalization" else node.input

@@ -1,7 +1,8 @@
 """A network as nodes between tensors, and the chain of layers between its single-tensor cuts.
 
-Every reader makes a `Graph`, `divide` makes layers of it. A cut is allowed where one tensor alone separates what was
-computed from what follows, so a residual block has none inside. Batch 1; one multiply-add is 2 FLOP.
+Every reader makes a `Graph`, `divide` makes layers of it. A cut is allowed where one tensor alone
+separates what was computed from what follows, so a residual block has none inside. Batch 1; one
+multiply-add is 2 FLOP.
 """
 
 import dataclasses
@@ -35,9 +36,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """An operation. `inputs` are activations alone; what hangs on no input of the network is in `weights`, by name.
+    """An operation. `inputs` are activations alone; what hangs on no input of the network is in
+    `weights`, by name.
 
-    kind: CONV, LINEAR or POOL; "" is all else, which counts no FLOP. label: what its author calls it.
+    kind: CONV, LINEAR or POOL; "" is all else, which counts no FLOP. label: what its author calls
+    it.
     """
 
     label: str
@@ -50,7 +53,9 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which they can run, from one input to one output. origin: a file or a class."""
+    """Nodes in an order in which they can run, from one input to one output. origin: a file or a
+    class.
+    """
 
     origin: str
     input: str
@@ -61,7 +66,9 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The nodes between two cuts: from tensor `begin` to tensor `end`. labels: its first and its last kernel."""
+    """The nodes between two cuts: from tensor `begin` to tensor `end`. labels: its first and its
+    last kernel.
+    """
 
     name: str
     flop: int
@@ -88,21 +95,26 @@ class Chain:
 
     @property
     def input_bits(self) -> int:
-        """Bits to send when nothing runs on the device: of a picture as it is kept, else what the network takes."""
+        """Bits to send when nothing runs on the device: of a picture as it is kept, else what the
+        network takes.
+        """
         return self.input.elements * (BITS_OF_A_PICTURE if self.is_picture else self.input.width)
 
 
 def divide(graph: Graph, name: str) -> Chain:
-    """The chain of `graph`, as many layers as its single-tensor cuts allow, each with one kernel at least.
+    """The chain of `graph`, as many layers as its single-tensor cuts allow, each with one kernel at
+    least.
 
-    What is no kernel belongs to the kernel before it, up to the smallest tensor on the way to the next one.
-    Raises ProfileError when no cut is left.
+    What is no kernel belongs to the kernel before it, up to the smallest tensor on the way to the
+    next one. Raises ProfileError when no cut is left.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ProfileError(f"name '{name}' is refused; allowed: letters, digits, '-' and '_'")
     nodes = _needed(graph)
     if not any(node.kind for node in nodes):
-        raise ProfileError(f"{graph.origin}: no convolution, linear layer or pooling between input and output")
+        raise ProfileError(
+            f"{graph.origin}: no convolution, linear layer or pooling between input and output"
+        )
     ends = _layer_ends(nodes, _cuts(graph, nodes), graph.tensors)
     if len(ends) < 2:
         raise ProfileError(
@@ -133,10 +145,11 @@ def _needed(graph: Graph) -> list[Node]:
 
 
 def _cuts(graph: Graph, nodes: Sequence[Node]) -> list[tuple[int, str]]:
-    """(index of a node, tensor) wherever that tensor alone is live behind the node; the last is the output.
+    """(index of a node, tensor) wherever that tensor alone is live behind the node; the last is the
+    output.
 
-    Any order in which the nodes can run gives the same cuts: of a node neither before nor after the tensor, the
-    output would hang on a way around it.
+    Any order in which the nodes can run gives the same cuts: of a node neither before nor after the
+    tensor, the output would hang on a way around it.
     """
     readers = Counter(name for node in nodes for name in set(node.inputs))
     readers[graph.output] += 1
@@ -155,7 +168,9 @@ def _cuts(graph: Graph, nodes: Sequence[Node]) -> list[tuple[int, str]]:
 def _layer_ends(
     nodes: Sequence[Node], cuts: Sequence[tuple[int, str]], tensors: Mapping[str, Tensor]
 ) -> list[tuple[int, str]]:
-    """The cuts at which layers end: the smallest (of equals the last) between each kernel and the next, the output."""
+    """The cuts at which layers end: the smallest (of equals the last) between each kernel and the
+    next, the output.
+    """
     ends: list[tuple[int, str]] = []
     offered: list[tuple[int, str]] = []
     first = 0
@@ -170,11 +185,15 @@ def _layer_ends(
     return [*ends, cuts[-1]]
 
 
-def _layer(nodes: Sequence[Node], begin: str, end: str, out: Tensor, numbers: Counter[str]) -> Layer:
+def _layer(
+    nodes: Sequence[Node], begin: str, end: str, out: Tensor, numbers: Counter[str]
+) -> Layer:
     kernels = [node for node in nodes if node.kind]
     kind = kernels[0].kind if len(kernels) == 1 else "block"
     numbers[kind] += 1
-    weights = dict(itertools.chain.from_iterable(node.weights.items() for node in nodes))  # shared ones once
+    weights = dict(
+        itertools.chain.from_iterable(node.weights.items() for node in nodes)
+    )  # shared ones once
     return Layer(
         name=f"{kind}{numbers[kind]}",
         flop=sum(node.flop for node in kernels),

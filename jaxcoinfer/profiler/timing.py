@@ -1,4 +1,6 @@
-"""Seconds of each layer of an ONNX model on this machine, and the two numbers of a device that fit them best."""
+"""Seconds of each layer of an ONNX model on this machine, and the two numbers of a device that fit
+them best.
+"""
 
 import dataclasses
 import importlib
@@ -14,14 +16,20 @@ from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.from_onnx import read_onnx
 from jaxcoinfer.profiler.graph import Chain
 
-WARM_RUNS, RUNS, LONGEST_S = 3, 11, 1.0  # of a layer: ignored first, timed at least, timed for longer if cheap
+WARM_RUNS, RUNS, LONGEST_S = (
+    3,
+    11,
+    1.0,
+)  # of a layer: ignored first, timed at least, timed for longer if cheap
 MOST_RUNS = 200
 _LEAST_S_PER_FLOP = 1e-18  # an exaflop/s; a fit without FLOP at all would have no peak
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """layer_s [L]: seconds of each layer alone, the median of `runs` or more, in one thread, batch 1."""
+    """layer_s [L]: seconds of each layer alone, the median of `runs` or more, in one thread, batch
+    1.
+    """
 
     layer_s: tuple[float, ...]
     overhead_s: float
@@ -39,7 +47,9 @@ def time_onnx(path: str | Path, chain: Chain) -> Timing:
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
-        raise ProfileError("latency was not measured: pip install onnxruntime, then make the profile again") from None
+        raise ProfileError(
+            "latency was not measured: pip install onnxruntime, then make the profile again"
+        ) from None
     model, _ = read_onnx(Path(path), chain.input.shape)
     extractor = importlib.import_module("onnx.utils").Extractor(model)
     seconds = []
@@ -49,17 +59,26 @@ def time_onnx(path: str | Path, chain: Chain) -> Timing:
             seconds.append(_median_s(runtime, part))
         except Exception as error:  # onnxruntime has a class for every status
             said = " ".join(str(error).split())[:200]
-            raise ProfileError(f"latency was not measured: layer '{layer.name}' does not run alone: {said}") from None
+            raise ProfileError(
+                f"latency was not measured: layer '{layer.name}' does not run alone: {said}"
+            ) from None
     layer_s = tuple(float(f"{s:.4g}") for s in seconds)
     kernels, flop = zip(*((layer.kernels, layer.flop) for layer in chain.layers), strict=True)
     overhead_s, peak_flops = fit(layer_s, kernels, flop)
     return Timing(
-        layer_s, overhead_s, peak_flops, f"{processor()}, {platform.system()}", f"onnxruntime {runtime.__version__}"
+        layer_s,
+        overhead_s,
+        peak_flops,
+        f"{processor()}, {platform.system()}",
+        f"onnxruntime {runtime.__version__}",
     )
 
 
-def fit(layer_s: Sequence[float], kernels: Sequence[int], flop: Sequence[float]) -> tuple[float, float]:
-    """(overhead_s, peak_flops) of least Σ ((kernels * overhead_s + flop / peak_flops) / layer_s - 1)².
+def fit(
+    layer_s: Sequence[float], kernels: Sequence[int], flop: Sequence[float]
+) -> tuple[float, float]:
+    """(overhead_s, peak_flops) of least Σ ((kernels * overhead_s + flop / peak_flops) / layer_s -
+    1)².
 
     peak_flops is no less than the rate of the fastest layer, as no machine beats its own peak.
     """
@@ -69,14 +88,18 @@ def fit(layer_s: Sequence[float], kernels: Sequence[int], flop: Sequence[float])
     fastest = max(np.max(flop / seconds), 1.0)
     # In units of the fastest rate and the mean overhead, else one column is 1e12 times the other.
     unit_s = float(np.mean(seconds / kernels))
-    columns = np.stack([np.asarray(kernels) * unit_s / seconds, np.asarray(flop) / fastest / seconds], axis=1)
+    columns = np.stack(
+        [np.asarray(kernels) * unit_s / seconds, np.asarray(flop) / fastest / seconds], axis=1
+    )
     least = fastest * _LEAST_S_PER_FLOP
     found = lsq_linear(columns, np.ones(len(seconds)), bounds=([0.0, least], [np.inf, 1.0])).x
     return float(found[0]) * unit_s, _up(fastest / float(found[1]))
 
 
 def _up(number: float) -> float:
-    """`number`, rounded up to four figures: a rate rounded down would be beaten by the layer it came from."""
+    """`number`, rounded up to four figures: a rate rounded down would be beaten by the layer it
+    came from.
+    """
     step = 10.0 ** (np.floor(np.log10(number)) - 3)
     return float(f"{(np.floor(number / step) + 1) * step:.4g}")
 
@@ -99,7 +122,9 @@ def _median_s(runtime: Any, model: bytes) -> float:
 
 
 def _values(value: Any) -> np.ndarray:
-    """Random values for an input: zeros could be faster, denormal numbers slower than what a network sees."""
+    """Random values for an input: zeros could be faster, denormal numbers slower than what a
+    network sees.
+    """
     names = {"float": "float32", "double": "float64"}
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     return (np.random.default_rng(0).random(value.shape) * 4).astype(names.get(kind, kind))

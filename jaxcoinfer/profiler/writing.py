@@ -1,4 +1,6 @@
-"""Chains and timings as the TOML of `profiles/README.md`. What cannot be known here is left to be filled in."""
+"""Chains and timings as the TOML of `profiles/README.md`. What cannot be known here is left to be
+filled in.
+"""
 
 import datetime
 import json
@@ -16,7 +18,8 @@ _COUNTED = (
 )
 _DNN = """\
 # Made by `jaxcoinfer profile`. {todo}
-# Early exits cannot be read off a network: train heads, measure them, add [[exits]] (profiles/README.md).
+# Early exits cannot be read off a network: train heads, measure them, add [[exits]]
+# (profiles/README.md).
 
 kind = "dnn"
 name = {name}
@@ -34,7 +37,8 @@ out_elements = {elements:_} # {shape}
 parameters = {parameters:_}
 """
 _DEVICE = """\
-# Made by `jaxcoinfer profile`. Fill in the watts, and by which meter. For another device, copy the table [measured.*].
+# Made by `jaxcoinfer profile`. Fill in the watts, and by which meter. For another device, copy the
+# table [measured.*].
 
 kind = "device"
 name = "this-machine"
@@ -57,13 +61,19 @@ power_busy_w = "fill in, as in measured: which meter, when"
 
 
 def dnn_toml(chain: Chain, accuracy: float | None = None) -> str:
-    """The DNN profile of `chain`. Without its accuracy, a share in [0, 1], it loads only once that is filled in."""
+    """The DNN profile of `chain`. Without its accuracy, a share in [0, 1], it loads only once that
+    is filled in.
+    """
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ProfileError(f"accuracy {accuracy:g} is refused; allowed: a share from 0 to 1")
     head = _DNN.format(
-        todo="Fill in full_accuracy and its source." if accuracy is None else "Say how full_accuracy was measured.",
+        todo="Fill in full_accuracy and its source."
+        if accuracy is None
+        else "Say how full_accuracy was measured.",
         name=_quoted(chain.name),
-        description=_quoted(f"{chain.name} in {len(chain.layers)} layers, cut wherever a single tensor flows"),
+        description=_quoted(
+            f"{chain.name} in {len(chain.layers)} layers, cut wherever a single tensor flows"
+        ),
         input_bits=chain.input_bits,
         input_sizes=f"{_shape(chain.input.shape)} * {chain.input_bits // chain.input.elements}",
         accuracy='"fill in, 0.0 to 1.0"' if accuracy is None else repr(float(accuracy)),
@@ -78,7 +88,9 @@ def dnn_toml(chain: Chain, accuracy: float | None = None) -> str:
 
 
 def device_toml(chain: Chain, timing: Timing) -> str:
-    """A device profile of the machine that was timed, without its watts, which must be filled in before it loads."""
+    """A device profile of the machine that was timed, without its watts, which must be filled in
+    before it loads.
+    """
     how = f"median of {timing.runs} warm runs or more of each layer alone with {timing.runtime}, batch 1, 1 thread"
     fit = "least squares of the relative error of kernels * overhead_s + flop / peak_flops"
     return _DEVICE.format(

@@ -1,6 +1,7 @@
 """The one list of systems: what each is called, its default scenario, and where its parts are.
 
-A part is imported when it is asked for, so that reading a scenario needs no JAX and one system loads no other.
+A part is imported when it is asked for, so that reading a scenario needs no JAX and one system
+loads no other.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ from jaxcoinfer.data.profiles import profiles_root
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """A system: its name, its folder below `jaxcoinfer.systems`, the class of its scenarios, its default scenario."""
+    """A system: its name, its folder below `jaxcoinfer.systems`, the class of its scenarios, its
+    default scenario.
+    """
 
     name: str
     folder: str
@@ -53,8 +56,8 @@ def list_scenarios() -> tuple[str, ...]:
 def load_scenario(name_or_path: str | Path) -> Any:
     """Reads the scenario of that name, or in the file at that path (one with a `/` or `.toml`).
 
-    Returns the record of its `system`. Raises ProfileError in one line that names file, field, value and what is
-    allowed.
+    Returns the record of its `system`. Raises ProfileError in one line that names file, field,
+    value and what is allowed.
     """
     name = str(name_or_path)
     bare = not (name.endswith(".toml") or "/" in name or "\\" in name)
@@ -62,7 +65,9 @@ def load_scenario(name_or_path: str | Path) -> Any:
     if not path.is_file():
         known = list(list_scenarios())
         what = f"unknown scenario '{name}'" if bare else f"{name}: no such scenario file"
-        raise ProfileError(f"{what}; shipped scenarios: {', '.join(known)}{nearest(path.stem, known)}")
+        raise ProfileError(
+            f"{what}; shipped scenarios: {', '.join(known)}{nearest(path.stem, known)}"
+        )
     place = Place(str(path))
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -89,9 +94,9 @@ def scenario_from(table: dict[str, Any], place: Place) -> Any:
 def make(scenario: Any = "camera", key: Any = None, *, split: Split = "train") -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
-    key draws the world (default `jax.random.key(0)`); split "eval" takes recorded links from the files, and images from
-    the half, that learning never sees. Raises ProfileError or TraceError in one line that names file, field, value and
-    what is allowed.
+    key draws the world (default `jax.random.key(0)`); split "eval" takes recorded links from the
+    files, and images from the half, that learning never sees. Raises ProfileError or TraceError in
+    one line that names file, field, value and what is allowed.
     """
     record = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
     if key is None:

@@ -15,7 +15,9 @@ BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("tes
 
 
 class Images(NamedTuple):
-    """train, test uint8 [N, 32, 32, 3]; their labels int32 [N]; note: what they are, for wherever results are shown."""
+    """train, test uint8 [N, 32, 32, 3]; their labels int32 [N]; note: what they are, for wherever
+    results are shown.
+    """
 
     train: np.ndarray
     train_labels: np.ndarray
@@ -27,8 +29,9 @@ class Images(NamedTuple):
 def load(path: Path) -> Images:
     """Reads CIFAR-10 from the official archive or the folder it unpacks to, or from an `.npz`.
 
-    An `.npz` holds x_train, y_train, x_test, y_test; a second half of the training images may lie beside it as JPEG
-    files in `<name>_train_part2_jpeg.npz` (jpeg_bytes, offsets, y_train). Raises FileNotFoundError, KeyError.
+    An `.npz` holds x_train, y_train, x_test, y_test; a second half of the training images may lie
+    beside it as JPEG files in `<name>_train_part2_jpeg.npz` (jpeg_bytes, offsets, y_train). Raises
+    FileNotFoundError, KeyError.
     """
     if path.suffix == ".npz":
         return _from_arrays(path)
@@ -61,7 +64,9 @@ def _official(read) -> Images:
         batches = [pickle.loads(read(name), encoding="bytes") for name in names]
         pixels = np.concatenate([batch[b"data"] for batch in batches])
         images[part] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        images[f"{part}_labels"] = np.concatenate([batch[b"labels"] for batch in batches]).astype(np.int32)
+        images[f"{part}_labels"] = np.concatenate([batch[b"labels"] for batch in batches]).astype(
+            np.int32
+        )
     return Images(**images, note="official release of CIFAR-10")
 
 

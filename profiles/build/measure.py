@@ -1,9 +1,10 @@
-"""What a trained B-AlexNet costs and gets right: cut by cut, exit by exit, width by width, image by image.
+"""What a trained B-AlexNet costs and gets right: cut by cut, exit by exit, width by width, image by
+image.
 
-Axes: V versions, E exits (the last is the whole network), P = L + 1 cuts (0: the input), Q bit widths, S test images,
-L layers. A feature is sent as integers of q bits, `round((x - low) / step)` with one low and one step for the whole
-tensor: from the least value that training images give up to where the mean square error is least. 32 bits stand for
-the feature as it is.
+Axes: V versions, E exits (the last is the whole network), P = L + 1 cuts (0: the input), Q bit
+widths, S test images, L layers. A feature is sent as integers of q bits, `round((x - low) / step)`
+with one low and one step for the whole tensor: from the least value that training images give up to
+where the mean square error is least. 32 bits stand for the feature as it is.
 """
 
 import time
@@ -35,7 +36,9 @@ class Costs(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """correct bool [E, P, Q, S]; confidence, the largest class probability, and entropy, nats [E, S], at each exit."""
+    """correct bool [E, P, Q, S]; confidence, the largest class probability, and entropy, nats [E,
+    S], at each exit.
+    """
 
     correct: np.ndarray
     confidence: np.ndarray
@@ -45,13 +48,16 @@ class Answers(NamedTuple):
 def costs(width: float) -> Costs:
     """Counts a network from its own weights and shapes, normalisation folded into the convolutions.
 
-    2 FLOP for each multiply-add of a convolution or linear layer, 1 for each element of a pooling window.
+    2 FLOP for each multiply-add of a convolution or linear layer, 1 for each element of a pooling
+    window.
     """
     net = BAlexNet(width)
     variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *IMAGE), jnp.float32))
     shapes = [IMAGE]
     for layer in range(len(LAYERS)):
-        shapes.append(_shape(net, variables, shapes[-1], lambda net, x, n=layer: net.part(x, n, n + 1)))
+        shapes.append(
+            _shape(net, variables, shapes[-1], lambda net, x, n=layer: net.part(x, n, n + 1))
+        )
     of = [variables["params"][f"layers_{i}"] for i in range(len(LAYERS))]
     counted = [
         _multiply_adds(weights, shapes[i], name in CHANNELS, name in POOLED, shapes[i + 1])
@@ -62,13 +68,20 @@ def costs(width: float) -> Costs:
         elements=np.array([np.prod(shape) for shape in shapes[1:]]),
         parameters=np.array([parameters for _, parameters in counted]),
         head_flop=np.array(
-            [_head_flop(variables["params"][f"heads_{i}"], shapes[at]) for i, at in enumerate(EXIT_LAYERS)]
+            [
+                _head_flop(variables["params"][f"heads_{i}"], shapes[at])
+                for i, at in enumerate(EXIT_LAYERS)
+            ]
         ),
     )
 
 
-def answers(width: float, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray, calibration) -> Answers:
-    """Runs every image through every cut, bit width and exit; calibration: training images, uint8 [N, 32, 32, 3]."""
+def answers(
+    width: float, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray, calibration
+) -> Answers:
+    """Runs every image through every cut, bit width and exit; calibration: training images, uint8
+    [N, 32, 32, 3].
+    """
     net, ends = BAlexNet(width), exit_layers()
     ranges = _ranges(net, variables, jnp.asarray(calibration[:_CALIBRATION]))
     correct = np.zeros((len(ends), len(LAYERS) + 1, len(BITS), len(images)), bool)
@@ -91,7 +104,9 @@ def answers(width: float, variables: dict[str, Any], images: np.ndarray, labels:
 
 
 @partial(jax.jit, static_argnames="net")
-def _ranges(net: BAlexNet, variables: Any, images: jax.Array) -> list[dict[int, tuple[jax.Array, jax.Array]]]:
+def _ranges(
+    net: BAlexNet, variables: Any, images: jax.Array
+) -> list[dict[int, tuple[jax.Array, jax.Array]]]:
     """The range of the feature at each cut before the last, by bit width."""
     feature, found = normalised(images), []
     for layer in range(len(LAYERS)):
@@ -101,7 +116,9 @@ def _ranges(net: BAlexNet, variables: Any, images: jax.Array) -> list[dict[int, 
 
 
 def best_range(x: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the low and high end between which integers of `bits` bits lose least of x in mean square."""
+    """Returns the low and high end between which integers of `bits` bits lose least of x in mean
+    square.
+    """
     low, high = x.min(), x.max()
     tops = low + (high - low) * jnp.asarray(_ENDS, jnp.float32)
     lost = jax.lax.map(lambda top: jnp.mean((x - quantised(x, low, top, bits)) ** 2), tops)
@@ -109,21 +126,31 @@ def best_range(x: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
 
 
 @partial(jax.jit, static_argnames=("net", "cut"))
-def _cut_at(net: BAlexNet, variables: Any, feature: jax.Array, ranges, *, cut: int) -> tuple[jax.Array, jax.Array]:
-    """Of the feature [N, ...] at a cut: that behind the next layer, and the class scores of all exits behind the cut
-    [E', Q, N, classes] when it is sent at each width; the input (Q = 1) is sent as it is."""
+def _cut_at(
+    net: BAlexNet, variables: Any, feature: jax.Array, ranges, *, cut: int
+) -> tuple[jax.Array, jax.Array]:
+    """Of the feature [N, ...] at a cut: that behind the next layer, and the class scores of all
+    exits behind the cut [E', Q, N, classes] when it is sent at each width; the input (Q = 1) is
+    sent as it is.
+    """
     widths = BITS if cut else (UNQUANTISED,)
-    sent = [feature if bits == UNQUANTISED else quantised(feature, *ranges[bits], bits) for bits in widths]
+    sent = [
+        feature if bits == UNQUANTISED else quantised(feature, *ranges[bits], bits)
+        for bits in widths
+    ]
     x, at, scores = jnp.concatenate(sent), cut, []
     for e, end in enumerate(exit_layers()):
         if end > cut:
             x, at = net.apply(variables, x, at, end, method="part"), end
-            scores.append(net.apply(variables, x, e, method="leave").reshape(len(widths), len(feature), -1))
+            scores.append(
+                net.apply(variables, x, e, method="leave").reshape(len(widths), len(feature), -1)
+            )
     return net.apply(variables, feature, cut, cut + 1, method="part"), jnp.stack(scores)
 
 
 def quantised(x: jax.Array, low: jax.Array, high: jax.Array, bits: int) -> jax.Array:
-    """Returns what arrives if x is sent as integers of `bits` bits: `low + step * clip(round((x - low) / step))`.
+    """Returns what arrives if x is sent as integers of `bits` bits: `low + step * clip(round((x -
+    low) / step))`.
 
     step = (high - low) / (2^bits - 1).
     """
@@ -133,7 +160,9 @@ def quantised(x: jax.Array, low: jax.Array, high: jax.Array, bits: int) -> jax.A
 
 
 def seconds(width: float, variables: dict[str, Any], repeats: int = 300) -> np.ndarray:
-    """Returns the median seconds of each layer [L] for one image on this machine: compiled, warm, blocked."""
+    """Returns the median seconds of each layer [L] for one image on this machine: compiled, warm,
+    blocked.
+    """
     net = BAlexNet(width)
     x = jnp.zeros((1, *IMAGE), jnp.float32)
     found = []
@@ -155,7 +184,9 @@ def _shape(net: BAlexNet, variables: Any, shape: tuple[int, ...], run) -> tuple[
     return jax.eval_shape(lambda v, x: net.apply(v, x, method=run), variables, x).shape[1:]
 
 
-def _multiply_adds(weights: Any, before: tuple[int, ...], convolution: bool, pooled: bool, after) -> tuple[int, int]:
+def _multiply_adds(
+    weights: Any, before: tuple[int, ...], convolution: bool, pooled: bool, after
+) -> tuple[int, int]:
     """(FLOP, parameters) of one layer."""
     if not convolution:
         kernel = weights["Dense_0"]["kernel"].shape
@@ -166,6 +197,10 @@ def _multiply_adds(weights: Any, before: tuple[int, ...], convolution: bool, poo
 
 
 def _head_flop(weights: Any, before: tuple[int, ...]) -> int:
-    halved = (before[0] // 2, before[1] // 2, weights["Convolution_0"]["Conv_0"]["kernel"].shape[-1])
+    halved = (
+        before[0] // 2,
+        before[1] // 2,
+        weights["Convolution_0"]["Conv_0"]["kernel"].shape[-1],
+    )
     convolution, _ = _multiply_adds(weights["Convolution_0"], before, True, True, halved)
     return convolution + _multiply_adds(weights["Dense_0"], (), False, False, ())[0]

@@ -1,8 +1,9 @@
 """B-AlexNet: AlexNet for 32x32 images with early exits after its second and third convolution.
 
-Architecture of Teerapittayanon et al., BranchyNet (arXiv 1709.01686): convolutions 32@5x5, 64@5x5, 96@3x3, 96@3x3,
-64@3x3, then 256, 128 and 10 units; each exit head is a 3x3 convolution of 32 channels and a linear layer. Ours
-normalises by batch in place of local responses, which is folded into the convolution before the network is deployed.
+Architecture of Teerapittayanon et al., BranchyNet (arXiv 1709.01686): convolutions 32@5x5, 64@5x5,
+96@3x3, 96@3x3, 64@3x3, then 256, 128 and 10 units; each exit head is a 3x3 convolution of 32
+channels and a linear layer. Ours normalises by batch in place of local responses, which is folded
+into the convolution before the network is deployed.
 """
 
 import flax.linen as nn
@@ -11,7 +12,13 @@ import jax.numpy as jnp
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 EXIT_LAYERS = (2, 3)  # an exit head hangs behind the second and the third layer
-CHANNELS = {"conv1": (32, 5), "conv2": (64, 5), "conv3": (96, 3), "conv4": (96, 3), "conv5": (64, 3)}
+CHANNELS = {
+    "conv1": (32, 5),
+    "conv2": (64, 5),
+    "conv3": (96, 3),
+    "conv4": (96, 3),
+    "conv5": (64, 3),
+}
 POOLED = ("conv1", "conv2", "conv5")
 UNITS = {"fc6": 256, "fc7": 128}
 HEAD_CHANNELS = 32
@@ -32,7 +39,9 @@ def halved(x: jax.Array) -> jax.Array:
 
 
 class Convolution(nn.Module):
-    """Convolution, batch normalisation, rectifier, and a pooling of stride 2: [N, H, W, C] to [N, H', W', channels]."""
+    """Convolution, batch normalisation, rectifier, and a pooling of stride 2: [N, H, W, C] to [N,
+    H', W', channels].
+    """
 
     channels: int
     kernel: int
@@ -46,7 +55,9 @@ class Convolution(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer on flattened features, with rectifier and dropout unless it is the last: [N, ...] to [N, units]."""
+    """Linear layer on flattened features, with rectifier and dropout unless it is the last: [N,
+    ...] to [N, units].
+    """
 
     units: int
     last: bool = False
@@ -65,11 +76,15 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return Dense(self.classes, last=True)(Convolution(self.channels, 3, pooled=True)(x, train), train)
+        return Dense(self.classes, last=True)(
+            Convolution(self.channels, 3, pooled=True)(x, train), train
+        )
 
 
 class BAlexNet(nn.Module):
-    """The network with `width` of its channels, layer by layer; its exits are the two heads and the last layer."""
+    """The network with `width` of its channels, layer by layer; its exits are the two heads and the
+    last layer.
+    """
 
     width: float = 1.0
     classes: int = 10
@@ -79,7 +94,10 @@ class BAlexNet(nn.Module):
             return max(1, round(channels * self.width))
 
         self.layers = [
-            *(Convolution(thin(channels), kernel, name in POOLED) for name, (channels, kernel) in CHANNELS.items()),
+            *(
+                Convolution(thin(channels), kernel, name in POOLED)
+                for name, (channels, kernel) in CHANNELS.items()
+            ),
             *(Dense(thin(units)) for units in UNITS.values()),
             Dense(self.classes, last=True),
         ]
@@ -95,13 +113,17 @@ class BAlexNet(nn.Module):
         return jnp.stack([*scores, x])
 
     def part(self, x: jax.Array, first: int, last: int) -> jax.Array:
-        """The features behind layer `last`, of those behind layer `first` (0: the images); not for training."""
+        """The features behind layer `last`, of those behind layer `first` (0: the images); not for
+        training.
+        """
         for layer in self.layers[first:last]:
             x = layer(x, False)
         return x
 
     def leave(self, x: jax.Array, exit_: int) -> jax.Array:
-        """Class scores [N, classes] of the features at an exit; those of the last exit are its features."""
+        """Class scores [N, classes] of the features at an exit; those of the last exit are its
+        features.
+        """
         return x if exit_ == len(self.heads) else self.heads[exit_](x, False)
 
 

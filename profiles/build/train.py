@@ -1,9 +1,11 @@
-"""Trains B-AlexNet with all its exits at once, one compression scale after another; a stopped run goes on.
+"""Trains B-AlexNet with all its exits at once, one compression scale after another; a stopped run
+goes on.
 
     python -m profiles.build train --data cifar10.npz --out RUN
 
-Images are shifted by up to four pixels and mirrored; the loss is the weighted sum of the exits' cross entropies;
-Nesterov's descent with weight decay, its rate rising over a fifth of the steps and falling to zero on a cosine.
+Images are shifted by up to four pixels and mirrored; the loss is the weighted sum of the exits'
+cross entropies; Nesterov's descent with weight decay, its rate rising over a fifth of the steps and
+falling to zero on a cosine.
 """
 
 import dataclasses
@@ -25,13 +27,18 @@ from profiles.build.data import Images
 from profiles.build.model import BAlexNet
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
-MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images, by channel
+MEAN, DEVIATION = (
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+)  # of the training images, by channel
 SHIFT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How a network is trained: exit_weights of the exits' losses [E]; peak rate of descent; decay of weights."""
+    """How a network is trained: exit_weights of the exits' losses [E]; peak rate of descent; decay
+    of weights.
+    """
 
     seed: int = 0
     epochs: int = 12
@@ -43,7 +50,9 @@ class Config:
 
 
 class State(NamedTuple):
-    """variables: params and batch_stats of the network; descent: state of the optimiser; epoch: how many are done."""
+    """variables: params and batch_stats of the network; descent: state of the optimiser; epoch: how
+    many are done.
+    """
 
     variables: dict[str, Any]
     descent: Any
@@ -52,24 +61,32 @@ class State(NamedTuple):
 
 def normalised(images: jax.Array) -> jax.Array:
     """Pixels of 0 to 255 to numbers of mean 0 and deviation 1 by channel, float32 [..., 3]."""
-    mean, deviation = (jnp.broadcast_to(jnp.array(of, jnp.float32), images.shape) for of in (MEAN, DEVIATION))
+    mean, deviation = (
+        jnp.broadcast_to(jnp.array(of, jnp.float32), images.shape) for of in (MEAN, DEVIATION)
+    )
     return (images.astype(jnp.float32) / 255.0 - mean) / deviation
 
 
 def augmented(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image shifted by up to SHIFT pixels both ways and mirrored half of the time, like images [N, H, W, 3]."""
+    """Each image shifted by up to SHIFT pixels both ways and mirrored half of the time, like images
+    [N, H, W, 3].
+    """
     n, height, width, _ = images.shape
     shift_key, mirror_key = jax.random.split(key)
     padded = jnp.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
     corners = jax.random.randint(shift_key, (n, 2), 0, 2 * SHIFT + 1)
-    cut = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (height, width, 3)))
+    cut = jax.vmap(
+        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (height, width, 3))
+    )
     mirrored = jax.random.bernoulli(mirror_key, shape=(n, 1, 1, 1))
     shifted = cut(padded, corners)
     return jnp.where(mirrored, shifted[:, :, ::-1], shifted)
 
 
 def joint_loss(scores: jax.Array, labels: jax.Array, weights: tuple[float, ...]) -> jax.Array:
-    """Returns `sum_e weights_e * mean cross entropy of exit e`; scores [E, N, classes], labels int32 [N]."""
+    """Returns `sum_e weights_e * mean cross entropy of exit e`; scores [E, N, classes], labels
+    int32 [N].
+    """
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels[None, :]).mean(axis=1)
     return jnp.dot(jnp.array(weights, jnp.float32), losses)
 
@@ -92,19 +109,27 @@ def train(
     *,
     report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> dict[str, Any]:
-    """Returns the variables of the trained network of `width`; goes on from the last epoch kept in `folder`."""
+    """Returns the variables of the trained network of `width`; goes on from the last epoch kept in
+    `folder`.
+    """
     _agree(folder, config)
     net, steps = BAlexNet(width), len(images.train) // config.batch
     optimiser = optimiser_of(config, config.epochs * steps)
-    init_key, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), round(100 * width)))
+    init_key, key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), round(100 * width))
+    )
     state = _resumed(_path(folder, width), _fresh(net, optimiser, init_key))
     step = _step(net, optimiser, config)
     train_images, labels = jnp.asarray(images.train), jnp.asarray(images.train_labels)
     began, first = time.monotonic(), state.epoch
     for epoch in range(first, config.epochs):
         variables, descended, losses = state.variables, state.descent, []
-        for rows, step_key in _batches(jax.random.fold_in(key, epoch), len(images.train), config.batch):
-            variables, descended, loss = step(variables, descended, step_key, train_images, labels, rows)
+        for rows, step_key in _batches(
+            jax.random.fold_in(key, epoch), len(images.train), config.batch
+        ):
+            variables, descended, loss = step(
+                variables, descended, step_key, train_images, labels, rows
+            )
             losses.append(loss)
         state = State(variables, descended, epoch + 1)
         _keep(_path(folder, width), state)
@@ -131,10 +156,15 @@ def trained(width: float, folder: Path) -> tuple[dict[str, Any], Config]:
     return kept["variables"], config
 
 
-def accuracy(net: BAlexNet, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def accuracy(
+    net: BAlexNet, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Share of images that each exit gets right, float64 [E]."""
     scores = jax.jit(lambda v, x: net.apply(v, normalised(x)).argmax(axis=-1))
-    right = [np.asarray(scores(variables, part)) for part in np.array_split(images, max(1, len(images) // 1000))]
+    right = [
+        np.asarray(scores(variables, part))
+        for part in np.array_split(images, max(1, len(images) // 1000))
+    ]
     return (np.concatenate(right, axis=1) == labels).mean(axis=1)
 
 
@@ -152,7 +182,9 @@ def _step(net: BAlexNet, optimiser: optax.GradientTransformation, config: Config
 
         def loss_of(params):
             given = {"params": params, "batch_stats": variables["batch_stats"]}
-            scores, changed = net.apply(given, batch, True, rngs={"dropout": dropout_key}, mutable=["batch_stats"])
+            scores, changed = net.apply(
+                given, batch, True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
+            )
             return joint_loss(scores, labels[rows], config.exit_weights), changed
 
         (loss, changed), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
@@ -174,13 +206,17 @@ def _path(folder: Path, width: float) -> Path:
 
 
 def _agree(folder: Path, config: Config) -> None:
-    """Writes how the networks of a run are trained, and refuses to go on with a run that was begun otherwise."""
+    """Writes how the networks of a run are trained, and refuses to go on with a run that was begun
+    otherwise.
+    """
     path, ours = folder / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ours, indent=1))
     elif (begun := json.loads(path.read_text())) != ours:
-        raise ValueError(f"{folder} was begun with {begun}, not {ours}; take another folder, or the same numbers")
+        raise ValueError(
+            f"{folder} was begun with {begun}, not {ours}; take another folder, or the same numbers"
+        )
 
 
 def _keep(path: Path, state: State) -> None:

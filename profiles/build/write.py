@@ -1,4 +1,6 @@
-"""Writes what was measured as profiles: `<name>.toml` and `.npz` of the network, `<machine>.toml` of this machine."""
+"""Writes what was measured as profiles: `<name>.toml` and `.npz` of the network, `<machine>.toml`
+of this machine.
+"""
 
 import os
 from collections.abc import Sequence
@@ -27,7 +29,9 @@ def network(
     images: Images,
     config: Config,
 ) -> Path:
-    """Writes `b-alexnet.toml` and `.npz` into `folder`; one of each sequence a version, the whole network first."""
+    """Writes `b-alexnet.toml` and `.npz` into `folder`; one of each sequence a version, the whole
+    network first.
+    """
     right = [_own_accuracy(a) for a in answers]
     lines = [
         "# Written by `python -m profiles.build measure`; the same command makes it again.",
@@ -54,7 +58,13 @@ def network(
 def _layers(cost: Costs) -> list[str]:
     lines = []
     for i, name in enumerate(LAYERS):
-        lines += ["", "[[layers]]", f'name = "{name}"', f"flop = {cost.flop[i]}", f"out_elements = {cost.elements[i]}"]
+        lines += [
+            "",
+            "[[layers]]",
+            f'name = "{name}"',
+            f"flop = {cost.flop[i]}",
+            f"out_elements = {cost.elements[i]}",
+        ]
         lines += [f"kernels = {KERNELS[i]}", f"parameters = {cost.parameters[i]}"]
     return [*lines, "cut = false # nothing is left for the server"]
 
@@ -69,7 +79,10 @@ def _exits(cost: Costs, accuracy: Sequence[float]) -> list[str]:
 
 def _version(width: float, cost: Costs, accuracy: Sequence[float]) -> list[str]:
     lines = ["", "[[versions]]", f"width = {width}", f"flop = {cost.flop.tolist()}"]
-    lines += [f"out_elements = {cost.elements.tolist()}", f"parameters = {cost.parameters.tolist()}"]
+    lines += [
+        f"out_elements = {cost.elements.tolist()}",
+        f"parameters = {cost.parameters.tolist()}",
+    ]
     return [*lines, f"head_flop = {cost.head_flop.tolist()}", f"accuracy = {accuracy}"]
 
 
@@ -98,32 +111,46 @@ def _sources(n_images: int, images: Images, config: Config, *, thin: bool) -> li
         '"exits.accuracy" = "measured: as full_accuracy"',
     ]
     if thin:
-        lines.append(f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"')
+        lines.append(
+            f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"'
+        )
     return [*lines, f'samples = "measured: on {said}"', ""]
 
 
 def _samples(path: Path, answers: Sequence[Answers]) -> None:
     correct, confidence, entropy = (
-        np.stack([getattr(a, name) for a in answers]) for name in ("correct", "confidence", "entropy")
+        np.stack([getattr(a, name) for a in answers])
+        for name in ("correct", "confidence", "entropy")
     )
     np.savez_compressed(
         path,
         samples=np.array(correct.shape[-1]),
         correct=np.packbits(correct, axis=-1),
         confidence=confidence.astype(np.float16),
-        entropy=np.maximum(entropy, 0.0).astype(np.float16),  # of a sure answer, rounding gives a hair less than 0
+        entropy=np.maximum(entropy, 0.0).astype(
+            np.float16
+        ),  # of a sure answer, rounding gives a hair less than 0
     )
 
 
 def machine(
-    folder: Path, name: str, widths: Sequence[float], costs: Sequence[Costs], layer_s: Sequence[np.ndarray]
+    folder: Path,
+    name: str,
+    widths: Sequence[float],
+    costs: Sequence[Costs],
+    layer_s: Sequence[np.ndarray],
 ) -> Path:
-    """Writes the profile of this machine, as a server, with the seconds of each layer [L] of each version.
+    """Writes the profile of this machine, as a server, with the seconds of each layer [L] of each
+    version.
 
     peak_flops is the highest rate of any layer; overhead_s the median of what is left, by kernel.
     """
-    peak = max(float((cost.flop / seconds).max()) for cost, seconds in zip(costs, layer_s, strict=True))
-    left = [(s - cost.flop / peak) / np.array(KERNELS) for cost, s in zip(costs, layer_s, strict=True)]
+    peak = max(
+        float((cost.flop / seconds).max()) for cost, seconds in zip(costs, layer_s, strict=True)
+    )
+    left = [
+        (s - cost.flop / peak) / np.array(KERNELS) for cost, s in zip(costs, layer_s, strict=True)
+    ]
     lines = [
         "# Written by `python -m profiles.build measure`.",
         "",

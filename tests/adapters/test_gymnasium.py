@@ -1,4 +1,6 @@
-"""Gymnasium's faces: its own checkers, the native transitions, its vectors' way to reset, seeds, masks, SB3."""
+"""Gymnasium's faces: its own checkers, the native transitions, its vectors' way to reset, seeds,
+masks, SB3.
+"""
 
 import gymnasium
 import jax
@@ -33,12 +35,15 @@ def start_of(world, generator):
 
 
 def step_of(world):
-    return jax.jit(lambda state, action: world[0].step(state, jnp.asarray(action, jnp.int32), world[1]))
+    return jax.jit(
+        lambda state, action: world[0].step(state, jnp.asarray(action, jnp.int32), world[1])
+    )
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_gymnasiums_checker_has_nothing_to_say(name):
-    # Registered, so that it has a specification: without one the checker warns that it cannot make a second.
+    # Registered, so that it has a specification: without one the checker warns that it cannot make
+    # a second.
     gymnasium.register(f"jaxcoinfer/{name}-v0", entry_point=lambda: gymnasium_env(*WORLDS[name]))
     check_env(gymnasium.make(f"jaxcoinfer/{name}-v0").unwrapped)
 
@@ -78,7 +83,9 @@ def test_a_vector_resets_as_its_mode_says(world, mode):
     observation, _ = vector.reset(seed=5)
     native, waits, n_ends = starts(), [False] * n_envs, 0
     for _ in range(300):
-        np.testing.assert_allclose(observation, [timestep.observation for _, timestep in native], rtol=1e-5)
+        np.testing.assert_allclose(
+            observation, [timestep.observation for _, timestep in native], rtol=1e-5
+        )
         action = np.arange(n_envs) % 2
         observation, reward, terminated, truncated, info = vector.step(action)
         native = [step(state, a) for (state, _), a in zip(native, action, strict=True)]
@@ -97,7 +104,9 @@ def test_a_vector_resets_as_its_mode_says(world, mode):
         else:
             assert "final_obs" not in info
         if any(again):
-            native = [new if a else old for new, old, a in zip(starts(), native, again, strict=True)]
+            native = [
+                new if a else old for new, old, a in zip(starts(), native, again, strict=True)
+            ]
         waits = ended if mode == "NextStep" else waits
         assert observation in vector.observation_space
         if n_ends > 8:
@@ -107,16 +116,25 @@ def test_a_vector_resets_as_its_mode_says(world, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_vector_speaks_as_gymnasiums_own(mode):
-    """Kinds of everything it returns, in every step, as `SyncVectorEnv` of the single face has them."""
+    """Kinds of everything it returns, in every step, as `SyncVectorEnv` of the single face has
+    them.
+    """
     env, params = WORLDS["on-demand"]
     ours = gymnasium_vector(env, params, 2, autoreset=mode)
     makers = [lambda: gymnasium_env(env, params)] * 2
-    theirs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=gymnasium.vector.AutoresetMode(mode))
+    theirs = gymnasium.vector.SyncVectorEnv(
+        makers, autoreset_mode=gymnasium.vector.AutoresetMode(mode)
+    )
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
-    assert (ours.observation_space, ours.action_space) == (theirs.observation_space, theirs.action_space)
+    assert (ours.observation_space, ours.action_space) == (
+        theirs.observation_space,
+        theirs.action_space,
+    )
 
     def kinds(values):
-        return jax.tree.map(lambda x: (type(x), getattr(x, "dtype", None), getattr(x, "shape", None)), values)
+        return jax.tree.map(
+            lambda x: (type(x), getattr(x, "dtype", None), getattr(x, "shape", None)), values
+        )
 
     said = []
     for vector in (ours, theirs):
@@ -173,7 +191,9 @@ def test_what_it_cannot_do_is_refused():
 
 
 def test_stable_baselines_checks_it_and_learns_on_it():
-    """Its checker, then a few updates of its own proximal policy optimisation, and masks as sb3-contrib asks."""
+    """Its checker, then a few updates of its own proximal policy optimisation, and masks as
+    sb3-contrib asks.
+    """
     reason = "it is not installed: python -m pip install 'jaxcoinfer[sb3]'"
     sb3 = pytest.importorskip("stable_baselines3", reason=reason)
     env_checker = pytest.importorskip("stable_baselines3.common.env_checker", reason=reason)

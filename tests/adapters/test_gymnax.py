@@ -1,4 +1,6 @@
-"""Faces of other ecosystems: the same transitions, resets by themselves, and trainers of others that run on them."""
+"""Faces of other ecosystems: the same transitions, resets by themselves, and trainers of others
+that run on them.
+"""
 
 import dataclasses
 
@@ -16,7 +18,9 @@ KEY = jax.random.key(0)
 
 
 def made(name: str, slots: int):
-    return jaxcoinfer.make(dataclasses.replace(registry.load_scenario(name), rows=4, slots=slots), jax.random.key(1))
+    return jaxcoinfer.make(
+        dataclasses.replace(registry.load_scenario(name), rows=4, slots=slots), jax.random.key(1)
+    )
 
 
 @pytest.mark.parametrize(("name", "slots"), [("reference", 2048), ("on-demand-markov", 64)])
@@ -34,7 +38,10 @@ def test_it_steps_as_the_environment_does_and_resets_by_itself(name, slots):
         inner, timestep = native(inner, action, params)
         np.testing.assert_array_equal(reward, timestep.reward)
         np.testing.assert_array_equal(info["final_observation"], timestep.observation)
-        assert (bool(terminated), bool(truncated)) == (bool(timestep.terminated), bool(timestep.truncated))
+        assert (bool(terminated), bool(truncated)) == (
+            bool(timestep.terminated),
+            bool(timestep.truncated),
+        )
         if terminated or truncated:
             n_resets += 1
             inner, timestep = env.reset(key, params)
@@ -45,7 +52,10 @@ def test_it_steps_as_the_environment_does_and_resets_by_itself(name, slots):
 @pytest.mark.parametrize("n_envs", [5, 130])
 def test_a_batch_restarts_those_that_ended_and_no_other(n_envs):
     env, params = made("on-demand-markov", 8)
-    face, states = Gymnax(env), jax.vmap(env.reset, (0, None))(jax.random.split(KEY, n_envs), params)[0]
+    face, states = (
+        Gymnax(env),
+        jax.vmap(env.reset, (0, None))(jax.random.split(KEY, n_envs), params)[0],
+    )
     step = jax.jit(jax.vmap(face.step, (0, 0, 0, None)))
     native = jax.jit(jax.vmap(env.step, (0, 0, None)))
     draw = jax.jit(jax.vmap(env.reset, (0, None)))
@@ -77,10 +87,16 @@ def test_batches_of_batches_and_of_worlds_are_those_of_one():
     nested, of_worlds = jax.jit(jax.vmap(batch, (0, 0, 0, None))), jax.jit(jax.vmap(batch))
     action, n_ends = jnp.zeros((2, 3), jnp.int32), 0
     for _ in range(4):
-        alone = [[one(keys[i, j], *at((states, action), i, j), params) for j in range(3)] for i in range(2)]
+        alone = [
+            [one(keys[i, j], *at((states, action), i, j), params) for j in range(3)]
+            for i in range(2)
+        ]
         rows = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *row) for row in alone]
         expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-        for stepped in (nested(keys, states, action, params), of_worlds(keys, states, action, worlds)):
+        for stepped in (
+            nested(keys, states, action, params),
+            of_worlds(keys, states, action, worlds),
+        ):
             assert_trees_close(stepped, expected, rtol=1e-5)
         assert_trees_close(nested(raw, states, action, params), expected, rtol=1e-5)
         states, n_ends = expected[1], n_ends + int(expected[4].sum())
@@ -104,7 +120,9 @@ def test_five_values_join_the_ends():
 
 
 def test_spaces_hold_what_is_seen():
-    pytest.importorskip("gymnax", reason="gymnax is not installed: python -m pip install 'jaxcoinfer[bench]'")
+    pytest.importorskip(
+        "gymnax", reason="gymnax is not installed: python -m pip install 'jaxcoinfer[bench]'"
+    )
     env, params = made("reference", 2048)
     face = Gymnax(env)
     observation, _ = face.reset(KEY, params)
@@ -113,7 +131,9 @@ def test_spaces_hold_what_is_seen():
 
 
 def test_a_trainer_of_others_runs_unchanged():
-    rejax = pytest.importorskip("rejax", reason="rejax is not installed: python -m pip install 'jaxcoinfer[bench]'")
+    rejax = pytest.importorskip(
+        "rejax", reason="rejax is not installed: python -m pip install 'jaxcoinfer[bench]'"
+    )
     env, params = made("on-demand-markov", 256)
     shapes = {"num_envs": 8, "num_steps": 8, "num_minibatches": 2, "num_epochs": 1}
     trainer = (

@@ -1,4 +1,6 @@
-"""JaxMARL's face of a fleet: native transitions by agent, absent devices, its own LogWrapper under vmap."""
+"""JaxMARL's face of a fleet: native transitions by agent, absent devices, its own LogWrapper under
+vmap.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +54,9 @@ def test_agents_see_and_share_what_the_fleet_gives(face):
         assert set(dones) == {*face.agents, "__all__"} and set(rewards) == set(face.agents)
         if dones["__all__"]:
             n_ends += 1
-            native, timestep = reset(jax.random.split(key)[1], params)  # as JaxMARL's own step divides its key
+            native, timestep = reset(
+                jax.random.split(key)[1], params
+            )  # as JaxMARL's own step divides its key
     assert n_absent > 0 and n_ends > 1
 
 
@@ -75,7 +79,9 @@ def test_jaxmarls_own_wrapper_logs_a_batch(face):
     with jax.numpy_dtype_promotion("standard"):
         ended, returns, totals = jax.jit(jax.vmap(play))(jax.random.split(KEY, 5))
     assert ended.any(axis=1).all() and ended.shape == (5, 10, face.num_agents)
-    np.testing.assert_allclose(returns, np.broadcast_to(totals[..., None], returns.shape), rtol=1e-5)
+    np.testing.assert_allclose(
+        returns, np.broadcast_to(totals[..., None], returns.shape), rtol=1e-5
+    )
     space = face.observation_space("agent_0")
     assert space.shape == SYSTEM.env().observation_shape[1:]
     assert face.action_space("agent_0").n == SYSTEM.env().n_choices

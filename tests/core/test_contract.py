@@ -47,7 +47,9 @@ def stacked():
 
 @cache
 def multi_user():
-    scenario = dataclasses.replace(registry.load_scenario("multi-user"), rows=64, users=3, tasks=5.0)
+    scenario = dataclasses.replace(
+        registry.load_scenario("multi-user"), rows=64, users=3, tasks=5.0
+    )
     return *jaxcoinfer.make(scenario, jax.random.key(1)), False
 
 
@@ -67,7 +69,9 @@ def name(request):
 
 
 def valid(env, params):
-    """Actions that may be taken, stacked: all but for environments with a mask; some of those that hold numbers."""
+    """Actions that may be taken, stacked: all but for environments with a mask; some of those that
+    hold numbers.
+    """
     if isinstance(env, MultiUser):
         return some_of_users(env, params)
     state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
@@ -96,7 +100,9 @@ def pick(actions, which):
 
 @cache
 def trajectory(name):
-    """First (state, time step) of N_ENVS environments, random actions, and all states and time steps that follow."""
+    """First (state, time step) of N_ENVS environments, random actions, and all states and time
+    steps that follow.
+    """
     env, params, _ = ENVIRONMENTS[name]()
     key_reset, key_act = jax.random.split(jax.random.key(0))
     choices = valid(env, params)
@@ -108,12 +114,16 @@ def trajectory(name):
         return state, (state, timestep)
 
     first = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key_reset, N_ENVS), params)
-    return jax.tree.map(np.asarray, (first, actions, jax.jit(lambda s: jax.lax.scan(move, s, actions)[1])(first[0])))
+    return jax.tree.map(
+        np.asarray, (first, actions, jax.jit(lambda s: jax.lax.scan(move, s, actions)[1])(first[0]))
+    )
 
 
 def kind(tree):
     """Structure, shapes and types of a tree."""
-    return jax.tree.structure(tree), [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]
+    return jax.tree.structure(tree), [
+        (x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)
+    ]
 
 
 def test_an_environment_is_frozen_and_hashable(name):
@@ -122,7 +132,9 @@ def test_an_environment_is_frozen_and_hashable(name):
     assert env == dataclasses.replace(env)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(env, dataclasses.fields(env)[0].name, None)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))  # numbers: nothing static among them
+    assert all(
+        isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params)
+    )  # numbers: nothing static among them
 
 
 def test_signatures(name):
@@ -148,7 +160,10 @@ def test_a_time_step_has_the_types_of_the_contract(name):
     env, params, _ = ENVIRONMENTS[name]()
     _, timestep = jax.eval_shape(env.reset, jax.random.key(0), params)
     assert type(timestep) is TimeStep
-    assert (timestep.observation.shape, timestep.observation.dtype) == (env.observation_shape, jnp.float32)
+    assert (timestep.observation.shape, timestep.observation.dtype) == (
+        env.observation_shape,
+        jnp.float32,
+    )
     wanted = dict(reward=jnp.float32, terminated=bool, truncated=bool)
     of_task = dict(finished=bool, choice=jnp.int32, reports=jnp.int32) | dict.fromkeys(
         ("latency_s", "energy_j", "accuracy", "utility"), jnp.float32
@@ -160,13 +175,17 @@ def test_a_time_step_has_the_types_of_the_contract(name):
     assert type(timestep.outcome) is kind_of_outcome
     for part, types, shape in ((timestep, wanted, ()), (timestep.outcome, of_outcome, of_shape)):
         for field, dtype in types.items():
-            assert getattr(part, field).shape == shape and getattr(part, field).dtype == dtype, field
+            assert getattr(part, field).shape == shape and getattr(part, field).dtype == dtype, (
+                field
+            )
 
 
 def test_no_key_is_kept_in_the_state(name):
     env, params, _ = ENVIRONMENTS[name]()
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
-    assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state))
+    assert not any(
+        jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)
+    )
 
 
 def test_all_that_is_shown_is_finite(name):
@@ -182,7 +201,9 @@ def test_outcomes_make_sense(name):
     _, _, (states, steps) = trajectory(name)
     if isinstance(env, MultiUser):
         assert (steps.outcome.energy_j >= 0).all()
-        np.testing.assert_array_equal(steps.outcome.tasks.sum(axis=0), (states.all_tasks - states.tasks)[-1])
+        np.testing.assert_array_equal(
+            steps.outcome.tasks.sum(axis=0), (states.all_tasks - states.tasks)[-1]
+        )
         return
     finished = np.asarray(steps.outcome.finished)
     assert finished.any() and not finished.all()
@@ -231,7 +252,8 @@ def test_a_step_is_deterministic_and_a_reset_depends_on_its_key_alone_and_uses_i
     with jax.debug_key_reuse(True):
         one, same = (reset(jax.random.key(1), params) for _ in range(2))
     assert_trees_equal(one, same)
-    # N_ENVS keys give other starts: no two observations and states need differ, but all being equal would be a bug.
+    # N_ENVS keys give other starts: no two observations and states need differ, but all being equal
+    # would be a bug.
     assert any((np.asarray(leaf) != np.asarray(leaf)[:1]).any() for leaf in jax.tree.leaves(state))
 
 

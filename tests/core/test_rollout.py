@@ -17,7 +17,9 @@ SYSTEM = random_system(8, 3)  # busy, so that episodes end after some hundred st
 
 @jax.jit
 def start(params):
-    return jax.vmap(SYSTEM.env.reset, (0, None))(jax.random.split(jax.random.key(0), N_ENVS), params)
+    return jax.vmap(SYSTEM.env.reset, (0, None))(
+        jax.random.split(jax.random.key(0), N_ENVS), params
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -36,9 +38,13 @@ def stop_when_others_wait(key, state, observation, params):
 def test_unroll_is_a_loop_of_steps():
     params = SYSTEM.params()
     state, timestep = start(params)
-    last, last_step, steps = run(stop_when_others_wait, 12, params, jax.random.key(1), state, timestep)
+    last, last_step, steps = run(
+        stop_when_others_wait, 12, params, jax.random.key(1), state, timestep
+    )
     assert steps.reward.shape == (12, N_ENVS)
-    state, timestep, last, last_step, steps = jax.tree.map(np.asarray, (state, timestep, last, last_step, steps))
+    state, timestep, last, last_step, steps = jax.tree.map(
+        np.asarray, (state, timestep, last, last_step, steps)
+    )
     assert_trees_equal(last_step, jax.tree.map(lambda x: x[-1], steps))
     for i in range(3):
         one, seen = jax.tree.map(lambda x, i=i: x[i], (state, timestep))
@@ -64,7 +70,8 @@ def test_a_random_policy_draws_anew_for_each_step_and_environment():
     rewards = np.asarray(first.reward)
     assert len({tuple(column) for column in rewards.T}) == N_ENVS
     assert (rewards != np.asarray(other.reward)).any()
-    # A fair coin at the first decision: 16 equal ones have probability 2 / 2**16, and the key is fixed.
+    # A fair coin at the first decision: 16 equal ones have probability 2 / 2**16, and the key is
+    # fixed.
     stopped = np.asarray(first.outcome.finished)[0]
     assert 0 < stopped.sum() < N_ENVS
 
@@ -83,21 +90,29 @@ def test_restart_gives_fresh_starts_to_the_ended_only():
     new, new_step = restart(params, jax.random.key(5), state, timestep)
     kept = np.flatnonzero(~np.asarray(ended))
     assert_trees_equal(
-        jax.tree.map(lambda x: x[kept], (new, new_step)), jax.tree.map(lambda x: x[kept], (state, timestep))
+        jax.tree.map(lambda x: x[kept], (new, new_step)),
+        jax.tree.map(lambda x: x[kept], (state, timestep)),
     )
     fresh = np.flatnonzero(np.asarray(ended))
     assert not np.asarray(new.done)[fresh].any() and not np.asarray(new_step.truncated)[fresh].any()
-    # Starts are drawn from the key: they differ between environments and from one restart to the next.
+    # Starts are drawn from the key: they differ between environments and from one restart to the
+    # next.
     begun = list(zip(np.asarray(new.row)[fresh], np.asarray(new.start)[fresh], strict=True))
     assert len(set(begun)) > 1
     other, _ = restart(params, jax.random.key(6), state, timestep)
-    assert list(zip(np.asarray(other.row)[fresh], np.asarray(other.start)[fresh], strict=True)) != begun
+    assert (
+        list(zip(np.asarray(other.row)[fresh], np.asarray(other.start)[fresh], strict=True))
+        != begun
+    )
 
 
 def test_a_terminated_environment_is_restarted_too():
     params = SYSTEM.params()
     state, timestep = start(params)
-    state, timestep = state.replace(done=jnp.ones(N_ENVS, bool)), timestep.replace(terminated=jnp.ones(N_ENVS, bool))
+    state, timestep = (
+        state.replace(done=jnp.ones(N_ENVS, bool)),
+        timestep.replace(terminated=jnp.ones(N_ENVS, bool)),
+    )
     new, new_step = restart(params, jax.random.key(5), state, timestep)
     assert not np.asarray(new.done).any() and not np.asarray(new_step.terminated).any()
 
@@ -107,12 +122,19 @@ def test_rollout_reduces_block_by_block_and_starts_anew():
 
     def reduce(steps):
         assert steps.reward.shape == (50, N_ENVS)
-        return dict(finished=steps.outcome.finished.sum(), reward=steps.reward.sum(), ended=steps.truncated[-1].sum())
+        return dict(
+            finished=steps.outcome.finished.sum(),
+            reward=steps.reward.sum(),
+            ended=steps.truncated[-1].sum(),
+        )
 
-    go = jax.jit(lambda key: rollout(SYSTEM.env, params, random_choice(), key, N_ENVS, 20, 50, reduce))
+    go = jax.jit(
+        lambda key: rollout(SYSTEM.env, params, random_choice(), key, N_ENVS, 20, 50, reduce)
+    )
     got = jax.tree.map(np.asarray, go(jax.random.key(3)))
     assert all(value.shape == (20,) for value in got.values())
-    # 1000 steps are several episodes: environments end, and there are tasks all the same in every block.
+    # 1000 steps are several episodes: environments end, and there are tasks all the same in every
+    # block.
     assert got["ended"].sum() > N_ENVS
     assert (got["finished"] > 0).all() and (got["reward"] != 0).all()
     assert_trees_equal(got, jax.tree.map(np.asarray, go(jax.random.key(3))))

@@ -1,6 +1,7 @@
 """The same numbers on one device, on several, and on several processes; states stay where they are.
 
-A count of devices is fixed when Python starts, so each has a process of its own, which does everything once.
+A count of devices is fixed when Python starts, so each has a process of its own, which does
+everything once.
 """
 
 import dataclasses
@@ -24,8 +25,9 @@ from tests.helpers.devices import N_ENVS
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (2, 4, 8)
-# Sums over environments are taken in another order, which moves them by some 1e-7 of their size; after the few updates
-# of these trainings weights and curves (of size 1) have moved by about as much. What has no such sum moves not at all.
+# Sums over environments are taken in another order, which moves them by some 1e-7 of their size;
+# after the few updates of these trainings weights and curves (of size 1) have moved by about as
+# much. What has no such sum moves not at all.
 CLOSE = 1e-5
 
 
@@ -39,16 +41,23 @@ def folder(tmp_path_factory):
 
 
 def run(folder: Path, *commands: tuple[str, ...]) -> None:
-    """Runs `tests.helpers.devices` once for each command, side by side; the first word is the count of devices."""
+    """Runs `tests.helpers.devices` once for each command, side by side; the first word is the count
+    of devices.
+    """
     # What is compiled here runs for milliseconds: the less the compiler thinks, the better.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     started = []
     try:
         for words in commands:
-            given = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={words[0]} {flags}", "JAX_PLATFORMS": "cpu"}
+            given = {
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={words[0]} {flags}",
+                "JAX_PLATFORMS": "cpu",
+            }
             command = [sys.executable, "-m", "tests.helpers.devices", str(folder), *words]
             pipe = subprocess.PIPE
-            started.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | given, stderr=pipe, text=True))
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, env=os.environ | given, stderr=pipe, text=True)
+            )
         for process in started:
             complaint = process.communicate(timeout=300)[1]
             assert process.returncode == 0, complaint[-4000:]
@@ -78,10 +87,20 @@ def assert_same(values: dict[str, np.ndarray], reference: dict[str, np.ndarray])
 
 def test_one_device_has_it_all(alone):
     values, facts = alone
-    assert facts["shards"] == [f"[({N_ENVS},)]"] and not facts["sent"] and not any(facts["learned"].values())
+    assert (
+        facts["shards"] == [f"[({N_ENVS},)]"]
+        and not facts["sent"]
+        and not any(facts["learned"].values())
+    )
     assert set(facts["learned"]) == {"ppo", "sac", "differential"}
-    start = [value for name, value in values.items() if name.startswith("differential") and value.ndim == 2]
-    assert len(values) > 20 and all(value.any() for value in start)  # something was learned that can differ
+    start = [
+        value
+        for name, value in values.items()
+        if name.startswith("differential") and value.ndim == 2
+    ]
+    assert len(values) > 20 and all(
+        value.any() for value in start
+    )  # something was learned that can differ
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -92,7 +111,8 @@ def test_several_devices_give_the_same_and_send_no_states(folder, alone, count):
     assert_same(values, alone[0])
     assert facts["shards"] == [str([(N_ENVS // count,)] * count)] and facts["states"]
     assert not facts["sent"]  # the recorded world is read where the environments are
-    # Gradients are summed over devices, what is learned from is gathered; nothing is passed from one to another.
+    # Gradients are summed over devices, what is learned from is gathered; nothing is passed from
+    # one to another.
     for sent in facts["learned"].values():
         assert set(sent) == {"all-gather", "all-reduce"}
 

@@ -24,7 +24,9 @@ def test_it_holds_the_last_observations_latest_first():
     env, params = made()
     stacked, step = Stacked(env, 3), jax.jit(env.step)
     (state, first), (inner, plain) = stacked.reset(KEY, params), env.reset(KEY, params)
-    np.testing.assert_array_equal(first.observation.reshape(3, -1), np.tile(plain.observation, (3, 1)))
+    np.testing.assert_array_equal(
+        first.observation.reshape(3, -1), np.tile(plain.observation, (3, 1))
+    )
     past = [plain.observation] * 3
     for action in (0, 5, 17, 3):
         state, timestep = stacked.step(state, jnp.int32(action), params)
@@ -39,7 +41,9 @@ def test_it_holds_the_last_observations_latest_first():
 def test_a_learner_takes_it():
     env, params = made()
     stacked = Stacked(env, 4)
-    config = sac.Config(hidden=(8,), n_envs=8, n_steps=2, n_batches=1, batch=16, buffer_size=64, n_evaluations=1)
+    config = sac.Config(
+        hidden=(8,), n_envs=8, n_steps=2, n_batches=1, batch=16, buffer_size=64, n_evaluations=1
+    )
 
     def outcomes(env, state, action, params):
         return twin.evaluate(env.env, state.state, params).utility

@@ -1,4 +1,6 @@
-"""The shipped multi-exit network: what it must show, and that the scenarios which use it need all it offers."""
+"""The shipped multi-exit network: what it must show, and that the scenarios which use it need all
+it offers.
+"""
 
 import dataclasses
 from collections import Counter
@@ -32,7 +34,9 @@ def test_bits():
     assert DNN.bits == (2, 4, 8, 32)
     assert (np.abs(loss[..., 2]) <= 0.5 * POINT).all(), "8 bits should lose nothing"
     assert (loss[:, 0, 0] > 1.0 * POINT).all(), "2 bits should be seen behind the first layer"
-    assert (loss[:, :, 0].max(axis=1) > loss[:, :, 1].max(axis=1)).all(), "2 bits should lose more than 4"
+    assert (loss[:, :, 0].max(axis=1) > loss[:, :, 1].max(axis=1)).all(), (
+        "2 bits should lose more than 4"
+    )
 
 
 def test_the_file_is_small_and_says_where_it_comes_from():

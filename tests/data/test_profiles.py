@@ -106,7 +106,12 @@ transmit_w = "assumed: test"
 transmit_j_per_bit = "assumed: test"
 """
 
-TEXT = {"dnn": DNN, "device": DEVICE, "server": DEVICE.replace('"device"', '"server"'), "link": LINK}
+TEXT = {
+    "dnn": DNN,
+    "device": DEVICE,
+    "server": DEVICE.replace('"device"', '"server"'),
+    "link": LINK,
+}
 
 
 def write(tmp_path, kind, old="", new="", text=None):
@@ -187,7 +192,8 @@ def test_seconds_and_joules_of_every_shipped_pair(name, kind, machine):
 )
 def test_totals_against_published_values(name, gmac, parameters, top1):
     dnn = load_dnn(name)
-    # Ours counts poolings as well, hence not exactly; two of the published values are rounded to 3 digits.
+    # Ours counts poolings as well, hence not exactly; two of the published values are rounded to 3
+    # digits.
     assert sum(layer.flop for layer in dnn.layers) / 2e9 == pytest.approx(gmac, rel=0.002)
     assert sum(layer.parameters for layer in dnn.layers) == parameters
     assert dnn.full_accuracy == top1
@@ -202,18 +208,23 @@ def test_totals_against_published_values(name, gmac, parameters, top1):
         ("alexnet", 1, 9 * 64 * 729),
         # linear 9216 -> 4096: 2 * 9216 * 4096
         ("alexnet", 8, 2 * 9216 * 4096),
-        # conv 3x3, 3 -> 64 at 224x224 (2 * 27 * 64 * 50176 = 173,408,256), pool 2x2 to 64 x 112x112 (3,211,264)
+        # conv 3x3, 3 -> 64 at 224x224 (2 * 27 * 64 * 50176 = 173,408,256), pool 2x2 to 64 x 112x112
+        # (3,211,264)
         ("vgg11", 0, 173_408_256 + 3_211_264),
-        # conv 3x3, 64 -> 128 at 112x112 (2 * 576 * 128 * 12544), pool 2x2 to 128 x 56x56 (4 * 128 * 3136)
+        # conv 3x3, 64 -> 128 at 112x112 (2 * 576 * 128 * 12544), pool 2x2 to 128 x 56x56 (4 * 128 *
+        # 3136)
         ("vgg11", 1, 2 * 576 * 128 * 12544 + 4 * 128 * 3136),
-        # conv 7x7, 3 -> 64 at 112x112 (2 * 147 * 64 * 12544), pool 3x3 to 64 x 56x56 (9 * 64 * 3136)
+        # conv 7x7, 3 -> 64 at 112x112 (2 * 147 * 64 * 12544), pool 3x3 to 64 x 56x56 (9 * 64 *
+        # 3136)
         ("resnet18", 0, 2 * 147 * 64 * 12544 + 9 * 64 * 3136),
-        # two basic blocks 64 at 56x56: 4 convs of 2 * 576 * 64 * 3136; one 64 -> 128 at 28x28: 2 * 576 * 128 * 784,
-        # 2 * 1152 * 128 * 784, and the shortcut 1x1, 2 * 64 * 128 * 784
+        # two basic blocks 64 at 56x56: 4 convs of 2 * 576 * 64 * 3136; one 64 -> 128 at 28x28: 2 *
+        # 576 * 128 * 784, 2 * 1152 * 128 * 784, and the shortcut 1x1, 2 * 64 * 128 * 784
         ("resnet18", 1, 4 * (2 * 576 * 64 * 3136) + 2 * (576 + 1152 + 64) * 128 * 784),
-        # one basic block 512 at 7x7 (2 convs of 2 * 4608 * 512 * 49), average pool 512 * 49, linear 512 -> 1000
+        # one basic block 512 at 7x7 (2 convs of 2 * 4608 * 512 * 49), average pool 512 * 49, linear
+        # 512 -> 1000
         ("resnet18", 4, 2 * (2 * 4608 * 512 * 49) + 512 * 49 + 2 * 512 * 1000),
-        # at 112x112: conv 3x3, 3 -> 32 (27 * 32), depthwise 3x3 on 32 (9 * 32), 1x1 32 -> 16 (32 * 16)
+        # at 112x112: conv 3x3, 3 -> 32 (27 * 32), depthwise 3x3 on 32 (9 * 32), 1x1 32 -> 16 (32 *
+        # 16)
         ("mobilenetv2", 0, 2 * (27 * 32 + 9 * 32 + 32 * 16) * 12544),
         # 1x1 16 -> 96 at 112x112, depthwise 96 and 1x1 96 -> 24 at 56x56
         ("mobilenetv2", 1, 2 * 16 * 96 * 12544 + 2 * (9 * 96 + 96 * 24) * 3136),
@@ -224,9 +235,16 @@ def test_flop_by_hand(name, layer, flop):
 
 
 def test_elements_and_bits_by_hand():
-    # AlexNet sends floats: input 3 * 224**2 * 8; conv1 64 * 55**2 * 32; pool1 64 * 27**2 * 32; pool2 192 * 13**2 * 32
-    assert upload_bits(load_dnn("alexnet"))[[0, 1, 2, 4]].tolist() == [1_204_224, 6_195_200, 1_492_992, 1_038_336]
-    # The split tables send elements * 32 / ratio: VGG11 64 * 112 * 112 * 32 / 128; ResNet18 p4 512 * 7 * 7 * 32 / 32
+    # AlexNet sends floats: input 3 * 224**2 * 8; conv1 64 * 55**2 * 32; pool1 64 * 27**2 * 32;
+    # pool2 192 * 13**2 * 32
+    assert upload_bits(load_dnn("alexnet"))[[0, 1, 2, 4]].tolist() == [
+        1_204_224,
+        6_195_200,
+        1_492_992,
+        1_038_336,
+    ]
+    # The split tables send elements * 32 / ratio: VGG11 64 * 112 * 112 * 32 / 128; ResNet18 p4 512
+    # * 7 * 7 * 32 / 32
     assert upload_bits(load_dnn("vgg11"))[1:5].tolist() == [200_704, 100_352, 50_176, 25_088]
     assert upload_bits(load_dnn("resnet18"))[1:5].tolist() == [100_352, 50_176, 25_088, 25_088]
     assert upload_bits(load_dnn("mobilenetv2"))[1:5].tolist() == [200_704, 50_176, 25_088, 12_544]
@@ -235,7 +253,11 @@ def test_elements_and_bits_by_hand():
 @pytest.mark.parametrize(
     ("name", "until_s", "until_j"),
     [  # retyped from the cumulative columns of the published split table
-        ("vgg11", [0.015589, 0.045, 0.100595, 0.136817, 0.1893], [0.034358, 0.118548, 0.287883, 0.415075, 0.488299]),
+        (
+            "vgg11",
+            [0.015589, 0.045, 0.100595, 0.136817, 0.1893],
+            [0.034358, 0.118548, 0.287883, 0.415075, 0.488299],
+        ),
         (
             "resnet18",
             [0.004359, 0.01647, 0.025477, 0.03678, 0.045887],
@@ -255,7 +277,8 @@ def test_the_jetson_table_is_the_published_one(name, until_s, until_j):
 
 
 def test_the_raspberry_fit_is_near_the_published_whole_network_times():
-    # Batches of 8: ResNet18 8 * 3.63 GFLOP at 16 GFLOP/s = 1.81 s; MobileNetV2 8 * .602 at 2.6 = 1.85 s; AlexNet .617 s
+    # Batches of 8: ResNet18 8 * 3.63 GFLOP at 16 GFLOP/s = 1.81 s; MobileNetV2 8 * .602 at 2.6 =
+    # 1.85 s; AlexNet .617 s
     pi = load_device("raspberry-pi-4")
     for name, batch_s in [("resnet18", 1.81), ("mobilenetv2", 1.85), ("alexnet", 0.617)]:
         assert layer_seconds(pi, load_dnn(name)).sum() * 8 == pytest.approx(batch_s, rel=0.3)
@@ -277,62 +300,179 @@ def test_the_formulas_on_a_tiny_pair(tmp_path):
 
 
 def test_a_measured_table_goes_before_the_formula(tmp_path):
-    text = DEVICE.replace("other", "tiny").replace("[1.0, 2.0]", "[2, 3, 1]").replace("[3.0, 2.5]", "[1, 5, 4]")
-    device, dnn = load_device(write(tmp_path, "device", text=text)), load_dnn(write(tmp_path, "dnn"))
+    text = (
+        DEVICE.replace("other", "tiny")
+        .replace("[1.0, 2.0]", "[2, 3, 1]")
+        .replace("[3.0, 2.5]", "[1, 5, 4]")
+    )
+    device, dnn = (
+        load_device(write(tmp_path, "device", text=text)),
+        load_dnn(write(tmp_path, "dnn")),
+    )
     assert layer_seconds(device, dnn).tolist() == [2.0, 3.0, 1.0]
     assert cumulative_energy_j(device, dnn).tolist() == [0.0, 1.0, 5.0, 4.0]
     without = load_device(write(tmp_path, "device", "energy_j = [1, 5, 4]", text=text))
-    assert cumulative_energy_j(without, dnn).tolist() == [0.0, 4.0, 10.0, 12.0]  # 2 W * (0, 2, 5, 6) s
+    assert cumulative_energy_j(without, dnn).tolist() == [
+        0.0,
+        4.0,
+        10.0,
+        12.0,
+    ]  # 2 W * (0, 2, 5, 6) s
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
 
 REFUSED = [
     # unknown and missing fields
-    ("dnn", "kernels = 2", "kernel = 2", ["unknown field layers[1].kernel = 2", "did you mean 'kernels'"]),
-    ("dnn", "input_bits = 800", "input_bits = 800\nsize = 3", ["unknown field size = 3", "allowed: name,"]),
-    ("device", "energy_j = [3.0", "energy = [3.0", ["unknown field measured.other.energy", "layer_s, energy_j"]),
-    ("dnn", "out_elements = 20\n", "", ["missing field layers[1].out_elements", "required: name, flop"]),
-    ("dnn", "head_flop = 500\naccuracy = 0.75", "accuracy = 0.75", ["missing field exits[1].head_flop"]),
+    (
+        "dnn",
+        "kernels = 2",
+        "kernel = 2",
+        ["unknown field layers[1].kernel = 2", "did you mean 'kernels'"],
+    ),
+    (
+        "dnn",
+        "input_bits = 800",
+        "input_bits = 800\nsize = 3",
+        ["unknown field size = 3", "allowed: name,"],
+    ),
+    (
+        "device",
+        "energy_j = [3.0",
+        "energy = [3.0",
+        ["unknown field measured.other.energy", "layer_s, energy_j"],
+    ),
+    (
+        "dnn",
+        "out_elements = 20\n",
+        "",
+        ["missing field layers[1].out_elements", "required: name, flop"],
+    ),
+    (
+        "dnn",
+        "head_flop = 500\naccuracy = 0.75",
+        "accuracy = 0.75",
+        ["missing field exits[1].head_flop"],
+    ),
     ("link", "rtt_s = 0\n", "", ["missing field rtt_s", "required:"]),
     ("device", "layer_s = [1.0, 2.0]\n", "", ["missing field measured.other.layer_s"]),
     # sources
-    ("dnn", 'layers = "assumed: test"\n', "", ["layers.flop = 1000.0 has no source", '"layers.flop" or a parent']),
+    (
+        "dnn",
+        'layers = "assumed: test"\n',
+        "",
+        ["layers.flop = 1000.0 has no source", '"layers.flop" or a parent'],
+    ),
     ("dnn", '"exits.accuracy" = "assumed: test"\n', "", ["exits.accuracy = 0.5 has no source"]),
-    ("device", '"measured.other" = "assumed: test"\n', "", ["measured.other.layer_s = 1.0 has no source"]),
-    ("link", 'rtt_s = "assumed: test"\n', "", ["rtt_s = 0 has no source", "cited:, measured:, computed:, assumed:"]),
-    ("link", 'rtt_s = "assumed: test"', 'rtt_s = "a guess"', ["source.\"rtt_s\" = 'a guess'", "begins with cited:"]),
+    (
+        "device",
+        '"measured.other" = "assumed: test"\n',
+        "",
+        ["measured.other.layer_s = 1.0 has no source"],
+    ),
+    (
+        "link",
+        'rtt_s = "assumed: test"\n',
+        "",
+        ["rtt_s = 0 has no source", "cited:, measured:, computed:, assumed:"],
+    ),
+    (
+        "link",
+        'rtt_s = "assumed: test"',
+        'rtt_s = "a guess"',
+        ["source.\"rtt_s\" = 'a guess'", "begins with cited:"],
+    ),
     ("link", 'rtt_s = "assumed: test"', 'rtt_s = "assumed: "', ['source."rtt_s"', "goes on"]),
     ("link", 'rtt_s = "assumed: test"', "rtt_s = 3", ['source."rtt_s" = 3', "a text"]),
-    ("dnn", 'layers = "a', '"layer.flop" = "cited: x"\nlayers = "a', ['source."layer.flop" = ', "layers.flop"]),
+    (
+        "dnn",
+        'layers = "a',
+        '"layer.flop" = "cited: x"\nlayers = "a',
+        ['source."layer.flop" = ', "layers.flop"],
+    ),
     ("link", LINK[LINK.index("[source]") :], "", ["missing field source"]),
     # numbers out of range
     ("dnn", "flop = 1000.0", "flop = -1.0", ["layers[0].flop = -1.0", "a finite number >= 0"]),
     ("dnn", "flop = 1000.0", "flop = nan", ["layers[0].flop = nan", "a finite number >= 0"]),
     ("dnn", "flop = 1000.0", "flop = inf", ["layers[0].flop = inf", "a finite number >= 0"]),
-    ("dnn", "flop = 1000.0", f"flop = 1{'0' * 400}", ["layers[0].flop = 1000", "a finite number >= 0"]),
+    (
+        "dnn",
+        "flop = 1000.0",
+        f"flop = 1{'0' * 400}",
+        ["layers[0].flop = 1000", "a finite number >= 0"],
+    ),
     ("dnn", "input_bits = 800", "input_bits = 0", ["input_bits = 0", "an integer >= 1"]),
-    ("dnn", "input_bits = 800", f"input_bits = {2**63}", ["input_bits = 9223372036854775808", "an integer >= 1"]),
+    (
+        "dnn",
+        "input_bits = 800",
+        f"input_bits = {2**63}",
+        ["input_bits = 9223372036854775808", "an integer >= 1"],
+    ),
     ("dnn", "parameters = 7", "parameters = -7", ["layers[2].parameters = -7", "an integer >= 0"]),
-    ("dnn", "upload_bits = 64", "upload_bits = 0", ["layers[1].upload_bits = 0", "an integer >= 1"]),
+    (
+        "dnn",
+        "upload_bits = 64",
+        "upload_bits = 0",
+        ["layers[1].upload_bits = 0", "an integer >= 1"],
+    ),
     ("dnn", "kernels = 2", "kernels = 0", ["layers[1].kernels = 0", "an integer >= 1"]),
-    ("dnn", "full_accuracy = 0.9", "full_accuracy = 1.01", ["full_accuracy = 1.01", ">= 0 and <= 1"]),
+    (
+        "dnn",
+        "full_accuracy = 0.9",
+        "full_accuracy = 1.01",
+        ["full_accuracy = 1.01", ">= 0 and <= 1"],
+    ),
     ("dnn", "accuracy = 0.75", "accuracy = -0.1", ["exits[1].accuracy = -0.1", ">= 0 and <= 1"]),
     ("device", "overhead_s = 0.5", "overhead_s = -0.5", ["overhead_s = -0.5", ">= 0"]),
     ("device", "peak_flops = 1000.0", "peak_flops = 0", ["peak_flops = 0", "a finite number > 0"]),
-    ("device", "layer_s = [1.0, 2.0]", "layer_s = [1.0, 0.0]", ["measured.other.layer_s[1] = 0.0", "> 0"]),
-    ("device", "energy_j = [3.0, 2.5]", "energy_j = [-3.0, 2.5]", ["measured.other.energy_j[0] = -3.0", ">= 0"]),
+    (
+        "device",
+        "layer_s = [1.0, 2.0]",
+        "layer_s = [1.0, 0.0]",
+        ["measured.other.layer_s[1] = 0.0", "> 0"],
+    ),
+    (
+        "device",
+        "energy_j = [3.0, 2.5]",
+        "energy_j = [-3.0, 2.5]",
+        ["measured.other.energy_j[0] = -3.0", ">= 0"],
+    ),
     ("link", "rate_bps = 1e6", "rate_bps = 0.0", ["rate_bps = 0.0", "a finite number > 0"]),
-    ("link", "transmit_w = 0.1", "transmit_w = -inf", ["transmit_w = -inf", "a finite number >= 0"]),
+    (
+        "link",
+        "transmit_w = 0.1",
+        "transmit_w = -inf",
+        ["transmit_w = -inf", "a finite number >= 0"],
+    ),
     # wrong types, nothing is coerced
     ("dnn", "flop = 1000.0", 'flop = "1000"', ["layers[0].flop = '1000'", "a finite number"]),
     ("dnn", "flop = 1000.0", "flop = true", ["layers[0].flop = True", "a finite number"]),
-    ("dnn", "out_elements = 10", "out_elements = 10.0", ["layers[0].out_elements = 10.0", "an integer"]),
-    ("dnn", "out_elements = 10", 'out_elements = "10"', ["layers[0].out_elements = '10'", "an integer"]),
-    ("dnn", "out_elements = 10", "out_elements = true", ["layers[0].out_elements = True", "an integer"]),
+    (
+        "dnn",
+        "out_elements = 10",
+        "out_elements = 10.0",
+        ["layers[0].out_elements = 10.0", "an integer"],
+    ),
+    (
+        "dnn",
+        "out_elements = 10",
+        'out_elements = "10"',
+        ["layers[0].out_elements = '10'", "an integer"],
+    ),
+    (
+        "dnn",
+        "out_elements = 10",
+        "out_elements = true",
+        ["layers[0].out_elements = True", "an integer"],
+    ),
     ("dnn", "cut = false", "cut = 0", ["layers[2].cut = 0", "true or false"]),
     ("dnn", 'name = "a"', "name = 1", ["layers[0].name = 1", "a string"]),
-    ("dnn", 'description = "three layers, two exits"', 'description = " "', ["description = ' '", "not empty"]),
+    (
+        "dnn",
+        'description = "three layers, two exits"',
+        'description = " "',
+        ["description = ' '", "not empty"],
+    ),
     ("dnn", 'name = "tiny"', 'name = "my.net"', ["name = 'my.net'", "letters, digits"]),
     ("dnn", "bits = [8, 32]", "bits = 8", ["bits = 8", "a list of 1 or more"]),
     ("dnn", "bits = [8, 32]", "bits = []", ["bits = []", "a list of 1 or more"]),
@@ -350,11 +490,31 @@ REFUSED = [
     ("dnn", "bits = [8, 32]", "bits = [32, 8]", ["bits = [32, 8]", "increasing order"]),
     ("dnn", "bits = [8, 32]", "bits = [8, 8]", ["bits = [8, 8]", "none twice"]),
     ("dnn", "bits = [8, 32]", "bits = [8, 64]", ["bits[1] = 64", ">= 1 and <= 32"]),
-    ("dnn", "after_layer = 2", "after_layer = 3", ["exits[1].after_layer = 3", "<= 2 (before the last layer)"]),
-    ("dnn", "after_layer = 2", "after_layer = 9", ["exits[1].after_layer = 9", "<= 2 (before the last layer)"]),
-    ("dnn", "after_layer = 2", "after_layer = 1", ["exits[1].after_layer = 1", "> 1 (the exit before it)"]),
+    (
+        "dnn",
+        "after_layer = 2",
+        "after_layer = 3",
+        ["exits[1].after_layer = 3", "<= 2 (before the last layer)"],
+    ),
+    (
+        "dnn",
+        "after_layer = 2",
+        "after_layer = 9",
+        ["exits[1].after_layer = 9", "<= 2 (before the last layer)"],
+    ),
+    (
+        "dnn",
+        "after_layer = 2",
+        "after_layer = 1",
+        ["exits[1].after_layer = 1", "> 1 (the exit before it)"],
+    ),
     ("dnn", "after_layer = 1", "after_layer = 0", ["exits[0].after_layer = 0", "an integer >= 1"]),
-    ("device", "energy_j = [3.0, 2.5]", "energy_j = [3.0]", ["measured.other.energy_j = [3.0]", "2 values"]),
+    (
+        "device",
+        "energy_j = [3.0, 2.5]",
+        "energy_j = [3.0]",
+        ["measured.other.energy_j = [3.0]", "2 values"],
+    ),
     # not TOML
     ("link", "rtt_s = 0", "rtt_s = ", ["not valid TOML", "line"]),
     ("link", "rtt_s = 0", "rtt_s = 0\nrtt_s = 1", ["not valid TOML", "line"]),
@@ -375,13 +535,17 @@ def test_the_base_of_those_is_accepted(tmp_path, kind):
 
 
 def test_a_key_with_a_line_break_still_gives_one_line(tmp_path):
-    assert "unknown field a\\nb = 1" in refusal("link", write(tmp_path, "link", "rtt_s = 0", 'rtt_s = 0\n"a\\nb" = 1'))
+    assert "unknown field a\\nb = 1" in refusal(
+        "link", write(tmp_path, "link", "rtt_s = 0", 'rtt_s = 0\n"a\\nb" = 1')
+    )
 
 
 def test_no_layers_are_refused(tmp_path):
     start, end = DNN.index("[[layers]]"), DNN.index("[source]")
     text = DNN[:start] + "layers = []\n" + DNN[end:]
-    assert "layers = [] is refused; allowed: a list of 1 or more" in refusal("dnn", write(tmp_path, "dnn", text=text))
+    assert "layers = [] is refused; allowed: a list of 1 or more" in refusal(
+        "dnn", write(tmp_path, "dnn", text=text)
+    )
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path):
@@ -391,7 +555,9 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_a_missing_file_lists_the_names_and_suggests_the_nearest(tmp_path):
-    with pytest.raises(ProfileError, match=r"no shipped dnn profile 'vgg12'; .*alexnet.*did you mean 'vgg11'"):
+    with pytest.raises(
+        ProfileError, match=r"no shipped dnn profile 'vgg12'; .*alexnet.*did you mean 'vgg11'"
+    ):
         load_dnn("vgg12")
     message = refusal("device", tmp_path / "jetson-nano.toml")
     assert "no such file" in message and "did you mean 'jetson-nano-5w'" in message
@@ -404,13 +570,23 @@ def test_a_missing_file_lists_the_names_and_suggests_the_nearest(tmp_path):
 @pytest.mark.parametrize(
     ("layer_s", "said"),
     [
-        ("[2, 3]", ["measured.tiny.layer_s = [2.0, 3.0]", "3 values, one for each layer of 'tiny'"]),
+        (
+            "[2, 3]",
+            ["measured.tiny.layer_s = [2.0, 3.0]", "3 values, one for each layer of 'tiny'"],
+        ),
         # 3000 FLOP in 2.9 s is 1034 FLOP/s, above the peak of 1000; 3 s is the least
-        ("[1, 2.9, 1]", ["measured.tiny.layer_s[1] = 2.9", "a number >= 3", "3000 FLOP", "peak_flops = 1000"]),
+        (
+            "[1, 2.9, 1]",
+            ["measured.tiny.layer_s[1] = 2.9", "a number >= 3", "3000 FLOP", "peak_flops = 1000"],
+        ),
     ],
 )
 def test_a_measured_table_that_does_not_fit_the_dnn_is_refused(tmp_path, layer_s, said):
-    text = DEVICE.replace("other", "tiny").replace("[1.0, 2.0]", layer_s).replace("energy_j = [3.0, 2.5]", "")
+    text = (
+        DEVICE.replace("other", "tiny")
+        .replace("[1.0, 2.0]", layer_s)
+        .replace("energy_j = [3.0, 2.5]", "")
+    )
     path = write(tmp_path, "device", text=text)
     device, dnn = load_device(path), load_dnn(write(tmp_path, "dnn"))
     for ask in (layer_seconds, cumulative_energy_j):
@@ -420,7 +596,11 @@ def test_a_measured_table_that_does_not_fit_the_dnn_is_refused(tmp_path, layer_s
 
 
 def test_exactly_the_peak_is_allowed(tmp_path):
-    text = DEVICE.replace("other", "tiny").replace("[1.0, 2.0]", "[1, 3, 1]").replace("energy_j = [3.0, 2.5]", "")
+    text = (
+        DEVICE.replace("other", "tiny")
+        .replace("[1.0, 2.0]", "[1, 3, 1]")
+        .replace("energy_j = [3.0, 2.5]", "")
+    )
     device = load_device(write(tmp_path, "device", text=text))
     assert layer_seconds(device, load_dnn(write(tmp_path, "dnn"))).tolist() == [1.0, 3.0, 1.0]
 
@@ -434,7 +614,12 @@ def sample_arrays():
     right = np.arange(V * E * P * Q * S).reshape(V, E, P, Q, S) % 3 == 0
     confidence = np.linspace(0, 1, V * E * S, dtype=np.float32).reshape(V, E, S)
     correct = np.packbits(right, axis=-1)
-    return right, {"samples": np.array(S), "correct": correct, "confidence": confidence, "entropy": 2 * confidence}
+    return right, {
+        "samples": np.array(S),
+        "correct": correct,
+        "confidence": confidence,
+        "entropy": 2 * confidence,
+    }
 
 
 VERSION = """
@@ -450,7 +635,9 @@ accuracy = [0.4, 0.5, 0.8]
 
 def write_samples(tmp_path, arrays, source='samples = "measured: here"\n', versions=VERSION):
     np.savez(tmp_path / "dnn.npz", **arrays)
-    return write(tmp_path, "dnn", "[source]\n", f'{versions}[source]\nversions = "assumed: thin"\n{source}')
+    return write(
+        tmp_path, "dnn", "[source]\n", f'{versions}[source]\nversions = "assumed: thin"\n{source}'
+    )
 
 
 def test_samples_beside_a_dnn_are_read(tmp_path):
@@ -462,7 +649,9 @@ def test_samples_beside_a_dnn_are_read(tmp_path):
 
 
 def test_samples_need_a_source_and_a_source_needs_samples(tmp_path):
-    assert "samples = '(array)' has no source" in refusal("dnn", write_samples(tmp_path, sample_arrays()[1], source=""))
+    assert "samples = '(array)' has no source" in refusal(
+        "dnn", write_samples(tmp_path, sample_arrays()[1], source="")
+    )
     (tmp_path / "dnn.npz").unlink()
     path = write(tmp_path, "dnn", "[source]\n", '[source]\nsamples = "measured: here"\n')
     assert 'source."samples"' in refusal("dnn", path)
@@ -476,16 +665,23 @@ def test_a_version_of_a_dnn_is_a_dnn(tmp_path):
     assert (thin.name, thin.full_accuracy, thin.versions) == ("tiny@0.5", 0.8, ())
     assert [layer.flop for layer in thin.layers] == [250.0, 750.0, 0.0]
     assert upload_bits(thin).tolist() == [800, 5 * 32, 10 * 32, 5 * 32]
-    assert [(e.after_layer, e.head_flop, e.accuracy) for e in thin.exits] == [(1, 125.0, 0.4), (2, 250.0, 0.5)]
+    assert [(e.after_layer, e.head_flop, e.accuracy) for e in thin.exits] == [
+        (1, 125.0, 0.4),
+        (2, 250.0, 0.5),
+    ]
     np.testing.assert_array_equal(thin.samples.unpacked(), right[1:])
     np.testing.assert_array_equal(profiles.version(whole, 1.0).samples.unpacked(), right[:1])
-    with pytest.raises(ProfileError, match=r"tiny@0.3: 'tiny' has no version of that width; allowed: 1, 0.5"):
+    with pytest.raises(
+        ProfileError, match=r"tiny@0.3: 'tiny' has no version of that width; allowed: 1, 0.5"
+    ):
         load_dnn(f"{path}@0.3")
 
 
 def test_a_measured_table_may_be_of_a_version(tmp_path):
     dnn = load_dnn(write_samples(tmp_path, sample_arrays()[1]))
-    text = DEVICE.replace("[measured.other]", '[measured."tiny@0.5"]').replace("[1.0, 2.0]", "[1, 3, 1]")
+    text = DEVICE.replace("[measured.other]", '[measured."tiny@0.5"]').replace(
+        "[1.0, 2.0]", "[1, 3, 1]"
+    )
     text = text.replace('"measured.other"', '"measured.tiny@0.5"')
     device = load_device(write(tmp_path, "device", text=text.replace("energy_j = [3.0, 2.5]", "")))
     assert layer_seconds(device, profiles.version(dnn, 0.5)).tolist() == [1.0, 3.0, 1.0]
@@ -495,10 +691,26 @@ def test_a_measured_table_may_be_of_a_version(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("width = 0.5", "width = 1.0", ["versions[0].width = 1.0", "a number < 1 (the version before it)"]),
-        ("accuracy = [0.4, 0.5, 0.8]", "accuracy = [0.4, 0.8]", ["versions[0].accuracy", "3 values, as 'tiny' has"]),
-        ("flop = [250.0, 750.0, 0.0]", "flop = [250.0]", ["versions[0].flop = [250.0]", "3 values"]),
-        ("out_elements = [5, 10, 5]", "out_elements = [5, 0, 5]", ["versions[0].out_elements[1] = 0"]),
+        (
+            "width = 0.5",
+            "width = 1.0",
+            ["versions[0].width = 1.0", "a number < 1 (the version before it)"],
+        ),
+        (
+            "accuracy = [0.4, 0.5, 0.8]",
+            "accuracy = [0.4, 0.8]",
+            ["versions[0].accuracy", "3 values, as 'tiny' has"],
+        ),
+        (
+            "flop = [250.0, 750.0, 0.0]",
+            "flop = [250.0]",
+            ["versions[0].flop = [250.0]", "3 values"],
+        ),
+        (
+            "out_elements = [5, 10, 5]",
+            "out_elements = [5, 0, 5]",
+            ["versions[0].out_elements[1] = 0"],
+        ),
     ],
 )
 def test_wrong_versions_are_refused(tmp_path, old, new, said):
@@ -510,13 +722,25 @@ def test_wrong_versions_are_refused(tmp_path, old, new, said):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("correct", lambda a: a[:, :2], ["correct = 'uint8 (2, 2, 4, 2, 2)'", "uint8 (2, 3, 4, 2, 2)"]),
-        ("correct", lambda a: a[..., :1], ["correct = 'uint8 (2, 3, 4, 2, 1)'", "uint8 (2, 3, 4, 2, 2)"]),
+        (
+            "correct",
+            lambda a: a[:, :2],
+            ["correct = 'uint8 (2, 2, 4, 2, 2)'", "uint8 (2, 3, 4, 2, 2)"],
+        ),
+        (
+            "correct",
+            lambda a: a[..., :1],
+            ["correct = 'uint8 (2, 3, 4, 2, 1)'", "uint8 (2, 3, 4, 2, 2)"],
+        ),
         ("correct", lambda a: a.astype(np.int64), ["correct = 'int64 (2, 3, 4, 2, 2)'", "uint8"]),
         ("correct", lambda a: np.uint8(3), ["correct = 'uint8 ()'", "uint8 (2, 3, 4, 2, 2)"]),
         ("entropy", lambda a: -a, ["entropy = -0.0", "finite numbers >= 0"]),
         ("entropy", lambda a: a + np.inf, ["entropy = inf", "finite numbers >= 0"]),
-        ("confidence", lambda a: a[:1], ["confidence = 'float32 (1, 3, 11)'", "floating (2, 3, 11)"]),
+        (
+            "confidence",
+            lambda a: a[:1],
+            ["confidence = 'float32 (1, 3, 11)'", "floating (2, 3, 11)"],
+        ),
         ("confidence", lambda a: a * 2, ["confidence = 1.0", "numbers in [0, 1]"]),
         ("confidence", lambda a: a * np.nan, ["confidence = nan", "numbers in [0, 1]"]),
         ("samples", lambda a: np.array([11, 11]), ["samples = [11, 11]", "an integer >= 1"]),
@@ -535,7 +759,9 @@ def test_samples_that_are_incomplete_or_no_archive_are_refused(tmp_path):
     arrays = sample_arrays()[1]
     del arrays["confidence"]
     path = write_samples(tmp_path, arrays)
-    with pytest.raises(ProfileError, match="missing array confidence; found: samples, correct, entropy"):
+    with pytest.raises(
+        ProfileError, match="missing array confidence; found: samples, correct, entropy"
+    ):
         load_dnn(path)
     for content in (b"", b"PK\x03\x04 no archive", b"text"):
         path.with_suffix(".npz").write_bytes(content)
@@ -549,11 +775,24 @@ def test_samples_that_are_incomplete_or_no_archive_are_refused(tmp_path):
 def test_profiles_import_numpy_and_the_standard_library_alone():
     ours = {"profiles", "profile_checks", "profile_samples"}
     for name in ours:
-        tree = ast.parse((Path(profiles.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-        plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-        wanted = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)] + plain
+        tree = ast.parse(
+            (Path(profiles.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+        )
+        plain = [
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        ]
+        wanted = [
+            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        ] + plain
         allowed = {*sys.stdlib_module_names, "numpy", *(f"jaxcoinfer.{module}" for module in ours)}
-        assert {module for module in wanted if module not in allowed and module.split(".")[0] not in allowed} == set()
+        assert {
+            module
+            for module in wanted
+            if module not in allowed and module.split(".")[0] not in allowed
+        } == set()
 
 
 def test_an_installed_copy_reads_the_profiles_inside_the_package(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""Recorded traces: what is read, what is refused and in which words, and that no bit or request is lost."""
+"""Recorded traces: what is read, what is refused and in which words, and that no bit or request is
+lost.
+"""
 
 import csv
 import math
@@ -95,7 +97,9 @@ def test_every_recorded_trace_of_the_full_set_reads():
         trace = read_rate_trace(RECORDED / "traces" / row["file"])
         assert len(trace.rate_bps) == int(row["samples"]), row["file"]
         assert trace.step_s == pytest.approx(float(row["step_s"])), row["file"]
-        assert trace.rate_bps.mean() / 1e6 == pytest.approx(float(row["mean_mbps"]), abs=1e-3), row["file"]
+        assert trace.rate_bps.mean() / 1e6 == pytest.approx(float(row["mean_mbps"]), abs=1e-3), row[
+            "file"
+        ]
     for file in (RECORDED / "arrivals").glob("*.csv"):
         assert len(read_arrival_trace(file).time_s) > 1_000, file.name
 
@@ -106,16 +110,22 @@ def test_shipped_copy_holds_the_recorded_numbers(name):
     if not original.is_file():
         pytest.skip("the full set of recorded traces (../shared/data) is not beside this checkout")
     if name in LINKS:
-        np.testing.assert_array_equal(read_rate_trace(name).rate_bps, read_rate_trace(original).rate_bps)
+        np.testing.assert_array_equal(
+            read_rate_trace(name).rate_bps, read_rate_trace(original).rate_bps
+        )
     else:
-        np.testing.assert_array_equal(read_arrival_trace(name).time_s, read_arrival_trace(original).time_s)
+        np.testing.assert_array_equal(
+            read_arrival_trace(name).time_s, read_arrival_trace(original).time_s
+        )
 
 
 # Reading
 
 
 def test_rate_in_bits_a_second_starting_anywhere_with_other_columns(tmp_path):
-    text = "\ufeffnote, time_s ,rate_bps\nx,1700000000.0,5e6\ny,1700000000.1,0\n\nz,1700000000.2,7e6\n"
+    text = (
+        "\ufeffnote, time_s ,rate_bps\nx,1700000000.0,5e6\ny,1700000000.1,0\n\nz,1700000000.2,7e6\n"
+    )
     trace = read_rate_trace(write(tmp_path, text))
     assert (trace.name, trace.rate_bps.dtype) == ("mine", np.float64)
     assert trace.step_s == pytest.approx(0.1, rel=1e-5)
@@ -139,7 +149,8 @@ def test_instants_count_from_the_first_and_may_repeat(tmp_path):
 
 def test_counts_are_spread_evenly_inside_their_interval(tmp_path):
     trace = read_arrival_trace(write(tmp_path, "time_s,count\n9,2\n11,0\n13,3\n"))
-    # Intervals of 2 s: 2 requests at (0 + 1/4) 2 and (0 + 3/4) 2; 3 at (2 + 1/6) 2, (2 + 3/6) 2, (2 + 5/6) 2.
+    # Intervals of 2 s: 2 requests at (0 + 1/4) 2 and (0 + 3/4) 2; 3 at (2 + 1/6) 2, (2 + 3/6) 2, (2
+    # + 5/6) 2.
     np.testing.assert_allclose(trace.time_s, [0.5, 1.5, 4 + 1 / 3, 5.0, 5 + 2 / 3])
     assert trace.duration_s == 6.0
 
@@ -148,7 +159,10 @@ def test_counts_are_spread_evenly_inside_their_interval(tmp_path):
 
 RATE_REFUSALS = {
     "empty file": ("", ["line 1", "field header", "empty file", "time_s and mbps or rate_bps"]),
-    "no header": ("0,5\n1,6\n", ["line 1", "'0,5'", "does not name time_s", "a header with time_s"]),
+    "no header": (
+        "0,5\n1,6\n",
+        ["line 1", "'0,5'", "does not name time_s", "a header with time_s"],
+    ),
     "missing time": ("t,mbps\n0,5\n1,6\n", ["line 1", "'t,mbps'", "does not name time_s"]),
     "missing rate": (
         "time_s,speed\n0,5\n1,6\n",
@@ -157,25 +171,45 @@ RATE_REFUSALS = {
     "two rates": ("time_s,mbps,rate_bps\n0,5,5\n1,6,6\n", ["mbps or rate_bps exactly once"]),
     "header only": ("time_s,mbps\n", ["line 1", "field rows", "value 0", "2 or more"]),
     "one row": ("time_s,mbps\n0,5\n", ["line 2", "field rows", "value 1", "2 or more"]),
-    "word": ("time_s,mbps\n0,5\n1,fast\n2,6\n", ["line 3", "field mbps", "'fast'", "from 0 to 1e+06"]),
+    "word": (
+        "time_s,mbps\n0,5\n1,fast\n2,6\n",
+        ["line 3", "field mbps", "'fast'", "from 0 to 1e+06"],
+    ),
     "no cell": ("time_s,mbps\n0,5\n1,\n", ["line 3", "field mbps", "value ''", "finite numbers"]),
     "nan": ("time_s,mbps\n0,nan\n1,6\n", ["line 2", "field mbps", "'nan'", "finite numbers"]),
-    "infinite": ("time_s,rate_bps\n0,1\n1,inf\n", ["line 3", "field rate_bps", "'inf'", "finite", "1e+12"]),
+    "infinite": (
+        "time_s,rate_bps\n0,1\n1,inf\n",
+        ["line 3", "field rate_bps", "'inf'", "finite", "1e+12"],
+    ),
     "infinite time": ("time_s,mbps\n0,1\ninf,2\n", ["line 3", "field time_s", "'inf'", "finite"]),
     "negative": ("time_s,mbps\n0,5\n1,-0.5\n", ["line 3", "field mbps", "'-0.5'", "from 0"]),
     "bit/s as Mbit/s": ("time_s,mbps\n0,5\n1,7000000\n", ["line 3", "'7000000'", "to 1e+06"]),
     "milliseconds": ("time_s,mbps\n0,5\n1700000000000,6\n", ["line 3", "field time_s", "to 1e+11"]),
-    "decreasing": ("time_s,mbps\n0,5\n1,6\n0.5,6\n", ["line 4", "field time_s", "'0.5'", "not after"]),
+    "decreasing": (
+        "time_s,mbps\n0,5\n1,6\n0.5,6\n",
+        ["line 4", "field time_s", "'0.5'", "not after"],
+    ),
     "repeated": ("time_s,mbps\n0,5\n1,6\n\n1,6\n", ["line 5", "field time_s", "'1'", "increase"]),
     "gap": (
         "time_s,mbps\n0,5\n1,6\n2,6\n6,6\n7,1\n",
-        ["line 5", "field time_s", "'6'", "leaves a gap", "expected 1 s", "found 4 s", "one step throughout"],
+        [
+            "line 5",
+            "field time_s",
+            "'6'",
+            "leaves a gap",
+            "expected 1 s",
+            "found 4 s",
+            "one step throughout",
+        ],
     ),
     "early": (
         "time_s,mbps\n0,5\n1,6\n1.5,6\n2.5,6\n",
         ["line 4", "comes early", "expected 1 s", "found 0.5 s"],
     ),
-    "odd first step": ("time_s,mbps\n0,5\n4,6\n5,6\n6,6\n", ["line 3", "expected 1 s", "found 4 s"]),
+    "odd first step": (
+        "time_s,mbps\n0,5\n4,6\n5,6\n6,6\n",
+        ["line 3", "expected 1 s", "found 4 s"],
+    ),
     "decimal comma": ("time_s,mbps\n0,5\n1,6,5\n", ["line 3", "field row", "'1,6,5'", "2 cells"]),
     "long value": ("time_s,mbps\n0,5\n1," + "x" * 500 + "\n", ["line 3", "xxx...", "finite"]),
     "newline in a value": ('time_s,mbps\n0,5\n1,"a\nb"\n', ["'a\\nb'", "field mbps"]),
@@ -190,10 +224,19 @@ ARRIVAL_REFUSALS = {
         "time_s\n0\n3\n2.5\n",
         ["line 4", "field time_s", "'2.5'", "before the row above", "sorted"],
     ),
-    "no length": ("time_s\n7\n7\n", ["field time_s", "'7'", "is that of every row", "times that differ"]),
+    "no length": (
+        "time_s\n7\n7\n",
+        ["field time_s", "'7'", "is that of every row", "times that differ"],
+    ),
     "negative count": ("time_s,count\n0,1\n1,-2\n", ["line 3", "field count", "'-2'", "from 0"]),
-    "fractional count": ("time_s,count\n0,1\n1,2.5\n", ["line 3", "field count", "'2.5'", "whole numbers"]),
-    "infinite count": ("time_s,count\n0,inf\n1,2\n", ["line 2", "field count", "'inf'", "finite numbers"]),
+    "fractional count": (
+        "time_s,count\n0,1\n1,2.5\n",
+        ["line 3", "field count", "'2.5'", "whole numbers"],
+    ),
+    "infinite count": (
+        "time_s,count\n0,inf\n1,2\n",
+        ["line 2", "field count", "'inf'", "finite numbers"],
+    ),
     "gap in counts": (
         "time_s,count\n0,1\n1,2\n3,1\n",
         ["line 4", "leaves a gap", "expected 1 s", "found 2 s"],
@@ -228,14 +271,18 @@ def test_bad_arrival_file_is_refused_with_its_place(tmp_path, case):
 def test_missing_file_is_refused_with_the_nearest_shipped_names(tmp_path, read):
     nearest = "wifi_ul_static_cafe_231115-151422"
     assert_refused(read, "wifi_ul_static_cafe_15142", ["is no shipped trace", "./my.csv", nearest])
-    assert_refused(read, tmp_path / "wifi_cafe.csv", ["is no file", "nearest: ", "wifi_ul_static_cafe"])
+    assert_refused(
+        read, tmp_path / "wifi_cafe.csv", ["is no file", "nearest: ", "wifi_ul_static_cafe"]
+    )
     assert_refused(read, str(tmp_path / "azure.csv"), ["is no file", "azure_llm_co"])
 
 
 def test_what_is_no_text_file_is_refused(tmp_path):
     zipped = tmp_path / "trace.csv"
     zipped.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
-    assert_refused(read_rate_trace, zipped, ["field file", "UnicodeDecodeError", "a CSV file in UTF-8"])
+    assert_refused(
+        read_rate_trace, zipped, ["field file", "UnicodeDecodeError", "a CSV file in UTF-8"]
+    )
     assert_refused(read_rate_trace, tmp_path, ["field file", "a CSV file in UTF-8"])
 
 
@@ -254,13 +301,31 @@ REQUESTS = ArrivalTrace("made", np.array([0.0, 1.0]), 2.0)
             lambda: slot_bits(LINK, 0.4, 6),
             ["field n_slots", "value 6", "1 to 5, the slots of 0.4 s that fit"],
         ),
-        (lambda: slot_bits(LINK, 0.4, 4, start_s=0.8), ["value 4", "1 to 3", "between 0.8 and 2 s"]),
-        (lambda: slot_bits(LINK, 0.4, 1, start_s=-0.1), ["field start_s", "value -0.1", "0 to below 2 s"]),
-        (lambda: slot_bits(LINK, 0.4, 1, start_s=2.0), ["field start_s", "value 2.0", "0 to below 2 s"]),
+        (
+            lambda: slot_bits(LINK, 0.4, 4, start_s=0.8),
+            ["value 4", "1 to 3", "between 0.8 and 2 s"],
+        ),
+        (
+            lambda: slot_bits(LINK, 0.4, 1, start_s=-0.1),
+            ["field start_s", "value -0.1", "0 to below 2 s"],
+        ),
+        (
+            lambda: slot_bits(LINK, 0.4, 1, start_s=2.0),
+            ["field start_s", "value 2.0", "0 to below 2 s"],
+        ),
         (lambda: arrival_counts(REQUESTS, 0.4, 6), ["field n_slots", "value 6", "1 to 5"]),
-        (lambda: arrival_counts(REQUESTS, 0.4, 11, time_scale=2.0), ["value 11", "1 to 10", "and 4 s"]),
-        (lambda: arrival_counts(REQUESTS, 0.4, 1, time_scale=-1.0), ["field time_scale", "value -1.0"]),
-        (lambda: time_scale_for_rate(REQUESTS, math.inf), ["field requests_per_s", "value inf", "finite"]),
+        (
+            lambda: arrival_counts(REQUESTS, 0.4, 11, time_scale=2.0),
+            ["value 11", "1 to 10", "and 4 s"],
+        ),
+        (
+            lambda: arrival_counts(REQUESTS, 0.4, 1, time_scale=-1.0),
+            ["field time_scale", "value -1.0"],
+        ),
+        (
+            lambda: time_scale_for_rate(REQUESTS, math.inf),
+            ["field requests_per_s", "value inf", "finite"],
+        ),
     ],
 )
 def test_slots_that_do_not_fit_are_refused(call, parts):
@@ -282,7 +347,8 @@ def test_slot_bits_by_hand():
 
 
 def test_fractions_of_bits_are_carried_not_dropped():
-    # 10 bit/s in slots of 0.25 s: 2.5 bits a slot; 2.5, 5, 7.5, 10 carried after each, whole 2, 5, 7, 10.
+    # 10 bit/s in slots of 0.25 s: 2.5 bits a slot; 2.5, 5, 7.5, 10 carried after each, whole 2, 5,
+    # 7, 10.
     trace = RateTrace("slow", 1.0, np.array([10.0, 10.0]))
     np.testing.assert_array_equal(slot_bits(trace, 0.25, 4), [2, 3, 2, 3])
 
@@ -297,14 +363,16 @@ def test_an_outage_carries_nothing():
 
 
 def test_arrival_counts_by_hand():
-    # Slots of 0.1 s: 0 and 0.05 in slot 0; 0.1 is on an edge, so in slot 1; 0.3 in slot 3, though in floats
-    # 3 x 0.1 > 0.3; slots 2 and 4 are empty.
+    # Slots of 0.1 s: 0 and 0.05 in slot 0; 0.1 is on an edge, so in slot 1; 0.3 in slot 3, though
+    # in floats 3 x 0.1 > 0.3; slots 2 and 4 are empty.
     trace = ArrivalTrace("made", np.array([0.0, 0.05, 0.1, 0.3]), 0.5)
     counts = arrival_counts(trace, 0.1, 5)
     assert counts.dtype == np.int32
     np.testing.assert_array_equal(counts, [2, 1, 0, 1, 0])
     # Twice as slow: 0, 0.1, 0.2, 0.6. From 0.2 s on: 0.2 in the first slot, 0.6 in the fifth.
-    np.testing.assert_array_equal(arrival_counts(trace, 0.1, 8, 0.2, time_scale=2.0), [1, 0, 0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(
+        arrival_counts(trace, 0.1, 8, 0.2, time_scale=2.0), [1, 0, 0, 0, 1, 0, 0, 0]
+    )
 
 
 @pytest.mark.parametrize("name", ARRIVALS)
@@ -312,7 +380,9 @@ def test_time_scale_gives_the_wanted_rate(name):
     trace = read_arrival_trace(name)
     scale = time_scale_for_rate(trace, 3.0)
     n_slots = int(trace.duration_s * scale / 0.01)
-    assert arrival_counts(trace, 0.01, n_slots, time_scale=scale).mean() / 0.01 == pytest.approx(3.0, rel=1e-3)
+    assert arrival_counts(trace, 0.01, n_slots, time_scale=scale).mean() / 0.01 == pytest.approx(
+        3.0, rel=1e-3
+    )
 
 
 @settings(deadline=None, max_examples=200)
@@ -324,18 +394,27 @@ def test_time_scale_gives_the_wanted_rate(name):
 )
 def test_no_bit_is_lost_whatever_the_slot(mbps, step_s, slots_per_trace, start_share):
     trace = rate_trace(step_s, mbps)
-    start_s, slot_s = start_share * trace.duration_s, trace.duration_s * (1 - start_share) / slots_per_trace
+    start_s, slot_s = (
+        start_share * trace.duration_s,
+        trace.duration_s * (1 - start_share) / slots_per_trace,
+    )
     n_slots = int(slots_per_trace)
     bits = slot_bits(trace, slot_s, n_slots, start_s)
     assert bits.shape == (n_slots,) and np.all(bits >= 0)
 
     def carried_bits(end_s):  # every step's rate times its overlap with the window
-        overlaps_s = [max(min((i + 1) * step_s, end_s) - max(i * step_s, start_s), 0.0) for i in range(len(mbps))]
-        return math.fsum(1e6 * rate * overlap_s for rate, overlap_s in zip(mbps, overlaps_s, strict=True))
+        overlaps_s = [
+            max(min((i + 1) * step_s, end_s) - max(i * step_s, start_s), 0.0)
+            for i in range(len(mbps))
+        ]
+        return math.fsum(
+            1e6 * rate * overlap_s for rate, overlap_s in zip(mbps, overlaps_s, strict=True)
+        )
 
     for k in {1, n_slots // 2 or 1, n_slots}:
         expected = carried_bits(start_s + k * slot_s)
-        # A whole number below, and by less than 1 bit; floats may put a bit on either side of an edge.
+        # A whole number below, and by less than 1 bit; floats may put a bit on either side of an
+        # edge.
         assert -0.01 - 1e-12 * expected <= expected - bits[:k].sum() < 1.01 + 1e-12 * expected
 
 
@@ -360,9 +439,14 @@ def test_no_request_is_lost_whatever_the_slot(tmp_path_factory, gaps_s, n_slots,
 
 
 @settings(deadline=None, max_examples=100)
-@given(counts=st.lists(st.integers(0, 50), min_size=2, max_size=30).filter(any), step_s=st.floats(0.01, 100))
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=2, max_size=30).filter(any),
+    step_s=st.floats(0.01, 100),
+)
 def test_counts_come_back_when_a_slot_is_an_interval(tmp_path_factory, counts, step_s):
     path = tmp_path_factory.mktemp("counts") / "c.csv"
-    path.write_text("time_s,count\n" + "".join(f"{i * step_s!r},{c}\n" for i, c in enumerate(counts)))
+    path.write_text(
+        "time_s,count\n" + "".join(f"{i * step_s!r},{c}\n" for i, c in enumerate(counts))
+    )
     trace = read_arrival_trace(path)
     np.testing.assert_array_equal(arrival_counts(trace, step_s, len(counts)), counts)

@@ -1,4 +1,6 @@
-"""Means, intervals, paired differences and percentiles by hand, and that a policy runs through whole rows."""
+"""Means, intervals, paired differences and percentiles by hand, and that a policy runs through
+whole rows.
+"""
 
 import jax
 import numpy as np
@@ -26,12 +28,15 @@ def tasks_of(row, utility, latency_s=None, choice=None, decisions=(0, 0), n_rows
 
 
 def test_interval():
-    # mean 3; squared deviations 4 + 1 + 0 + 9 = 14, s = sqrt(14 / 3) = 2.160247; t_{.975, 3} = 3.182446;
-    # half = 3.182446 * 2.160247 / sqrt(4) = 3.437435
+    # mean 3; squared deviations 4 + 1 + 0 + 9 = 14, s = sqrt(14 / 3) = 2.160247; t_{.975, 3} =
+    # 3.182446; half = 3.182446 * 2.160247 / sqrt(4) = 3.437435
     found = evaluate.interval(np.array([1.0, 2.0, 3.0, 6.0]))
     assert found.mean == 3.0
     assert found.half == pytest.approx(3.437435, abs=1e-6)
-    assert (found.low, found.high) == (pytest.approx(-0.437435, abs=1e-6), pytest.approx(6.437435, abs=1e-6))
+    assert (found.low, found.high) == (
+        pytest.approx(-0.437435, abs=1e-6),
+        pytest.approx(6.437435, abs=1e-6),
+    )
     assert str(Interval(0.12345, 0.5)) == "0.1235 ± 0.5000"
 
 
@@ -52,8 +57,9 @@ def test_by_row_names_a_row_without_tasks():
 
 
 def test_difference_is_paired_by_row():
-    # rows of the one: 5, 9; of the other: 4, 7. Differences 1, 2: mean 1.5, s = .707107, t_{.975, 1} = 12.706205;
-    # half = 12.706205 * .707107 / sqrt(2) = 6.353102. Unpaired, s would be 2.828 and 2.121.
+    # rows of the one: 5, 9; of the other: 4, 7. Differences 1, 2: mean 1.5, s = .707107, t_{.975,
+    # 1} = 12.706205; half = 12.706205 * .707107 / sqrt(2) = 6.353102. Unpaired, s would be 2.828
+    # and 2.121.
     one, other = tasks_of([0, 1], [5, 9]), tasks_of([1, 0, 0, 1], [6, 3, 5, 8])
     found = evaluate.difference(one, other)
     assert found.mean == 1.5
@@ -63,10 +69,17 @@ def test_difference_is_paired_by_row():
 
 
 def test_summary_by_hand():
-    # row 0: latencies 1, 2, 3, 4, 5; row 1: 10, 20. Percentile p of n sorted values stands at (n - 1) p / 100:
-    # p50: 3 and 15, mean 9; p95: at 3.8 -> 4.8, at .95 -> 19.5, mean 12.15; p99: 4.96 and 19.9, mean 12.43.
+    # row 0: latencies 1, 2, 3, 4, 5; row 1: 10, 20. Percentile p of n sorted values stands at (n -
+    # 1) p / 100: p50: 3 and 15, mean 9; p95: at 3.8 -> 4.8, at .95 -> 19.5, mean 12.15; p99: 4.96
+    # and 19.9, mean 12.43.
     latency_s = [5.0, 10.0, 1.0, 4.0, 2.0, 20.0, 3.0]
-    tasks = tasks_of([0, 1, 0, 0, 0, 1, 0], np.arange(7), latency_s, choice=[0, 2, 0, 1, 0, 2, 0], decisions=(15, 2))
+    tasks = tasks_of(
+        [0, 1, 0, 0, 0, 1, 0],
+        np.arange(7),
+        latency_s,
+        choice=[0, 2, 0, 1, 0, 2, 0],
+        decisions=(15, 2),
+    )
     found = evaluate.summarise(tasks, n_choices=3, deadline_s=4.0)
     mean = {name: interval.mean for name, interval in found.items()}
     assert mean["latency_p50_s"] == pytest.approx(9.0)
@@ -77,7 +90,12 @@ def test_summary_by_hand():
     assert mean["deadline_misses"] == pytest.approx((0.2 + 1.0) / 2)  # 4.0 is in time
     assert (mean["choice_0"], mean["choice_1"], mean["choice_2"]) == pytest.approx((0.4, 0.1, 0.5))
     assert mean["decisions_per_task"] == pytest.approx((15 / 5 + 2 / 2) / 2)
-    assert (mean["tasks"], mean["accuracy"], mean["energy_j"], mean["reports_per_task"]) == (3.5, 0.75, 0.5, 1.0)
+    assert (mean["tasks"], mean["accuracy"], mean["energy_j"], mean["reports_per_task"]) == (
+        3.5,
+        0.75,
+        0.5,
+        1.0,
+    )
     # latency by row: 3 and 15, s = 8.485281; half = 12.706205 * 8.485281 / sqrt(2) = 76.237
     assert found["latency_s"].half == pytest.approx(76.2372, abs=1e-3)
 

@@ -1,4 +1,6 @@
-"""Long runs: killed at random moments they come to the same numbers; what is damaged, full or read-only is named."""
+"""Long runs: killed at random moments they come to the same numbers; what is damaged, full or
+read-only is named.
+"""
 
 import dataclasses
 import multiprocessing
@@ -47,7 +49,9 @@ def never(line):
 
 @pytest.fixture(scope="module")
 def begin():
-    """Returns begin(function, *arguments) -> (process, pipe to read): forked from a server that never ran anything."""
+    """Returns begin(function, *arguments) -> (process, pipe to read): forked from a server that
+    never ran anything.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.helpers.resumable_server"])
     before = os.environ.get("PYTHONPATH", "")
@@ -88,7 +92,10 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
     cache, folder, kills, lives = tmp_path / "cache", tmp_path / "killed", 0, 0
     rng, resumed, said = np.random.default_rng(0), set(), []
     while kills < KILLS:
-        folder, lives = tmp_path / f"killed{lives}" if said[-1:] == [("over", STAGES)] else folder, lives + 1
+        folder, lives = (
+            tmp_path / f"killed{lives}" if said[-1:] == [("over", STAGES)] else folder,
+            lives + 1,
+        )
         process, pipe = begin(live, learner, folder, cache)
         said = [hear(pipe)]
         for _ in range(rng.integers(0, 8)):
@@ -100,12 +107,16 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, t
         kills += process.exitcode == -9
         resumed |= {value for what, value in said if what == "resumed"}
     said = to_the_end(*begin(live, learner, folder, cache))
-    assert not [line for line in said if line[0] == "passed over"]  # a kill leaves nothing that is half there
+    assert not [
+        line for line in said if line[0] == "passed over"
+    ]  # a kill leaves nothing that is half there
     assert len(resumed) > 1  # from several places
     spec, hyper = SPECS[learner], SPECS[learner].learner.Hyper()
     key, params = jax.random.key(0), world(spec)
     shapes = jax.eval_shape(lambda: loop.init(key, params, hyper, build_loop=spec))
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(shapes))  # else a stage would be another after a restart
+    assert not any(
+        leaf.weak_type for leaf in jax.tree.leaves(shapes)
+    )  # else a stage would be another after a restart
     twin = {} if spec.outcomes is None else {"outcomes": spec.outcomes}
     at_once = spec.learner.train(key, params, hyper, env=spec.env, config=spec.config, **twin)
     for mine, scanned in zip(result(folder), leaves(at_once), strict=True):
@@ -149,7 +160,9 @@ def test_a_folder_goes_on_where_it_stood_and_is_refused_to_others(short, tmp_pat
         train(folder, spec=short, events=resumable.Events(resumed.append)), whole
     )  # over: nothing is left to do
     assert resumed == [2, 5]
-    with pytest.raises(RunError, match=r"run: begun with seed = 0, not 1 \(and 1 more\); ask for the same, or give"):
+    with pytest.raises(
+        RunError, match=r"run: begun with seed = 0, not 1 \(and 1 more\); ask for the same, or give"
+    ):
         train(folder, seed=1, spec=short)
     other = dataclasses.replace(short, config=dataclasses.replace(short.config, hidden=(5,)))
     with pytest.raises(RunError, match=r"begun with config.hidden = \[4\], not \[5\]; ask"):
@@ -175,16 +188,29 @@ def test_the_recipe_goes_on_and_ends_in_one_line(short, tmp_path, monkeypatch, c
     code, lines = command("on-demand", "--out", out)
     assert code == 0 and len(lines) == 6 and lines[1].startswith("stage 2 of 5: ")
     looks = (out / "curve.csv").read_text().splitlines()
-    assert looks[0] == "steps,mean" and [int(line.split(",")[0]) for line in looks[1:]] == [16, 32, 48, 64, 80]
+    assert looks[0] == "steps,mean" and [int(line.split(",")[0]) for line in looks[1:]] == [
+        16,
+        32,
+        48,
+        64,
+        80,
+    ]
     weights = serialization.msgpack_restore((out / "weights.msgpack").read_bytes())
     assert weights["params"]["Dense_0"]["kernel"].shape == (2, 4)
     spoil(out / "step-00000005", "truncate")
     code, lines = command("on-demand", "--out", out)
     assert (
-        code == 0 and len(lines) == 4 and "step-00000005: damaged" in lines[0] and lines[1] == "goes on after stage 4"
+        code == 0
+        and len(lines) == 4
+        and "step-00000005: damaged" in lines[0]
+        and lines[1] == "goes on after stage 4"
     )
     code, lines = command("on-demand", "--out", out, "--seed", 1)
-    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {out}: begun with seed = 0, not 1")
+    assert (
+        code == 2
+        and len(lines) == 1
+        and lines[0].startswith(f"error: {out}: begun with seed = 0, not 1")
+    )
     code, lines = command("fleet", "--out", out, "--scenario", "wifi")
     assert code == 2 and lines == ["error: scenario 'wifi': of system stopping; give one of fleet"]
 
@@ -205,7 +231,9 @@ def test_the_recipe_knows_every_system(system):
     envs = {"stopping": Stopping(3), "on-demand": OnDemand(2, 3, 2, 1), "fleet": Fleet(3, 2, 3)}
     env = (envs | {"multi-user": MultiUser(3, 2, 4)})[system]
     spec, hyper = recipe.lesson_of(system, env, {"n_evaluations": 7})
-    assert spec.config.n_evaluations == 7 and hash(spec) == hash(recipe.lesson_of(system, env, {"n_evaluations": 7})[0])
+    assert spec.config.n_evaluations == 7 and hash(spec) == hash(
+        recipe.lesson_of(system, env, {"n_evaluations": 7})[0]
+    )
     assert spec.learner.train and type(hyper) is spec.learner.Hyper
 
 
@@ -221,7 +249,13 @@ def state(step: int):
     key = jax.random.fold_in(jax.random.key(0), step)
     numbers = jax.random.normal(key, (7, 3))
     keys = {"one": key, "many": jax.random.split(key, 3), "other": jax.random.key(step, impl="rbg")}
-    return {"pair": Pair(numbers, ()), "keys": keys, "whole": jnp.int32(step), "flags": numbers[0] > 0, "none": None}
+    return {
+        "pair": Pair(numbers, ()),
+        "keys": keys,
+        "whole": jnp.int32(step),
+        "flags": numbers[0] > 0,
+        "none": None,
+    }
 
 
 SHAPES = jax.eval_shape(lambda: state(0))
@@ -229,7 +263,9 @@ SHAPES = jax.eval_shape(lambda: state(0))
 
 def spoil(path: Path, how: str) -> str:
     """Damages a checkpoint; returns what must be named."""
-    files = sorted((path / "state").rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    files = sorted(
+        (path / "state").rglob("*"), key=lambda file: file.stat().st_size * file.is_file()
+    )
     victim = files[-1]
     if how == "flip":
         content = bytearray(victim.read_bytes())
@@ -257,12 +293,20 @@ def test_what_is_read_is_what_was_saved_and_the_last_ones_are_kept(tmp_path):
     (tmp_path / ".step-00000009.77.partial").mkdir()  # of a process that was killed while it wrote
     for step in (1, 2, 3, 10):
         checkpoints.save(tmp_path, step, state(step))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003", "step-00000010"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002",
+        "step-00000003",
+        "step-00000010",
+    ]
     step, read = checkpoints.latest(tmp_path, SHAPES, never)
     assert step == 10 and jax.tree.structure(read) == jax.tree.structure(state(10))
     assert_same(read, state(10))
-    assert [leaf.dtype for leaf in jax.tree.leaves(read)] == [leaf.dtype for leaf in jax.tree.leaves(state(10))]
-    assert_same(jax.random.normal(read["keys"]["other"]), jax.random.normal(state(10)["keys"]["other"]))
+    assert [leaf.dtype for leaf in jax.tree.leaves(read)] == [
+        leaf.dtype for leaf in jax.tree.leaves(state(10))
+    ]
+    assert_same(
+        jax.random.normal(read["keys"]["other"]), jax.random.normal(state(10)["keys"]["other"])
+    )
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "delete", "add", "no digests", "half digests"])
@@ -272,19 +316,28 @@ def test_a_damaged_one_is_named_and_the_one_before_used(how, tmp_path):
     named, lines = spoil(tmp_path / "step-00000002", how), []
     step, read = checkpoints.latest(tmp_path, SHAPES, lines.append)
     assert step == 1 and len(lines) == 1
-    assert lines[0].startswith(f"{tmp_path}/step-00000002: damaged: ") and named in lines[0] and "\n" not in lines[0]
+    assert (
+        lines[0].startswith(f"{tmp_path}/step-00000002: damaged: ")
+        and named in lines[0]
+        and "\n" not in lines[0]
+    )
     assert_same(read, state(1))
     checkpoints.save(tmp_path, 2, state(2))  # the run comes by again
     assert checkpoints.latest(tmp_path, SHAPES, never)[0] == 2
     for path in tmp_path.glob("step-*"):
         spoil(path, how)
-    with pytest.raises(CheckpointError, match=r"all checkpoints are damaged \(step-00000001, step-00000002\); restore"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"all checkpoints are damaged \(step-00000001, step-00000002\); restore",
+    ):
         checkpoints.latest(tmp_path, SHAPES, lines.append)
 
 
 @contextmanager
 def read_only(folder: Path):
-    """A folder in which nothing may be made, also where the tests run as root, whom permissions do not stop."""
+    """A folder in which nothing may be made, also where the tests run as root, whom permissions do
+    not stop.
+    """
     folder.chmod(0o500)
     user = os.geteuid()
     try:
@@ -306,7 +359,10 @@ def test_a_folder_that_is_read_only_is_one_line_and_the_last_one_stays(tmp_path)
     assert checkpoints.latest(tmp_path, SHAPES, never)[0] == 1
     folder = tmp_path / "run"
     folder.mkdir()
-    with read_only(folder), pytest.raises((RunError, CheckpointError), match=r"run[^\n]*: .*Permission denied"):
+    with (
+        read_only(folder),
+        pytest.raises((RunError, CheckpointError), match=r"run[^\n]*: .*Permission denied"),
+    ):
         train(folder)
 
 

@@ -1,8 +1,10 @@
-"""What a process of `test_devices.py` does: runs everything once over its mesh, and writes what came of it.
+"""What a process of `test_devices.py` does: runs everything once over its mesh, and writes what
+came of it.
 
 python -m tests.helpers.devices FOLDER DEVICES [ADDRESS PROCESSES PROCESS]
 
-FOLDER/world holds (env, params), pickled. Of several processes each uses DEVICES of its own, and all write.
+FOLDER/world holds (env, params), pickled. Of several processes each uses DEVICES of its own, and
+all write.
 """
 
 import json
@@ -23,7 +25,13 @@ from jaxcoinfer.systems.stopping import differential_value
 from tests.helpers import probes
 
 N_ENVS, N_STEPS = 56, 40  # a multiple of 8, and 7, 14, 28 occur nowhere else
-SMALL = {"hidden": (16,), "n_envs": N_ENVS, "n_evaluations": 3, "evaluation_envs": 16, "evaluation_steps": 2}
+SMALL = {
+    "hidden": (16,),
+    "n_envs": N_ENVS,
+    "n_evaluations": 3,
+    "evaluation_envs": 16,
+    "evaluation_steps": 2,
+}
 SMALL |= {"updates_per_evaluation": 4, "n_batches": 4}
 PPO = ppo.Config(**SMALL, n_steps=4, n_epochs=2)
 SAC = sac.Config(**SMALL, n_steps=2, batch=64, buffer_size=448)
@@ -44,26 +52,40 @@ SENT = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-
 
 
 def play(key, params, env):
-    """Last state and time step of N_ENVS environments under random choices, and all rewards [N_STEPS, N_ENVS]."""
+    """Last state and time step of N_ENVS environments under random choices, and all rewards
+    [N_STEPS, N_ENVS].
+    """
     key_start, key_play = jax.random.split(key)
     start = jax.vmap(env.reset, (0, None))(jax.random.split(key_start, N_ENVS), params)
-    state, timestep, steps = unroll(env, params, policies.random_choice(), key_play, *start, N_STEPS)
+    state, timestep, steps = unroll(
+        env, params, policies.random_choice(), key_play, *start, N_STEPS
+    )
     return state, timestep, steps.reward
 
 
 def played(env, params) -> tuple[dict, dict]:
     """What came of `play`, whole; and how it was shared out and what was sent."""
-    compiled = jax.jit(play, static_argnames="env").lower(jax.random.key(3), params, env=env).compile()
+    compiled = (
+        jax.jit(play, static_argnames="env").lower(jax.random.key(3), params, env=env).compile()
+    )
     state, timestep, rewards = compiled(jax.random.key(3), params)
-    shards = {str([shard.data.shape for shard in leaf.addressable_shards]) for leaf in jax.tree.leaves(timestep.reward)}
-    facts = {"sent": [what for what in SENT if what in compiled.as_text()], "shards": sorted(shards)}
+    shards = {
+        str([shard.data.shape for shard in leaf.addressable_shards])
+        for leaf in jax.tree.leaves(timestep.reward)
+    }
+    facts = {
+        "sent": [what for what in SENT if what in compiled.as_text()],
+        "shards": sorted(shards),
+    }
     facts["states"] = all(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     whole = jax.jit(sharding.replicate)((state, timestep, rewards))
     return {f"play{i}": leaf for i, leaf in enumerate(jax.tree.leaves(whole))}, facts
 
 
 def learned(params, env, several: bool) -> tuple[dict, dict]:
-    """Weights and curve of every learner, and what was sent for them; several processes try one learner only."""
+    """Weights and curve of every learner, and what was sent for them; several processes try one
+    learner only.
+    """
     world = probes.World(jnp.int32(4))
     given = {"env": probes.Probe(), "outcomes": probes.outcomes}
     tried = {"ppo": (ppo, world, {**given, "config": PPO})}
@@ -75,13 +97,18 @@ def learned(params, env, several: bool) -> tuple[dict, dict]:
         hyper = module.Hyper(learning_rate=1e-2)
         compiled = module.train.lower(jax.random.key(5), world, hyper, **static).compile()
         result = compiled(jax.random.key(5), world, hyper)
-        values |= {f"{name}{i}": leaf for i, leaf in enumerate(jax.tree.leaves((result.weights, result.curve)))}
+        values |= {
+            f"{name}{i}": leaf
+            for i, leaf in enumerate(jax.tree.leaves((result.weights, result.curve)))
+        }
         facts[name] = [what for what in SENT if what in compiled.as_text()]
     return values, facts
 
 
 def begun() -> dict:
-    """First weights of a network and of two side by side, wide enough to be drawn in threads that could all wait."""
+    """First weights of a network and of two side by side, wide enough to be drawn in threads that
+    could all wait.
+    """
 
     def begin(key):
         net, seen = Mlp((128, 128), 2), jnp.zeros(4)
@@ -103,7 +130,9 @@ def main() -> None:
         first = begun()
     name = "-".join([n_devices, *group[2:]])
     values |= more | first
-    np.savez(Path(folder) / f"{name}.npz", **{key: np.asarray(leaf) for key, leaf in values.items()})
+    np.savez(
+        Path(folder) / f"{name}.npz", **{key: np.asarray(leaf) for key, leaf in values.items()}
+    )
     (Path(folder) / f"{name}.json").write_text(json.dumps(facts | {"learned": sent}))
 
 

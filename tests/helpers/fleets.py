@@ -37,7 +37,10 @@ class System:
 
     def params(self) -> FleetParams:
         whole = {"active": bool, "kind": np.int32}
-        bank = {name: jnp.asarray(value, whole.get(name, np.float32)) for name, value in self.bank.items()}
+        bank = {
+            name: jnp.asarray(value, whole.get(name, np.float32))
+            for name, value in self.bank.items()
+        }
         return make_params(FleetBank(**bank), **self.numbers)
 
     def reference(self, row: int, slot: int) -> tuple:
@@ -45,7 +48,8 @@ class System:
         names = ("active", "weight", "efficiency", "speed")
         devices = [
             reference.Device(
-                kind=int(self.bank["kind"][row, d]), **{name: self.bank[name][row, slot, d].item() for name in names}
+                kind=int(self.bank["kind"][row, d]),
+                **{name: self.bank[name][row, slot, d].item() for name in names},
             )
             for d in range(self.n_devices)
         ]
@@ -59,7 +63,9 @@ def random_fleet(seed: int, n_devices: int, cloud: bool = False, everybody: bool
     shape = (ROWS, SLOTS + 1, n_devices)
 
     def sums(*sizes):
-        return np.concatenate([np.zeros((*sizes, 1)), np.cumsum(rng.uniform(0.1, 1.0, (*sizes, CUTS - 1)), -1)], -1)
+        return np.concatenate(
+            [np.zeros((*sizes, 1)), np.cumsum(rng.uniform(0.1, 1.0, (*sizes, CUTS - 1)), -1)], -1
+        )
 
     slowness = 10.0 ** rng.uniform(-2.0, 0.5, (KINDS, 1, 1))
     upload = rng.uniform(0.05, 1.0, (VERSIONS, CUTS)) * 1e6
@@ -80,7 +86,12 @@ def random_fleet(seed: int, n_devices: int, cloud: bool = False, everybody: bool
         "transmit_j_per_bit": 1e-8,
     }
     if cloud:
-        numbers |= {"cloud_flops": 2e12, "cloud_overhead_s": 0.001 * sums(), "cloud_rtt_s": 0.03, "backhaul_bps": 2e7}
+        numbers |= {
+            "cloud_flops": 2e12,
+            "cloud_overhead_s": 0.001 * sums(),
+            "cloud_rtt_s": 0.03,
+            "backhaul_bps": 2e7,
+        }
     bank = {
         "efficiency": rng.uniform(0.2, 5.0, shape),
         "weight": rng.uniform(0.0, 1.0, shape),
@@ -91,12 +102,17 @@ def random_fleet(seed: int, n_devices: int, cloud: bool = False, everybody: bool
         "server": rng.uniform(0.1, 1.0, shape[:2]),
     }
     # As float32 holds them, so that both sides compute on the same numbers.
-    single = {name: v.astype(np.float32).astype(float) if v.dtype == float else v for name, v in bank.items()}
+    single = {
+        name: v.astype(np.float32).astype(float) if v.dtype == float else v
+        for name, v in bank.items()
+    }
     return System(numbers, single)
 
 
 def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 6) -> Tables:
-    """Costs of a fleet that mixes versions and cuts: thinner versions cost accuracy, later cuts device time."""
+    """Costs of a fleet that mixes versions and cuts: thinner versions cost accuracy, later cuts
+    device time.
+    """
     rng = np.random.default_rng([seed, n_devices])
     shape = (n_devices, n_versions, n_cuts)
 
@@ -105,13 +121,21 @@ def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 
 
     width = np.linspace(1.0, 0.25, n_versions)[None, :, None]
     done = np.linspace(0.0, 1.0, n_cuts)[None, None]
-    sent = np.append(1.2, np.linspace(0.1, 0.02, n_cuts - 1))[None, None] * np.where(done == 0, 1.0, width) * (done < 1)
+    sent = (
+        np.append(1.2, np.linspace(0.1, 0.02, n_cuts - 1))[None, None]
+        * np.where(done == 0, 1.0, width)
+        * (done < 1)
+    )
     weight = one(0.05, 0.95)
     crowd = 16.0 / n_devices * rng.uniform(0.1, 3.0, 2)
-    alone = (1 - weight) * 0.4 * (1 - 0.5 * width) + weight * 5.0 * np.exp(one(-3.0, 1.5)) * done * (0.1 + width**2)
+    alone = (1 - weight) * 0.4 * (1 - 0.5 * width) + weight * 5.0 * np.exp(
+        one(-3.0, 1.5)
+    ) * done * (0.1 + width**2)
     bandwidth = weight * sent / np.exp(one(-1.8, 1.7)) * 0.5 * crowd[0]
     compute = weight * (1 - done) * width**2 * 0.13 * crowd[1]
-    costs = [np.broadcast_to(cost, shape).reshape(n_devices, -1) for cost in (alone, bandwidth, compute)]
+    costs = [
+        np.broadcast_to(cost, shape).reshape(n_devices, -1) for cost in (alone, bandwidth, compute)
+    ]
     return Tables(*(jnp.asarray(cost, jnp.float32) for cost in costs))
 
 

@@ -1,6 +1,7 @@
 """Public networks as ONNX files, built node by node, and AlexNet as a Flax module.
 
-Weights are zeros that the file makes itself (ConstantOfShape), so that files stay small, or stored zeros.
+Weights are zeros that the file makes itself (ConstantOfShape), so that files stay small, or stored
+zeros.
 """
 
 import flax.linen as nn
@@ -32,8 +33,16 @@ class Builder:
         return self.add("ConstantOfShape", self.constant(np.array(shape, np.int64)))
 
     def conv(self, x, into, out, size, stride=1, pad=0, groups=1, bias=False):
-        weights = [self.zeros(out, into // groups, size, size), *([self.zeros(out)] if bias else [])]
-        attributes = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+        weights = [
+            self.zeros(out, into // groups, size, size),
+            *([self.zeros(out)] if bias else []),
+        ]
+        attributes = {
+            "kernel_shape": [size] * 2,
+            "strides": [stride] * 2,
+            "pads": [pad] * 4,
+            "group": groups,
+        }
         return self.add("Conv", x, *weights, **attributes)
 
     def conv_bn(self, x, into, out, size, stride=1, groups=1):
@@ -55,9 +64,15 @@ class Builder:
     def model(self, output, shape=(1, 3, 224, 224), domains=()):
         """The model from input `x` to the tensor `output`."""
         into = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-        outs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in np.atleast_1d(output)]
+        outs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None])
+            for name in np.atleast_1d(output)
+        ]
         graph = helper.make_graph(self.nodes, "net", [into], outs, self.weights)
-        opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
+        opsets = [
+            helper.make_opsetid("", 17),
+            *(helper.make_opsetid(domain, 1) for domain in domains),
+        ]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
@@ -73,7 +88,9 @@ def alexnet():
     ):
         x = b.relu(b.conv(x, into, out, size, stride, pad, bias=True))
         x = b.pool(x, 3, 2) if pooled else x
-    x = b.add("AveragePool", x, kernel_shape=[1, 1], strides=[1, 1])  # AdaptiveAvgPool2d(6), which changes nothing
+    x = b.add(
+        "AveragePool", x, kernel_shape=[1, 1], strides=[1, 1]
+    )  # AdaptiveAvgPool2d(6), which changes nothing
     x = b.add("Dropout", b.add("Flatten", x))
     x = b.add("Dropout", b.relu(b.linear(x, 9216, 4096)))
     return b.model(b.linear(b.relu(b.linear(x, 4096, 4096)), 4096, 1000))
@@ -83,7 +100,16 @@ def resnet18(shape=(1, 3, 224, 224)):
     b = Builder(stored=True)
     x = b.pool(b.relu(b.conv_bn("x", 3, 64, 7, 2)), 3, 2, 1)
     into = 64
-    for out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+    for out, stride in (
+        (64, 1),
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        (512, 1),
+    ):
         y = b.conv_bn(b.relu(b.conv_bn(x, into, out, 3, stride)), out, out, 3)
         x = b.conv_bn(x, into, out, 1, stride) if stride == 2 else x
         x, into = b.relu(b.add("Add", y, x)), out
@@ -91,7 +117,9 @@ def resnet18(shape=(1, 3, 224, 224)):
 
 
 def mobilenetv2():
-    """Pooled by a mean over the picture and flattened by a shape computed from the input's, as older exports do."""
+    """Pooled by a mean over the picture and flattened by a shape computed from the input's, as
+    older exports do.
+    """
     b = Builder()
     x, into = b.relu6(b.conv_bn("x", 3, 32, 3, 2)), 32
     for widen, out, repeat, first in (
@@ -150,12 +178,16 @@ class AlexNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """A convolution and a normalisation, a block with a way around it, a pooling, two linear layers."""
+    """A convolution and a normalisation, a block with a way around it, a pooling, two linear
+    layers.
+    """
 
     @nn.compact
     def __call__(self, x, train=False):
         def conv(x, out):
-            return nn.BatchNorm(use_running_average=not train)(nn.Conv(out, (3, 3), use_bias=False)(x))
+            return nn.BatchNorm(use_running_average=not train)(
+                nn.Conv(out, (3, 3), use_bias=False)(x)
+            )
 
         x = nn.relu(conv(x, 8))
         y = conv(nn.relu(conv(x, 8)), 8)

@@ -1,7 +1,8 @@
-"""Random `on-demand` systems for the tests, one description for both the library and the reference simulator.
+"""Random `on-demand` systems for the tests, one description for both the library and the reference
+simulator.
 
-All have the same shape, so that each jitted function compiles once: two exits, which leave after two and three blocks,
-four cuts, two widths, two classes.
+All have the same shape, so that each jitted function compiles once: two exits, which leave after
+two and three blocks, four cuts, two widths, two classes.
 """
 
 import dataclasses
@@ -29,7 +30,9 @@ class System:
     @property
     def env(self) -> OnDemand:
         s = self.scenario
-        return OnDemand(len(s.exit_after), len(s.layer_device_s) + 1, len(s.bits), len(s.deadline_s))
+        return OnDemand(
+            len(s.exit_after), len(s.layer_device_s) + 1, len(s.bits), len(s.deadline_s)
+        )
 
     def draw(self, row: int) -> reference.Draw:
         return reference.Draw(*(values[row] for values in self.draws))
@@ -41,7 +44,9 @@ class System:
 def bank_of(system: System) -> exogenous.Bank:
     *floats, kinds = system.draws
     return exogenous.make_bank(
-        exogenous.Draw(*(jnp.asarray(v, jnp.float32) for v in floats), jnp.asarray(kinds, jnp.int32))
+        exogenous.Draw(
+            *(jnp.asarray(v, jnp.float32) for v in floats), jnp.asarray(kinds, jnp.int32)
+        )
     )
 
 
@@ -75,10 +80,14 @@ def numbers_of(system: System) -> dict:
 
 
 def random_system(seed: int, **changes) -> System:
-    """Returns a system drawn from `seed`: links with and without outages, speeds, sizes, deadlines tight and loose."""
+    """Returns a system drawn from `seed`: links with and without outages, speeds, sizes, deadlines
+    tight and loose.
+    """
     rng = np.random.default_rng([seed, 7])
     shape = (ROWS, SLOTS)
-    rates = np.float32(rng.uniform(0.1, 3.0, shape) * 1e6 * (rng.random(shape) > rng.choice([0.0, 0.3])))
+    rates = np.float32(
+        rng.uniform(0.1, 3.0, shape) * 1e6 * (rng.random(shape) > rng.choice([0.0, 0.3]))
+    )
     scenario = reference.Scenario(
         layer_device_s=tuple(rng.uniform(0.001, 0.02, 3)),
         layer_edge_s=tuple(rng.uniform(0.0001, 0.005, 3)),
@@ -101,4 +110,6 @@ def random_system(seed: int, **changes) -> System:
         cap=float(rng.uniform(1.5, 10.0)),
     )
     speeds = (np.float32(rng.uniform(0.3, 2.0, shape)) for _ in range(2))
-    return System(**dict(scenario=scenario, draws=(rates, *speeds, rng.integers(0, 2, shape))) | changes)
+    return System(
+        **dict(scenario=scenario, draws=(rates, *speeds, rng.integers(0, 2, shape))) | changes
+    )

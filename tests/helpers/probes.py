@@ -1,8 +1,9 @@
 """Five worlds whose values are known: what a learner that is right learns in seconds.
 
-0: nothing to see, one step, reward 1. 1: one step, reward what is seen, ±1. 2: two steps, reward 1 at the end. In these
-only action 0 is valid. 3: nothing to see, reward 1 for action 1, else -1. 4: reward 1 for the action that fits what is
-seen, else -1. The world is a number in `params`, so that all five train under one `vmap`.
+0: nothing to see, one step, reward 1. 1: one step, reward what is seen, ±1. 2: two steps, reward 1
+at the end. In these only action 0 is valid. 3: nothing to see, reward 1 for action 1, else -1. 4:
+reward 1 for the action that fits what is seen, else -1. The world is a number in `params`, so that
+all five train under one `vmap`.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class Probe:
         return jnp.stack([jnp.ones((), bool), params.which >= 3])
 
     def reset(self, key, params):
-        state = State(jax.random.rademacher(key, (), jnp.float32), jnp.int32(0), jnp.zeros((), bool))
+        state = State(
+            jax.random.rademacher(key, (), jnp.float32), jnp.int32(0), jnp.zeros((), bool)
+        )
         return state, self._timestep(state, jnp.float32(0.0), jnp.zeros((), bool), params)
 
     def step(self, state, action, params):

@@ -1,5 +1,6 @@
-"""Tiny long trainings, one a learner, and their lives in processes of their own, which a fork server that has imported
-all this begins."""
+"""Tiny long trainings, one a learner, and their lives in processes of their own, which a fork
+server that has imported all this begins.
+"""
 
 import dataclasses
 import os
@@ -22,7 +23,13 @@ from jaxcoinfer.systems.stopping.env import Stopping
 from tests.helpers import probes
 
 STAGES = 20
-_TINY: dict = {"hidden": (4,), "n_envs": 4, "n_evaluations": STAGES, "evaluation_envs": 2, "evaluation_steps": 3}
+_TINY: dict = {
+    "hidden": (4,),
+    "n_envs": 4,
+    "n_evaluations": STAGES,
+    "evaluation_envs": 2,
+    "evaluation_steps": 3,
+}
 _MEMORY = {"n_steps": 2, "n_batches": 2, "batch": 8, "memory": 32, "updates_per_evaluation": 2}
 _ROLLED = {"n_steps": 4, "n_epochs": 2, "n_batches": 2, "updates_per_evaluation": 2}
 _LOOKED = {"hidden": (4,), "n_evaluations": STAGES, "evaluation_devices": 4, "evaluation_tasks": 3}
@@ -30,11 +37,21 @@ _TASKS: dict = _LOOKED | {"updates_per_evaluation": 2}
 _PAIRS = {"n_pairs": 4, "block_tasks": 3, "horizon": 4, "memory": 16, "batch": 8, "n_batches": 2}
 _STOPPING = Stopping(n_layers=2)
 SPECS = {
-    "dqn": resumable.TrainSpec(dqn, probes.Probe(), dqn.Config(**_TINY, **_MEMORY), probes.outcomes),
-    "sac": resumable.TrainSpec(sac, probes.Probe(), sac.Config(**_TINY, **_MEMORY), probes.outcomes),
-    "ppo": resumable.TrainSpec(ppo, probes.Probe(), ppo.Config(**_TINY, **_ROLLED), probes.outcomes),
-    "contvalue": resumable.TrainSpec(continuation_value, _STOPPING, continuation_value.Config(**_TASKS, n_devices=4)),
-    "differential": resumable.TrainSpec(differential_value, _STOPPING, differential_value.Config(**_TASKS, **_PAIRS)),
+    "dqn": resumable.TrainSpec(
+        dqn, probes.Probe(), dqn.Config(**_TINY, **_MEMORY), probes.outcomes
+    ),
+    "sac": resumable.TrainSpec(
+        sac, probes.Probe(), sac.Config(**_TINY, **_MEMORY), probes.outcomes
+    ),
+    "ppo": resumable.TrainSpec(
+        ppo, probes.Probe(), ppo.Config(**_TINY, **_ROLLED), probes.outcomes
+    ),
+    "contvalue": resumable.TrainSpec(
+        continuation_value, _STOPPING, continuation_value.Config(**_TASKS, n_devices=4)
+    ),
+    "differential": resumable.TrainSpec(
+        differential_value, _STOPPING, differential_value.Config(**_TASKS, **_PAIRS)
+    ),
 }
 
 
@@ -52,14 +69,18 @@ def warm_up() -> None:
 
     def both(spec, hyper):
         key, params = jax.random.key(0), probes.World(jax.numpy.int32(4))
-        return loop.advance(loop.init(key, params, hyper, build_loop=spec), params, hyper, build_loop=spec)
+        return loop.advance(
+            loop.init(key, params, hyper, build_loop=spec), params, hyper, build_loop=spec
+        )
 
     for spec in SPECS.values():
         if isinstance(spec.env, probes.Probe):
             jax.eval_shape(lambda spec=spec: both(spec, spec.learner.Hyper()))
 
 
-def train(folder: Path, seed: int = 0, spec: resumable.TrainSpec = SPECS["dqn"], hyper=None, **options):
+def train(
+    folder: Path, seed: int = 0, spec: resumable.TrainSpec = SPECS["dqn"], hyper=None, **options
+):
     """Trains, or goes on, as a user would: all is made anew."""
     key, said = jax.random.key(seed), {"seed": seed}
     given = hyper or spec.learner.Hyper()
@@ -71,14 +92,18 @@ def leaves(tree) -> list[np.ndarray]:
 
 
 def live(name: str, folder: Path, cache: Path, pipe) -> None:
-    """Trains to the end in this process, tells every stage, and leaves what it learned beside the folder."""
+    """Trains to the end in this process, tells every stage, and leaves what it learned beside the
+    folder.
+    """
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     pipe.send(("born", 0))
     tell = {"resumed": "resumed", "passed_over": "passed over"}
     told = {name: lambda value, what=what: pipe.send((what, value)) for name, what in tell.items()}
-    events = resumable.Events(**told, stage=lambda train_state: pipe.send(("stage", int(train_state.stage))))
+    events = resumable.Events(
+        **told, stage=lambda train_state: pipe.send(("stage", int(train_state.stage)))
+    )
     np.savez(folder.with_suffix(".npz"), *leaves(train(folder, spec=SPECS[name], events=events)))
     pipe.send(("over", STAGES))
 

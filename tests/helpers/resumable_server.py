@@ -1,4 +1,6 @@
-"""What the fork server of `test_long` does before the first life: import everything, and trace what can be traced."""
+"""What the fork server of `test_long` does before the first life: import everything, and trace what
+can be traced.
+"""
 
 from tests.helpers import resumable as long_helpers
 

@@ -1,8 +1,10 @@
-"""Random `stopping` systems for the tests, one description for both the library and the reference simulator.
+"""Random `stopping` systems for the tests, one description for both the library and the reference
+simulator.
 
-All draws have the same shape, so that each jitted function compiles once a number of layers. Work is whole ticks, bits
-are whole, speeds are sixteenths: the fixed-point numbers of a bank hold them without rounding, so any difference
-between the library and the reference is an error and not a matter of digits.
+All draws have the same shape, so that each jitted function compiles once a number of layers. Work
+is whole ticks, bits are whole, speeds are sixteenths: the fixed-point numbers of a bank hold them
+without rounding, so any difference between the library and the reference is an error and not a
+matter of digits.
 """
 
 import dataclasses
@@ -18,13 +20,16 @@ from jaxcoinfer.systems.stopping.params import Params, make_params
 from tests.reference import stopping as reference
 
 ROWS, SLOTS = 2, 320
-# Decisions of an episode: each task that stops at 0 takes one and no time, each other decision takes a slot or more.
+# Decisions of an episode: each task that stops at 0 takes one and no time, each other decision
+# takes a slot or more.
 STEPS = 2 * SLOTS
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """numbers: keywords of `make_params`. The rest [K, T]: arrivals, edge_work (ticks), slot_bits, speed."""
+    """numbers: keywords of `make_params`. The rest [K, T]: arrivals, edge_work (ticks), slot_bits,
+    speed.
+    """
 
     numbers: dict
     arrivals: np.ndarray
@@ -52,16 +57,18 @@ class System:
     def reference(self, row: int, beyond: int = 100) -> tuple[reference.Scenario, reference.Draw]:
         """One row for the reference, continued by `beyond` slots of another world.
 
-        The reference can then finish every task that the library can. Whatever the library says about a task must not
-        depend on the continuation: nothing is read past the end of a row. The reference has no round-trip time, which
-        is a constant on each upload.
+        The reference can then finish every task that the library can. Whatever the library says
+        about a task must not depend on the continuation: nothing is read past the end of a row. The
+        reference has no round-trip time, which is a constant on each upload.
         """
 
         def continued(values, filler):
             return np.concatenate([values[row], np.full(beyond, filler, values.dtype)])
 
         names = {"accuracy_weight": "alpha", "energy_weight": "beta"}
-        numbers = {names.get(name, name): value for name, value in self.numbers.items() if name != "rtt_s"}
+        numbers = {
+            names.get(name, name): value for name, value in self.numbers.items() if name != "rtt_s"
+        }
         scenario = reference.Scenario(**numbers)
         tick_s = self.numbers["slot_s"] / exogenous.TICKS
         draw = reference.Draw(
@@ -74,14 +81,20 @@ class System:
 
 
 def random_system(seed: int, n_layers: int, **changes) -> System:
-    """Returns a system whose regimes (load, link, arrivals, speed, free choices) are drawn from `seed`."""
+    """Returns a system whose regimes (load, link, arrivals, speed, free choices) are drawn from
+    `seed`.
+    """
     rng = np.random.default_rng([seed, n_layers])
     shape = (ROWS, SLOTS)
-    mean_bits = int(rng.choice([100, 12_345, 1_260_000, 20_000_000]))  # the last wraps an int32 within 108 slots
+    mean_bits = int(
+        rng.choice([100, 12_345, 1_260_000, 20_000_000])
+    )  # the last wraps an int32 within 108 slots
     slot_s = float(rng.choice([0.001, 0.01, 0.1]))
     layers = rng.uniform(0.2, 12.0 / n_layers, n_layers)
     head = rng.choice([0.0, rng.uniform(0.2, 3.0)])
-    uploads = rng.uniform(0.0, 6.0, n_layers + 1) * (rng.random(n_layers + 1) > 0.2)  # slots at the mean rate; some 0
+    uploads = rng.uniform(0.0, 6.0, n_layers + 1) * (
+        rng.random(n_layers + 1) > 0.2
+    )  # slots at the mean rate; some 0
     system = System(
         numbers=dict(
             slot_s=slot_s,
@@ -105,7 +118,9 @@ def random_system(seed: int, n_layers: int, **changes) -> System:
 
 
 def _arrivals(rng, shape):
-    """Single tasks, or bursts of up to six in a slot; from rarely one to more than the device can serve."""
+    """Single tasks, or bursts of up to six in a slot; from rarely one to more than the device can
+    serve.
+    """
     mean = rng.choice([0.03, 0.06, 0.15, 0.5])
     if rng.random() < 0.5:
         return (rng.random(shape) < mean).astype(np.int64)
@@ -137,7 +152,8 @@ def random_stops(seed: int, n_layers: int, probability: float) -> np.ndarray:
     return np.random.default_rng([seed, 77]).random((2 * SLOTS, n_layers + 1)) < probability
 
 
-# One jitted function for all tests, so that a test file that asks for what another has compiled does not wait again.
+# One jitted function for all tests, so that a test file that asks for what another has compiled
+# does not wait again.
 reset_at = jax.jit(stopping.Stopping.reset_at, static_argnums=0)
 step = jax.jit(stopping.Stopping.step, static_argnums=0)
 
@@ -146,7 +162,8 @@ step = jax.jit(stopping.Stopping.step, static_argnums=0)
 def play(env, params, stops, rows, slots, n_steps=STEPS):
     """Plays `stops` [N, Le+1] from each of `rows` and `slots` [B].
 
-    Returns first (state, time step) [B], states before each step and time steps after it [n_steps, B], and the last.
+    Returns first (state, time step) [B], states before each step and time steps after it [n_steps,
+    B], and the last.
     """
     first = jax.vmap(env.reset_at, (0, 0, None))(rows, slots, params)
 
@@ -163,7 +180,10 @@ def play(env, params, stops, rows, slots, n_steps=STEPS):
 def played(system: System, params, stops, slots=(0, 0)):
     """As `play`, from `slots` of each row of the system, as NumPy arrays."""
     rows = jnp.arange(ROWS, dtype=jnp.int32)
-    return jax.tree.map(np.asarray, play(system.env, params, jnp.asarray(stops), rows, jnp.asarray(slots, jnp.int32)))
+    return jax.tree.map(
+        np.asarray,
+        play(system.env, params, jnp.asarray(stops), rows, jnp.asarray(slots, jnp.int32)),
+    )
 
 
 def flat(tree) -> list[np.ndarray]:
@@ -179,7 +199,9 @@ def assert_trees_equal(a, b):
 
 
 def assert_trees_close(a, b, rtol=1e-6, atol=1e-6):
-    """Whole numbers and truths equal, floats close: compiled code may round a product and a sum once, not twice."""
+    """Whole numbers and truths equal, floats close: compiled code may round a product and a sum
+    once, not twice.
+    """
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(flat(a), flat(b), strict=True):
         assert x.dtype == y.dtype and x.shape == y.shape

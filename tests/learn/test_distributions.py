@@ -1,4 +1,6 @@
-"""Laws of decisions: density, entropy and draws of a bounded number, by hand and against integrals; learning one."""
+"""Laws of decisions: density, entropy and draws of a bounded number, by hand and against integrals;
+learning one.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +25,20 @@ def bounded(mean: float, deviation: float, high: float) -> LogitNormal:
 
 
 def test_density_by_hand():
-    # high 2, value 1: x = 1/2, u = 0. N(0; 0, 1) = .3989423, divided by high x (1 - x) = .5: .7978846, log -.2257913.
-    np.testing.assert_allclose(distributions.log_prob(bounded(0.0, 1.0, 2.0), jnp.float32(1.0)), -0.2257913, rtol=1e-5)
+    # high 2, value 1: x = 1/2, u = 0. N(0; 0, 1) = .3989423, divided by high x (1 - x) = .5:
+    # .7978846, log -.2257913.
+    np.testing.assert_allclose(
+        distributions.log_prob(bounded(0.0, 1.0, 2.0), jnp.float32(1.0)), -0.2257913, rtol=1e-5
+    )
     # mean 1, deviation 2, high 1, x = 1/2: z = -1/2; -1/8 - ln 2 - .9189385 + ln 4 = -.3507914.
-    np.testing.assert_allclose(distributions.log_prob(bounded(1.0, 2.0, 1.0), jnp.float32(0.5)), -0.3507914, rtol=1e-5)
+    np.testing.assert_allclose(
+        distributions.log_prob(bounded(1.0, 2.0, 1.0), jnp.float32(0.5)), -0.3507914, rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("mean", "deviation", "high"), [(0.0, 0.3, 1.0), (-3.0, 1.0, 2.0), (1.5, 2.0, 0.5)])
+@pytest.mark.parametrize(
+    ("mean", "deviation", "high"), [(0.0, 0.3, 1.0), (-3.0, 1.0, 2.0), (1.5, 2.0, 0.5)]
+)
 def test_density_and_entropy_against_integrals(mean, deviation, high):
     law = bounded(mean, deviation, high)
     # On a grid that is uniform in u; dx = high s(u) s(-u) du.
@@ -37,13 +46,16 @@ def test_density_and_entropy_against_integrals(mean, deviation, high):
     u = u[np.abs(u) < 13]
     share = 1.0 / (1.0 + np.exp(-u))
     log_p = np.asarray(
-        jax.vmap(lambda x: distributions.log_prob(law, x))(jnp.asarray(high * share, jnp.float32)), np.float64
+        jax.vmap(lambda x: distributions.log_prob(law, x))(jnp.asarray(high * share, jnp.float32)),
+        np.float64,
     )
     du_to_dx = high * share * (1 - share)
     np.testing.assert_allclose(np.trapezoid(np.exp(log_p) * du_to_dx, u), 1.0, atol=2e-3)
     integral = -np.trapezoid(np.exp(log_p) * log_p * du_to_dx, u)
     np.testing.assert_allclose(distributions.entropy(law, ANY), integral, atol=5e-3)
-    drawn = distributions.sample(jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), law))
+    drawn = distributions.sample(
+        jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), law)
+    )
     assert float(drawn.min()) > 0 and float(drawn.max()) < high
     below = np.mean(np.asarray(drawn) < float(distributions.mode(law, ANY)))
     assert abs(below - 0.5) < 0.02  # the best is the median
@@ -59,7 +71,9 @@ def test_extreme_laws_have_finite_values_and_gradients(mean, log_deviation):
         value = jax.lax.stop_gradient(distributions.sample(jax.random.key(1), law))
         return distributions.log_prob(law, value) + distributions.entropy(law, ANY)
 
-    value, gradient = jax.value_and_grad(total, argnums=(0, 1))(jnp.float32(mean), jnp.float32(log_deviation))
+    value, gradient = jax.value_and_grad(total, argnums=(0, 1))(
+        jnp.float32(mean), jnp.float32(log_deviation)
+    )
     assert np.isfinite([value, *gradient]).all()
 
 
@@ -74,18 +88,24 @@ class Aim(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Range:
-    """One step: side must be what is seen, and power near a target that the side decides: .3 left, 1.2 right of 1.5."""
+    """One step: side must be what is seen, and power near a target that the side decides: .3 left,
+    1.2 right of 1.5.
+    """
 
     def mask(self, state, params):
         return Aim(jnp.ones(2, bool), jnp.ones((), bool))
 
     def reset(self, key, params):
-        return self._shown(jax.random.bernoulli(key).astype(jnp.float32), jnp.float32(0.0), jnp.zeros((), bool))
+        return self._shown(
+            jax.random.bernoulli(key).astype(jnp.float32), jnp.float32(0.0), jnp.zeros((), bool)
+        )
 
     def step(self, state, action, params):
         seen, over = state
         goal = jnp.where(seen > 0, 1.2, 0.3) * params.power
-        reward = jnp.where(action.side == seen.astype(jnp.int32), 0.0, -1.0) - jnp.square(action.power - goal)
+        reward = jnp.where(action.side == seen.astype(jnp.int32), 0.0, -1.0) - jnp.square(
+            action.power - goal
+        )
         return self._shown(seen, jnp.where(over, 0.0, reward), jnp.ones((), bool))
 
     def _shown(self, seen, reward, over):
@@ -113,10 +133,14 @@ def test_proximal_policy_learns_a_category_and_a_number_together():
         network=lambda env, config: Aimer(),
     )
     hyper = ppo.Hyper(learning_rate=1e-2, entropy_weight=0.0)
-    learned = ppo.train(jax.random.key(0), Target(jnp.float32(1.0)), hyper, env=Range(), config=config)
+    learned = ppo.train(
+        jax.random.key(0), Target(jnp.float32(1.0)), hyper, env=Range(), config=config
+    )
     act = ppo.policy(Range(), config, learned.weights)
     for seen, goal in ((0.0, 0.3), (1.0, 1.2)):
-        action = act(jax.random.key(0), (jnp.float32(seen), jnp.zeros((), bool)), jnp.asarray([seen]), None)
+        action = act(
+            jax.random.key(0), (jnp.float32(seen), jnp.zeros((), bool)), jnp.asarray([seen]), None
+        )
         assert int(action.side) == int(seen)
         assert abs(float(action.power) - goal) < 0.1
     assert float(learned.curve[0]) > -0.02

@@ -1,4 +1,6 @@
-"""Soft actor-critic, deep Q and proximal policy: losses by hand, five worlds with known values, masks, one trace."""
+"""Soft actor-critic, deep Q and proximal policy: losses by hand, five worlds with known values,
+masks, one trace.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,20 @@ from jaxcoinfer.learn import distributions, dqn, loop, ppo, replay, sac
 from tests.helpers import probes
 
 KEY = jax.random.key(0)
-SMALL = {"hidden": (16,), "n_envs": 64, "n_evaluations": 1, "evaluation_envs": 8, "evaluation_steps": 2}
-REPLAY = SMALL | {"n_steps": 2, "n_batches": 4, "batch": 128, "memory": 2048, "updates_per_evaluation": 250}
+SMALL = {
+    "hidden": (16,),
+    "n_envs": 64,
+    "n_evaluations": 1,
+    "evaluation_envs": 8,
+    "evaluation_steps": 2,
+}
+REPLAY = SMALL | {
+    "n_steps": 2,
+    "n_batches": 4,
+    "batch": 128,
+    "memory": 2048,
+    "updates_per_evaluation": 250,
+}
 PPO = SMALL | {"n_steps": 4, "n_epochs": 4, "n_batches": 4, "updates_per_evaluation": 80}
 LN2 = float(np.log(2.0))
 
@@ -27,11 +41,15 @@ def test_masked_law_by_hand():
     # Entropy: -(1/4 ln 1/4 + 3/4 ln 3/4) = .5623351; expectation of (4, inf, 8): 1 + 6 = 7.
     np.testing.assert_allclose(distributions.masked_entropy(log_pi, mask), 0.5623351, rtol=1e-6)
     np.testing.assert_allclose(
-        distributions.masked_expectation(log_pi, jnp.asarray([4.0, jnp.inf, 8.0]), mask), 7.0, rtol=1e-6
+        distributions.masked_expectation(log_pi, jnp.asarray([4.0, jnp.inf, 8.0]), mask),
+        7.0,
+        rtol=1e-6,
     )
     assert int(distributions.masked_argmax(jnp.asarray([1.0, 9.0, 2.0]), mask)) == 2
     # Distances from the best, 8: 4 and 0; with focus 4 that is 1 / (1 + 1) and 1.
-    np.testing.assert_allclose(distributions.advantage_weight(jnp.asarray([4.0, 9.0, 8.0]), mask, 4.0), [0.5, 0.0, 1.0])
+    np.testing.assert_allclose(
+        distributions.advantage_weight(jnp.asarray([4.0, 9.0, 8.0]), mask, 4.0), [0.5, 0.0, 1.0]
+    )
 
 
 def test_one_valid_action_has_no_entropy_and_finite_gradients():
@@ -52,7 +70,8 @@ def test_one_valid_action_has_no_entropy_and_finite_gradients():
 
 
 def test_soft_value_by_hand():
-    # pi = (1/2, 1/2), critics (1, 3) and (2, 2): minima 1, 2. V = (1 + 2) / 2 + tau ln 2, tau = .5: 1.5 + .3465736.
+    # pi = (1/2, 1/2), critics (1, 3) and (2, 2): minima 1, 2. V = (1 + 2) / 2 + tau ln 2, tau = .5:
+    # 1.5 + .3465736.
     log_pi, values = jnp.log(jnp.asarray([0.5, 0.5])), jnp.asarray([[1.0, 3.0], [2.0, 2.0]])
     both = jnp.asarray([True, True])
     value = sac.state_value(log_pi, values, both, jnp.float32(0.5))
@@ -62,30 +81,42 @@ def test_soft_value_by_hand():
 
 
 def test_critic_loss_by_hand():
-    # One transition counts, with goals (1, 5), weights (1, 1/2). Critic 1 says (2, 5): (1 * 1 + 0) / 1.5 = .6667;
-    # critic 2 says (1, 2): (0 + 9 / 2) / 1.5 = 3. Mean 1.8333. The second transition had ended before.
+    # One transition counts, with goals (1, 5), weights (1, 1/2). Critic 1 says (2, 5): (1 * 1 + 0)
+    # / 1.5 = .6667; critic 2 says (1, 2): (0 + 9 / 2) / 1.5 = 3. Mean 1.8333. The second transition
+    # had ended before.
     values = jnp.asarray([[[2.0, 5.0], [9.0, 9.0]], [[1.0, 2.0], [9.0, 9.0]]])
     goals, weight = jnp.asarray([[1.0, 5.0], [0.0, 0.0]]), jnp.asarray([[1.0, 0.5], [1.0, 1.0]])
-    np.testing.assert_allclose(sac.critic_loss(values, goals, weight, jnp.asarray([1.0, 0.0])), 5.5 / 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        sac.critic_loss(values, goals, weight, jnp.asarray([1.0, 0.0])), 5.5 / 3, rtol=1e-6
+    )
 
 
 def test_temperature_and_its_target_by_hand():
-    # Entropy .5 against targets .2 and .8 at temperature e^0 = 1: ((.5 - .2) + (.5 - .8)) / 2 = 0; the first only: .3.
+    # Entropy .5 against targets .2 and .8 at temperature e^0 = 1: ((.5 - .2) + (.5 - .8)) / 2 = 0;
+    # the first only: .3.
     entropy, target = jnp.asarray([0.5, 0.5]), jnp.asarray([0.2, 0.8])
     both, first = jnp.ones(2), jnp.asarray([1.0, 0.0])
-    np.testing.assert_allclose(sac.temperature_loss(jnp.float32(0.0), entropy, target, both), 0.0, atol=1e-7)
-    np.testing.assert_allclose(sac.temperature_loss(jnp.float32(0.0), entropy, target, first), 0.3, rtol=1e-6)
-    # Too much entropy lowers the temperature: the gradient is positive. Half of ln 4, and 0 with one valid action.
+    np.testing.assert_allclose(
+        sac.temperature_loss(jnp.float32(0.0), entropy, target, both), 0.0, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        sac.temperature_loss(jnp.float32(0.0), entropy, target, first), 0.3, rtol=1e-6
+    )
+    # Too much entropy lowers the temperature: the gradient is positive. Half of ln 4, and 0 with
+    # one valid action.
     assert jax.grad(sac.temperature_loss)(jnp.float32(0.0), entropy, target, first) > 0
     masks = jnp.asarray([[True] * 4, [True, False, False, False]])
     np.testing.assert_allclose(sac.entropy_target(masks, jnp.float32(0.5)), [LN2, 0.0], rtol=1e-6)
 
 
 def test_deep_q_loss_by_hand():
-    # Errors 1 and 3 with width 2: 1 / 2 and 2 * (3 - 1) = 4; weights 1 and 1/2: (.5 + 2) / 1.5 = 1.6667.
+    # Errors 1 and 3 with width 2: 1 / 2 and 2 * (3 - 1) = 4; weights 1 and 1/2: (.5 + 2) / 1.5 =
+    # 1.6667.
     values, goals = jnp.asarray([[1.0, 3.0]]), jnp.zeros((1, 2))
     weight, width = jnp.asarray([[1.0, 0.5]]), jnp.float32(2.0)
-    np.testing.assert_allclose(dqn.loss(values, goals, weight, jnp.ones(1), width), 2.5 / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        dqn.loss(values, goals, weight, jnp.ones(1), width), 2.5 / 1.5, rtol=1e-6
+    )
 
 
 def test_advantages_by_hand():
@@ -94,34 +125,53 @@ def test_advantages_by_hand():
     # G_2 = 4; G_1 = 1.5 + .25 * 4 = 2.5; G_0 = .5 + .25 * 2.5 = 1.125.
     rewards, values = jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray([1.0, 1.0, 1.0, 4.0])
     ones, zeros = jnp.ones(3), jnp.zeros(3)
-    np.testing.assert_allclose(ppo.advantages(rewards, values, ones, zeros, 0.5, 0.5), [1.125, 2.5, 4.0])
-    # The record ends after step 1: bootstrapped from, but nothing flows back from step 2. G_1 = 1.5, G_0 = .875.
+    np.testing.assert_allclose(
+        ppo.advantages(rewards, values, ones, zeros, 0.5, 0.5), [1.125, 2.5, 4.0]
+    )
+    # The record ends after step 1: bootstrapped from, but nothing flows back from step 2. G_1 =
+    # 1.5, G_0 = .875.
     cut = jnp.asarray([0.0, 1.0, 0.0])
-    np.testing.assert_allclose(ppo.advantages(rewards, values, ones, cut, 0.5, 0.5), [0.875, 1.5, 4.0])
+    np.testing.assert_allclose(
+        ppo.advantages(rewards, values, ones, cut, 0.5, 0.5), [0.875, 1.5, 4.0]
+    )
     # The world ends there: delta_1 = 2 - 1 = 1, G_0 = .5 + .25 = .75.
-    np.testing.assert_allclose(ppo.advantages(rewards, values, 1.0 - cut, cut, 0.5, 0.5), [0.75, 1.0, 4.0])
+    np.testing.assert_allclose(
+        ppo.advantages(rewards, values, 1.0 - cut, cut, 0.5, 0.5), [0.75, 1.0, 4.0]
+    )
 
 
 def test_clipped_policy_loss_by_hand():
-    # Ratios 2, 1/2 with eps = .2: gain 1: min(2, 1.2) and min(.5, .8); gain -1: min(-2, -1.2) and min(-.5, -.8).
+    # Ratios 2, 1/2 with eps = .2: gain 1: min(2, 1.2) and min(.5, .8); gain -1: min(-2, -1.2) and
+    # min(-.5, -.8).
     new, old = jnp.log(jnp.asarray([2.0, 0.5, 2.0, 0.5])), jnp.zeros(4)
     gain = jnp.asarray([1.0, 1.0, -1.0, -1.0])
-    np.testing.assert_allclose(ppo.policy_loss(new, old, gain, 0.2), [-1.2, -0.5, 2.0, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(
+        ppo.policy_loss(new, old, gain, 0.2), [-1.2, -0.5, 2.0, 0.8], rtol=1e-6
+    )
 
 
 def test_own_advantage_by_hand():
-    # The policy takes (1/4, 3/4) of outcomes (8, 4): expects 5. Action 0 earned 3 more, action 1 one less.
+    # The policy takes (1/4, 3/4) of outcomes (8, 4): expects 5. Action 0 earned 3 more, action 1
+    # one less.
     log_pi, both = jnp.log(jnp.asarray([[0.25, 0.75]] * 2)), jnp.ones((2, 2), bool)
     outcomes, action = jnp.asarray([[8.0, 4.0]] * 2), jnp.asarray([0, 1])
-    np.testing.assert_allclose(ppo.advantage_of_actions(log_pi, outcomes, action, both), [3.0, -1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        ppo.advantage_of_actions(log_pi, outcomes, action, both), [3.0, -1.0], rtol=1e-6
+    )
 
 
 # --- five worlds -----------------------------------------------------------------------------------------------
 
 
 def learned_values(name: str, twin: bool):
-    """Trains in all five worlds at once; returns functions (world, observation, mask) -> value and -> greedy action."""
-    env, params, hyper = probes.Probe(), probes.worlds(), {"discount": probes.DISCOUNT, "learning_rate": 5e-3}
+    """Trains in all five worlds at once; returns functions (world, observation, mask) -> value and
+    -> greedy action.
+    """
+    env, params, hyper = (
+        probes.Probe(),
+        probes.worlds(),
+        {"discount": probes.DISCOUNT, "learning_rate": 5e-3},
+    )
     asked = probes.outcomes if twin else None
 
     def pick(tree, world):
@@ -129,27 +179,40 @@ def learned_values(name: str, twin: bool):
 
     if name == "ppo":
         config = ppo.Config(**PPO, twin=twin)
-        train = jax.vmap(lambda p: ppo.train(KEY, p, ppo.Hyper(**hyper), env=env, config=config, outcomes=asked))
+        train = jax.vmap(
+            lambda p: ppo.train(KEY, p, ppo.Hyper(**hyper), env=env, config=config, outcomes=asked)
+        )
         weights = train(params).weights
         net = config.network(env, config)
         value = lambda world, seen, mask: net.apply(pick(weights, world), seen)[1]  # noqa: E731
-        act = lambda world, seen, mask: distributions.masked_argmax(net.apply(pick(weights, world), seen)[0], mask)  # noqa: E731
+        act = lambda world, seen, mask: distributions.masked_argmax(
+            net.apply(pick(weights, world), seen)[0], mask
+        )  # noqa: E731
         return value, act
     module = {"sac": sac, "dqn": dqn}[name]
     config = module.Config(**REPLAY, twin=twin)
     algorithm = module.algorithm(env, config, module.Hyper())
-    numbers, shapes = module.Hyper(**hyper, tau=0.05), {"env": env, "config": config, "outcomes": asked}
-    learn = jax.jit(jax.vmap(lambda p: loop.run(KEY, module.training_loop(p, numbers, **shapes))[0][0]))
+    numbers, shapes = (
+        module.Hyper(**hyper, tau=0.05),
+        {"env": env, "config": config, "outcomes": asked},
+    )
+    learn = jax.jit(
+        jax.vmap(lambda p: loop.run(KEY, module.training_loop(p, numbers, **shapes))[0][0])
+    )
     learner = learn(params)
     net = module.network(env, config)
 
     def value(world, seen, mask):
         critic = pick(learner, world)[0]
-        found = net.apply(jax.tree.map(lambda leaf: leaf[0], critic.critic) if name == "sac" else critic, seen)
+        found = net.apply(
+            jax.tree.map(lambda leaf: leaf[0], critic.critic) if name == "sac" else critic, seen
+        )
         return jnp.where(mask, found, -jnp.inf).max()
 
     def act(world, seen, mask):
-        return distributions.masked_argmax(net.apply(algorithm.weights(pick(learner, world)), seen), mask)
+        return distributions.masked_argmax(
+            net.apply(algorithm.weights(pick(learner, world)), seen), mask
+        )
 
     return value, act
 
@@ -163,7 +226,10 @@ def test_values_and_actions_of_five_worlds(name, twin):
         return jnp.asarray([True, world >= 3])
 
     for world, seen, expected in probes.VALUES:
-        assert abs(float(value(world, jnp.asarray(seen), mask(world))) - expected) < 0.1, (world, seen)
+        assert abs(float(value(world, jnp.asarray(seen), mask(world))) - expected) < 0.1, (
+            world,
+            seen,
+        )
     for world, seen, expected in probes.ACTIONS:
         assert int(act(world, jnp.asarray(seen), mask(world))) == expected, (world, seen)
 
@@ -185,18 +251,28 @@ def test_what_comes_after_the_end_does_not_count():
     assert isinstance(timestep, TimeStep)
     np.testing.assert_array_equal(seen.valid, [[1.0] * 3, [0.0] * 3, [0.0] * 3])
     np.testing.assert_array_equal(seen.not_terminated, np.zeros((3, 3)))
-    np.testing.assert_array_equal(seen.rewards[0], [[1.0, 0.0]] * 3)  # the other action is not valid
+    np.testing.assert_array_equal(
+        seen.rewards[0], [[1.0, 0.0]] * 3
+    )  # the other action is not valid
     np.testing.assert_array_equal(seen.reward_mask[0], [[True, False]] * 3)
 
 
 @pytest.mark.parametrize("module", [sac, dqn, ppo])
 def test_new_numbers_do_not_retrace_and_a_twin_needs_outcomes(module):
-    shapes = {"n_envs": 4, "n_steps": 2, "n_batches": 1, "updates_per_evaluation": 1, "evaluation_envs": 2}
+    shapes = {
+        "n_envs": 4,
+        "n_steps": 2,
+        "n_batches": 1,
+        "updates_per_evaluation": 1,
+        "evaluation_envs": 2,
+    }
     config = module.Config(**shapes, hidden=(4,), n_evaluations=1, evaluation_steps=3)
     env, before = probes.Probe(), module.train._cache_size()
     for seed, world in ((0, 1), (1, 4)):
         params, hyper = probes.World(jnp.int32(world)), module.Hyper(discount=0.1 * seed)
-        module.train(jax.random.key(seed), params, hyper, env=env, config=config, outcomes=probes.outcomes)
+        module.train(
+            jax.random.key(seed), params, hyper, env=env, config=config, outcomes=probes.outcomes
+        )
     assert module.train._cache_size() == before + 1
     with pytest.raises(ValueError, match="twin=True needs `outcomes`"):
         module.train(KEY, params, hyper, env=env, config=config)

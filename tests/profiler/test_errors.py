@@ -25,7 +25,9 @@ PICTURE = (1, 3, 8, 8)
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Returns `refused(file or model, *options)`: the one line with which the command refuses, after exit code 2."""
+    """Returns `refused(file or model, *options)`: the one line with which the command refuses,
+    after exit code 2.
+    """
 
     def run(model, *options):
         path = tmp_path / "net.onnx"
@@ -46,7 +48,9 @@ def with_node(op, **attributes):
     """A network in the middle of which stands a node of that operator."""
     b = networks.Builder()
     x = b.add(op, b.relu(b.conv("x", 3, 4, 3)), **attributes)
-    return b.model(b.conv(x, 4, 4, 3), PICTURE, domains=[d for d in [attributes.get("domain")] if d])
+    return b.model(
+        b.conv(x, 4, 4, 3), PICTURE, domains=[d for d in [attributes.get("domain")] if d]
+    )
 
 
 def test_files_that_are_no_onnx(refused, tmp_path):
@@ -64,7 +68,13 @@ def test_missing_package(refused, monkeypatch):
 
 def test_missing_external_data(refused, tmp_path):
     path = tmp_path / "net.onnx"
-    onnx.save(networks.small(), str(path), save_as_external_data=True, location="net.data", size_threshold=0)
+    onnx.save(
+        networks.small(),
+        str(path),
+        save_as_external_data=True,
+        location="net.data",
+        size_threshold=0,
+    )
     (tmp_path / "net.data").unlink()
     line = refused(path)
     assert "net.data" in line and "put it beside the model" in line
@@ -73,7 +83,11 @@ def test_missing_external_data(refused, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "options", "says"),
     [
-        (("n", 3, "h", "w"), (), ["'x'", "?,3,?,?", "--input-shape 1,3,224,224", "export with fixed"]),
+        (
+            ("n", 3, "h", "w"),
+            (),
+            ["'x'", "?,3,?,?", "--input-shape 1,3,224,224", "export with fixed"],
+        ),
         (("n", 3, "h", "w"), ("--input-shape", "1,3,8"), ["?,3,?,?", "is not 1,3,8"]),
         ((1, 3, 8, 8), ("--input-shape", "1,3,9,9"), ["1,3,8,8", "is not 1,3,9,9"]),
         ((1, 3, 8, 8), ("--input-shape", "1,3,0,8"), ["--input-shape", "1,3,0,8", "above 0"]),
@@ -88,7 +102,9 @@ def test_shapes_of_the_input(refused, shape, options, says):
 
 def test_an_open_batch_is_one(tmp_path):
     def layers(shape):
-        return profiler.profile_onnx(networks.save(networks.small(shape), tmp_path / "net.onnx")).layers
+        return profiler.profile_onnx(
+            networks.save(networks.small(shape), tmp_path / "net.onnx")
+        ).layers
 
     assert layers(("batch", 3, 8, 8)) == layers((1, 3, 8, 8))
 
@@ -106,7 +122,9 @@ def test_what_a_file_says_of_open_shapes_is_forgotten(tmp_path):
 def test_operators_that_are_not_known(refused):
     assert "domain 'com.example' is not known" in refused(with_node("Fancy", domain="com.example"))
     b = networks.Builder()
-    x = b.add("Cast", b.add("Transpose", b.add("NonZero", b.conv("x", 3, 4, 3))), to=TensorProto.FLOAT)  # [?, 4]
+    x = b.add(
+        "Cast", b.add("Transpose", b.add("NonZero", b.conv("x", 3, 4, 3))), to=TensorProto.FLOAT
+    )  # [?, 4]
     line = refused(b.model(b.linear(x, 4, 2), PICTURE))
     assert "(NonZero)" in line and "export with fixed shapes" in line
     b = networks.Builder()
@@ -119,7 +137,9 @@ def test_operators_that_are_not_known(refused):
 def test_shapes_that_contradict_each_other(refused):
     b = networks.Builder()
     x = b.add("Flatten", b.conv("x", 3, 4, 3))
-    assert "shapes cannot be inferred" in refused(b.model(b.linear(x, 5, 4), PICTURE))  # 4*6*6, not 5
+    assert "shapes cannot be inferred" in refused(
+        b.model(b.linear(x, 5, 4), PICTURE)
+    )  # 4*6*6, not 5
 
 
 def test_control_flow(refused):
@@ -131,7 +151,11 @@ def test_control_flow(refused):
     )
     b = networks.Builder()
     b.nodes.append(helper.make_node("Identity", ["x"], ["relu_1"]))
-    b.nodes.append(helper.make_node("If", [b.constant(np.bool_(True))], ["if"], then_branch=branch, else_branch=branch))
+    b.nodes.append(
+        helper.make_node(
+            "If", [b.constant(np.bool_(True))], ["if"], then_branch=branch, else_branch=branch
+        )
+    )
     assert "(If): control flow" in refused(b.model(b.conv("if", 3, 4, 3), PICTURE))
 
 
@@ -150,7 +174,9 @@ def test_more_than_one_input_or_output(refused):
 def test_nothing_to_cut(refused):
     b = networks.Builder()
     x = b.conv("x", 3, 3, 3, pad=1)
-    assert "cannot be cut" in refused(b.model(b.add("Add", b.conv(x, 3, 3, 3, pad=1), "x"), PICTURE))
+    assert "cannot be cut" in refused(
+        b.model(b.add("Add", b.conv(x, 3, 3, 3, pad=1), "x"), PICTURE)
+    )
     b = networks.Builder()
     assert "cannot be cut" in refused(b.model(b.conv("x", 3, 3, 3), PICTURE))
     b = networks.Builder()
@@ -186,7 +212,9 @@ def test_a_profile_is_never_overwritten(tmp_path, capsys):
         profiler.write_new(tmp_path / "net.toml", "theirs")
 
 
-def test_a_network_that_onnxruntime_cannot_run_is_profiled_all_the_same(tmp_path, monkeypatch, capsys):
+def test_a_network_that_onnxruntime_cannot_run_is_profiled_all_the_same(
+    tmp_path, monkeypatch, capsys
+):
     pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
 
     def fails(*_):
@@ -203,7 +231,9 @@ class _Rolled(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(4)(x)
-        return nn.Dense(4)(jax.lax.fori_loop(0, jnp.int32(x.shape[0] + 2), lambda i, x: x * jnp.float32(0.5), x))
+        return nn.Dense(4)(
+            jax.lax.fori_loop(0, jnp.int32(x.shape[0] + 2), lambda i, x: x * jnp.float32(0.5), x)
+        )
 
 
 class _TwoOutputs(nn.Module):

@@ -1,7 +1,8 @@
-"""The `fleet` system (design.md section 8) again: device by device, choice by choice, in Python floats.
+"""The `fleet` system (design.md section 8) again: device by device, choice by choice, in Python
+floats.
 
-It shares no code with the library: latencies are written out part by part, shares and costs are sums in plain loops,
-and the dual function is evaluated by trying every choice of every device.
+It shares no code with the library: latencies are written out part by part, shares and costs are
+sums in plain loops, and the dual function is evaluated by trying every choice of every device.
 """
 
 import itertools
@@ -37,7 +38,9 @@ class System:
         return len(self.overhead_s)
 
     def choices(self) -> list[tuple[int, int, int]]:
-        """(version, cut, second cut) in the order of the library's numbers, those that are not valid included."""
+        """(version, cut, second cut) in the order of the library's numbers, those that are not
+        valid included.
+        """
         seconds = range(self.cuts) if self.cloud_flops is not None else [self.cuts - 1]
         return list(itertools.product(range(len(self.accuracy)), range(self.cuts), seconds))
 
@@ -63,7 +66,9 @@ class Task:
     cost: float
 
 
-def parts(system: System, device: Device, choice, bandwidth: float, server: float) -> tuple[float, float, float]:
+def parts(
+    system: System, device: Device, choice, bandwidth: float, server: float
+) -> tuple[float, float, float]:
     """Seconds of a choice: whatever the shares, with the whole band, with the whole server."""
     version, cut, second = choice
     end = system.cuts - 1
@@ -72,7 +77,9 @@ def parts(system: System, device: Device, choice, bandwidth: float, server: floa
     send = run = 0.0
     if cut < end:
         alone += system.rtt_s + system.overhead_s[second] - system.overhead_s[cut]
-        send = system.upload_bits[version][cut] / (system.bandwidth_hz * bandwidth * device.efficiency)
+        send = system.upload_bits[version][cut] / (
+            system.bandwidth_hz * bandwidth * device.efficiency
+        )
         run = (flop[second] - flop[cut]) / (system.server_flops * server)
         if second < end:
             alone += system.cloud_rtt_s + system.upload_bits[version][second] / system.backhaul_bps
@@ -90,13 +97,20 @@ def best_shares(system, devices, chosen, bandwidth, server) -> tuple[list[float]
     roots = []
     for device, choice in zip(devices, chosen, strict=True):
         _, send, run = parts(system, device, choice, bandwidth, server)
-        roots.append([math.sqrt(device.weight * s) if device.active and valid(choice) else 0.0 for s in (send, run)])
+        roots.append(
+            [
+                math.sqrt(device.weight * s) if device.active and valid(choice) else 0.0
+                for s in (send, run)
+            ]
+        )
     totals = [sum(root[k] for root in roots) for k in (0, 1)]
     return tuple([root[k] / totals[k] if totals[k] > 0 else 0.0 for root in roots] for k in (0, 1))
 
 
 def serve(system, devices, chosen, x, y, bandwidth, server, capped: bool) -> list[Task]:
-    """Ends every task with shares x of the band and y of the server; `capped`: latencies count at most cap_s."""
+    """Ends every task with shares x of the band and y of the server; `capped`: latencies count at
+    most cap_s.
+    """
     tasks = []
     for device, choice, xi, yi in zip(devices, chosen, x, y, strict=True):
         alone, send, run = parts(system, device, choice, bandwidth, server)
@@ -127,7 +141,8 @@ def optimum(system, devices, bandwidth, server) -> float:
     """The least cost of all answers, tried one by one."""
     allowed = [choice for choice in system.choices() if valid(choice)]
     return min(
-        cost(system, devices, chosen, bandwidth, server) for chosen in itertools.product(allowed, repeat=len(devices))
+        cost(system, devices, chosen, bandwidth, server)
+        for chosen in itertools.product(allowed, repeat=len(devices))
     )
 
 
@@ -142,6 +157,8 @@ def dual(system, devices, bandwidth, server, mu: float, nu: float) -> float:
             alone, send, run = parts(system, device, choice, bandwidth, server)
             scale = device.weight / system.reference_s
             a = (1 - device.weight) * (1 - system.accuracy[choice[0]][choice[1]]) + scale * alone
-            least = min(least, a + 2 * math.sqrt(mu * scale * send) + 2 * math.sqrt(nu * scale * run))
+            least = min(
+                least, a + 2 * math.sqrt(mu * scale * send) + 2 * math.sqrt(nu * scale * run)
+            )
         total += least
     return total

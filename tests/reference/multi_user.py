@@ -1,7 +1,8 @@
 """The `multi-user` system again: user by user, event by event, in Python floats.
 
-It shares no code with the library. Every user has a phase, "computes", "sends" or "free", and the events of a slot are
-kept as (seconds into the slot, user, what ended) so that two simulators can be compared one event at a time.
+It shares no code with the library. Every user has a phase, "computes", "sends" or "free", and the
+events of a slot are kept as (seconds into the slot, user, what ended) so that two simulators can be
+compared one event at a time.
 """
 
 import math
@@ -13,7 +14,9 @@ TIE_S = 1e-10
 
 @dataclass(frozen=True)
 class System:
-    """Numbers of all users: by split s = 0..S-1 seconds and watts of the device, bits to send (SI units)."""
+    """Numbers of all users: by split s = 0..S-1 seconds and watts of the device, bits to send (SI
+    units).
+    """
 
     compute_s: Sequence[float]
     compute_w: Sequence[float]
@@ -138,7 +141,9 @@ def step(world: World, splits, channels, powers_w) -> tuple[float, bool]:
     gone_s = 0.0
     while True:
         rates = [rate_bps(world, user) if user.phase == "sends" else 0.0 for user in world.users]
-        until_s = min(remaining_s(world, user, rate) for user, rate in zip(world.users, rates, strict=True))
+        until_s = min(
+            remaining_s(world, user, rate) for user, rate in zip(world.users, rates, strict=True)
+        )
         if not gone_s + until_s < system.slot_s:
             break
         gone_s += until_s

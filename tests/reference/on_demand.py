@@ -1,4 +1,6 @@
-"""The `on-demand` system (design.md section 7) again: task by task, in Python floats, with no code of the library."""
+"""The `on-demand` system (design.md section 7) again: task by task, in Python floats, with no code
+of the library.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +88,12 @@ def run_task(scenario: Scenario, draw: Draw, slot: int, exit_: int, cut: int, wi
             rate = float(draw.rate_bps[slot])
             upload_s = min(bits / rate, given_up_s) if rate > 0 else given_up_s
     rtt_s = scenario.rtt_s if cut < end else 0.0
-    latency_s = device_s / float(draw.device_speed[slot]) + upload_s + rtt_s + edge_s / float(draw.edge_speed[slot])
+    latency_s = (
+        device_s / float(draw.device_speed[slot])
+        + upload_s
+        + rtt_s
+        + edge_s / float(draw.edge_speed[slot])
+    )
     latency_s = min(latency_s, given_up_s)
     energy_j += scenario.transmit_w * upload_s + scenario.transmit_j_per_bit * bits
     omega, deadline_s = scenario.omega[g], scenario.deadline_s[g]

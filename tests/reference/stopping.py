@@ -1,8 +1,9 @@
 """The `stopping` system (design.md sections 5 and 6) again: slot by slot, in Python floats.
 
-It shares no code with the library and prefers the literal reading to the fast one: the server is one
-real queue that is drained slot after slot, an upload is sent slot after slot, and waiting tasks are
-counted in every slot. A slot number t names the instant at which slot t begins; slot t lasts until t+1.
+It shares no code with the library and prefers the literal reading to the fast one: the server is
+one real queue that is drained slot after slot, an upload is sent slot after slot, and waiting tasks
+are counted in every slot. A slot number t names the instant at which slot t begins; slot t lasts
+until t+1.
 """
 
 import math
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A layer that overshoots a slot boundary by less than this many slots counts as ending on it. Without
-# it, 0.08 s of layer in 0.01 s slots would be 8 or 9 slots depending on rounding in the division.
+# A layer that overshoots a slot boundary by less than this many slots counts as ending on it.
+# Without it, 0.08 s of layer in 0.01 s slots would be 8 or 9 slots depending on rounding in the
+# division.
 SLOT_TOLERANCE = 1e-4
 
 
@@ -24,7 +26,9 @@ class Scenario:
     layer_s: Sequence[float]  # [Le+1] nominal seconds of layers 1..Le, then of the exit head
     upload_bits: Sequence[float]  # [Le+1] bits uploaded when stopping at l = 0..Le (0: the input)
     server_s: Sequence[float]  # [Le+1] e_l, server seconds of the layers that remain
-    device_energy_j: Sequence[float]  # [Le+2] cumulative joules at l = 0..Le, last: finished locally
+    device_energy_j: Sequence[
+        float
+    ]  # [Le+2] cumulative joules at l = 0..Le, last: finished locally
     accuracy: Sequence[float]  # [Le+2] in the same order
     transmit_w: float  # watts while the upload is on air, outages included
     transmit_j_per_bit: float  # joules on top for each uploaded bit
@@ -201,10 +205,14 @@ class _Row:
         )  # fmt: skip
 
 
-def simulate(scenario: Scenario, draw: Draw, stop: Stop, start_slot=0, max_tasks=None) -> tuple[Task, ...]:
+def simulate(
+    scenario: Scenario, draw: Draw, stop: Stop, start_slot=0, max_tasks=None
+) -> tuple[Task, ...]:
     """Tasks that arrive from `start_slot` on, in order, up to the first that needs a slot >= T."""
     row = _Row(scenario, draw, start_slot)
-    first = int(np.sum(draw.arrivals[:start_slot]))  # tasks before it keep their numbers but never run
+    first = int(
+        np.sum(draw.arrivals[:start_slot])
+    )  # tasks before it keep their numbers but never run
     tasks = []
     try:
         for n in range(first, len(row.arrival_slot))[:max_tasks]:
@@ -215,7 +223,9 @@ def simulate(scenario: Scenario, draw: Draw, stop: Stop, start_slot=0, max_tasks
 
 
 def counterfactual(scenario, draw, history_choices, task_position, choice, start_slot=0) -> Task:
-    """Task at `task_position` (0 = first) under `choice` after that history; IndexError past the row."""
+    """Task at `task_position` (0 = first) under `choice` after that history; IndexError past the
+    row.
+    """
     choices = [*history_choices[:task_position], choice]
     first = int(np.sum(draw.arrivals[:start_slot]))
 

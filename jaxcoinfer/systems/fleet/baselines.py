@@ -1,7 +1,8 @@
-"""Baselines for `fleet`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `fleet`. Each function returns a policy `(key, state, observation, params) ->
+action`.
 
-Each plans choices, [D], and the shares it has in mind, [D] each; where the environment finds the best shares for the
-choices by itself, only the choices are played. Axes: D devices, C choices.
+Each plans choices, [D], and the shares it has in mind, [D] each; where the environment finds the
+best shares for the choices by itself, only the choices are played. Axes: D devices, C choices.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,14 @@ import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.systems.fleet import bound as dual
-from jaxcoinfer.systems.fleet.allocation import Tables, allocate, chosen, descend, normalised, total_cost
+from jaxcoinfer.systems.fleet.allocation import (
+    Tables,
+    allocate,
+    chosen,
+    descend,
+    normalised,
+    total_cost,
+)
 from jaxcoinfer.systems.fleet.env import Fleet, FleetAction, tables
 
 Plan = tuple[jax.Array, jax.Array, jax.Array]  # choice, bandwidth, compute
@@ -44,7 +52,9 @@ def _cost_at(of: Tables, bandwidth: jax.Array, compute: jax.Array) -> jax.Array:
     def part(whole, share):
         return jnp.where(whole > 0.0, whole / jnp.where(share > 0.0, share, jnp.inf)[:, None], 0.0)
 
-    without = ((bandwidth == 0.0)[:, None] & (of.bandwidth > 0.0)) | ((compute == 0.0)[:, None] & (of.compute > 0.0))
+    without = ((bandwidth == 0.0)[:, None] & (of.bandwidth > 0.0)) | (
+        (compute == 0.0)[:, None] & (of.compute > 0.0)
+    )
     cost = of.base + part(of.bandwidth, bandwidth) + part(of.compute, compute)
     return jnp.where(without, jnp.inf, cost)
 
@@ -59,7 +69,9 @@ def _restricted(of: Tables, allowed: np.ndarray) -> Tables:
 
 
 def _best_within(of: Tables, allowed: np.ndarray) -> jax.Array:
-    """Choices among `allowed` that no single change makes better, from those best for a device that is alone."""
+    """Choices among `allowed` that no single change makes better, from those best for a device that
+    is alone.
+    """
     within = _restricted(of, allowed)
     start = _least(within.base + within.bandwidth + within.compute)
     return descend(within, start, 4 * start.shape[0])
@@ -68,7 +80,9 @@ def _best_within(of: Tables, allowed: np.ndarray) -> jax.Array:
 def device_only(env: Fleet) -> Policy:
     """Every task wholly on its device, in the version that costs it least."""
     _, cut, _ = env.parts(np.arange(env.n_choices))
-    return planned(env, lambda of: _best_shares(of, _least(_restricted(of, cut == env.n_cuts - 1).base)))
+    return planned(
+        env, lambda of: _best_shares(of, _least(_restricted(of, cut == env.n_cuts - 1).base))
+    )
 
 
 def edge_only(env: Fleet) -> Policy:
@@ -91,7 +105,9 @@ def one_version(env: Fleet) -> Policy:
 
 
 def equal_shares(env: Fleet) -> Policy:
-    """Shares of one n-th for each of n active devices, and for each the choice that costs it least with them."""
+    """Shares of one n-th for each of n active devices, and for each the choice that costs it least
+    with them.
+    """
 
     def plan(of):
         return _least(_cost_at(of, *_equal(of))), *_equal(of)
@@ -100,15 +116,19 @@ def equal_shares(env: Fleet) -> Policy:
 
 
 def greedy(env: Fleet) -> Policy:
-    """Each device as if it had the whole band and server to itself; then the best shares for what comes of it."""
+    """Each device as if it had the whole band and server to itself; then the best shares for what
+    comes of it.
+    """
     return planned(env, lambda of: _best_shares(of, _least(of.base + of.bandwidth + of.compute)))
 
 
 def alternating(env: Fleet) -> Policy:
-    """From equal shares: best choices for the shares, best shares for the choices, until nothing changes.
+    """From equal shares: best choices for the shares, best shares for the choices, until nothing
+    changes.
 
-    The cost never rises. A device that once sends nothing loses its share of the band, and with no share it cannot
-    begin to send: the method stops where no device by itself would change, which may be far from the best.
+    The cost never rises. A device that once sends nothing loses its share of the band, and with no
+    share it cannot begin to send: the method stops where no device by itself would change, which
+    may be far from the best.
     """
 
     def plan(of):
@@ -123,7 +143,9 @@ def alternating(env: Fleet) -> Policy:
             return better, jnp.any(better != choice), n + 1
 
         start = _least(_cost_at(of, *_equal(of)))
-        return _best_shares(of, jax.lax.while_loop(go_on, improve, (start, jnp.bool_(True), jnp.int32(0)))[0])
+        return _best_shares(
+            of, jax.lax.while_loop(go_on, improve, (start, jnp.bool_(True), jnp.int32(0)))[0]
+        )
 
     return planned(env, plan)
 
@@ -144,7 +166,11 @@ def exhaustive(env: Fleet) -> Policy:
     digits = env.n_choices ** np.arange(env.n_devices)
 
     def plan(of):
-        answers = jnp.arange(n_answers, dtype=jnp.int32)[:, None] // digits[None].astype(np.int32) % env.n_choices
+        answers = (
+            jnp.arange(n_answers, dtype=jnp.int32)[:, None]
+            // digits[None].astype(np.int32)
+            % env.n_choices
+        )
         costs = jax.vmap(lambda choice: total_cost(of, choice))(answers)
         return _best_shares(of, answers[jnp.argmin(costs)])
 

@@ -1,13 +1,15 @@
 """A certified lower bound on the cost of a fleet, and an answer that almost meets it.
 
-Each device i takes one choice c; shares x, y of bandwidth and server each sum to at most one; the cost is
-`sum_i a_ic + b_ic / x_i + c_ic / y_i`. With prices mu, nu >= 0 on the shares, every answer costs at least
+Each device i takes one choice c; shares x, y of bandwidth and server each sum to at most one; the
+cost is `sum_i a_ic + b_ic / x_i + c_ic / y_i`. With prices mu, nu >= 0 on the shares, every answer
+costs at least
 
     g(mu, nu) = sum_i min_c [a_ic + 2 sqrt(mu b_ic) + 2 sqrt(nu c_ic)] - mu - nu,
 
-because `b/x + mu x >= 2 sqrt(mu b)` for every x > 0 and `mu (sum x - 1) <= 0` (Lagrange; weak duality). Any prices
-give a bound; the best ones give the bound of a convexified problem, which differs from the true one by what a device
-or two can make of it, whatever their number D (Shapley-Folkman). Axes: D devices, C choices.
+because `b/x + mu x >= 2 sqrt(mu b)` for every x > 0 and `mu (sum x - 1) <= 0` (Lagrange; weak
+duality). Any prices give a bound; the best ones give the bound of a convexified problem, which
+differs from the true one by what a device or two can make of it, whatever their number D
+(Shapley-Folkman). Axes: D devices, C choices.
 """
 
 import jax
@@ -16,16 +18,19 @@ from flax import struct
 
 from jaxcoinfer.systems.fleet.allocation import Tables, at, descend, total_cost
 
-HALVINGS = 20  # of each of two brackets: to one part in a million of the largest price that could be
+HALVINGS = (
+    20  # of each of two brackets: to one part in a million of the largest price that could be
+)
 MARGIN = 1e-6  # of the sum the bound is made of: more than float32 loses in rounding it
 _CHANGES_A_DEVICE = 4  # the most the polish may make
 
 
 class Certificate(struct.PyTreeNode):
-    """What `solve` finds: bound <= best cost there is <= cost; `MARGIN` is taken off the bound for rounding.
+    """What `solve` finds: bound <= best cost there is <= cost; `MARGIN` is taken off the bound for
+    rounding.
 
-    bound, cost: scalars; choice [D] int32 of cost `cost` with closed-form shares; root_prices [2]: square roots of
-    mu and nu.
+    bound, cost: scalars; choice [D] int32 of cost `cost` with closed-form shares; root_prices [2]:
+    square roots of mu and nu.
     """
 
     bound: jax.Array
@@ -35,7 +40,9 @@ class Certificate(struct.PyTreeNode):
 
 
 class _Reply(struct.PyTreeNode):
-    """What devices do at some prices: dual value, sums of sqrt b and sqrt c over devices, choices [D]."""
+    """What devices do at some prices: dual value, sums of sqrt b and sqrt c over devices, choices
+    [D].
+    """
 
     value: jax.Array
     sends: jax.Array
@@ -44,10 +51,11 @@ class _Reply(struct.PyTreeNode):
 
 
 def _replies(tables: Tables):
-    """Returns the function `(s, t) -> _Reply` of the roots of the prices, `s = sqrt(mu)`, `t = sqrt(nu)`.
+    """Returns the function `(s, t) -> _Reply` of the roots of the prices, `s = sqrt(mu)`, `t =
+    sqrt(nu)`.
 
-    In them g is a sum of minima of linear functions less `s^2 + t^2`: strictly concave, with supergradient
-    `2 (sum sqrt b - s, sum sqrt c - t)` of the choices made.
+    In them g is a sum of minima of linear functions less `s^2 + t^2`: strictly concave, with
+    supergradient `2 (sum sqrt b - s, sum sqrt c - t)` of the choices made.
     """
     send, run = jnp.sqrt(tables.bandwidth), jnp.sqrt(tables.compute)
 
@@ -80,23 +88,32 @@ def _halve(at_price, excess, highest):
         high, above = _choose(more, (high, above), (price, here))
         return low, high, below, above
 
-    unknown = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at_price, highest))
+    unknown = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at_price, highest)
+    )
     return jax.lax.fori_loop(0, HALVINGS + 2, step, (highest, highest, unknown, unknown))
 
 
 def solve(tables: Tables) -> Certificate:
-    """Returns the best bound and a polished answer; pure, O(D C) memory, the same work for any numbers.
+    """Returns the best bound and a polished answer; pure, O(D C) memory, the same work for any
+    numbers.
 
-    Bisection on t with a bisection on s within it. At a kink in s the choices of both sides of it are optimal and the
-    derivative in t is their mixture for which that in s is zero.
+    Bisection on t with a bisection on s within it. At a kink in s the choices of both sides of it
+    are optimal and the derivative in t is their mixture for which that in s is zero.
     """
     reply = _replies(tables)
-    highest = [jnp.sqrt(jnp.max(table, axis=1)).sum() for table in (tables.bandwidth, tables.compute)]
+    highest = [
+        jnp.sqrt(jnp.max(table, axis=1)).sum() for table in (tables.bandwidth, tables.compute)
+    ]
 
     def best_send_price(t):
-        low, high, below, above = _halve(lambda s: reply(s, t), lambda r, s: r.sends - s, highest[0])
+        low, high, below, above = _halve(
+            lambda s: reply(s, t), lambda r, s: r.sends - s, highest[0]
+        )
         width = below.sends - above.sends
-        share = jnp.where(width > 0.0, (low - above.sends) / jnp.where(width > 0.0, width, 1.0), 0.0)
+        share = jnp.where(
+            width > 0.0, (low - above.sends) / jnp.where(width > 0.0, width, 1.0), 0.0
+        )
         share = jnp.clip(share, 0.0, 1.0)
         return (low, high), (below, above), share * below.runs + (1.0 - share) * above.runs
 
@@ -113,7 +130,9 @@ def solve(tables: Tables) -> Certificate:
 
 
 def polish(tables: Tables, choices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the best of several answers [N, D] int32 after single changes: (choice [D], its cost)."""
+    """Returns the best of several answers [N, D] int32 after single changes: (choice [D], its
+    cost).
+    """
     max_changes = _CHANGES_A_DEVICE * tables.base.shape[0]
     choices = jax.vmap(lambda choice: descend(tables, choice, max_changes))(choices)
     costs = jax.vmap(lambda choice: total_cost(tables, choice))(choices)

@@ -1,16 +1,18 @@
-"""`fleet`: model version, cut, and shares of one link and one server, for every device of a fleet at once.
+"""`fleet`: model version, cut, and shares of one link and one server, for every device of a fleet
+at once.
 
-The system of Qi et al., *Multi-Compression Scale DNN Inference Acceleration based on Cloud-Edge-End Collaboration* (doi
-10.1145/3634704), with links, loads and processors that vary.
+The system of Qi et al., *Multi-Compression Scale DNN Inference Acceleration based on Cloud-Edge-End
+Collaboration* (doi 10.1145/3634704), with links, loads and processors that vary.
 
-In every slot each active device has one task of weight `w` in [0, 1]. It runs version v up to cut p, sends the feature
-over its share x of the band, and the server finishes it with its share y (or, with a cloud, runs up to a second cut and
-the cloud finishes):
+In every slot each active device has one task of weight `w` in [0, 1]. It runs version v up to cut
+p, sends the feature over its share x of the band, and the server finishes it with its share y (or,
+with a cloud, runs up to a second cut and the cloud finishes):
 
-    T_i = device_s / v_i + fixed_s + bits / (x_i B eta_i) + flop / (y_i F),    sum x <= 1, sum y <= 1,
-    cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s.
+    T_i = device_s / v_i + fixed_s + bits / (x_i B eta_i) + flop / (y_i F),    sum x <= 1, sum y <=
+    1, cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s.
 
-Tasks end in the slot they came in: a decision changes nothing but its own reward. Axes: D devices, C choices.
+Tasks end in the slot they came in: a decision changes nothing but its own reward. Axes: D devices,
+C choices.
 """
 
 from dataclasses import dataclass
@@ -38,8 +40,8 @@ class FleetState(struct.PyTreeNode):
 class FleetAction(struct.PyTreeNode):
     """An action of an environment with `learned_shares`, [D] each.
 
-    choice int32. bandwidth, compute float32: shares are in proportion to them, among the devices that send, or run
-    something on the server; below zero counts as zero.
+    choice int32. bandwidth, compute float32: shares are in proportion to them, among the devices
+    that send, or run something on the server; below zero counts as zero.
     """
 
     choice: jax.Array
@@ -48,7 +50,8 @@ class FleetAction(struct.PyTreeNode):
 
 
 class FleetOutcome(Outcome):
-    """How the tasks of a slot ended, [D] each, utility the cost of a task, negative; and the class of each task.
+    """How the tasks of a slot ended, [D] each, utility the cost of a task, negative; and the class
+    of each task.
 
     latency_sensitive bool: w above one half.
     """
@@ -57,14 +60,17 @@ class FleetOutcome(Outcome):
 
 
 class Work(struct.PyTreeNode):
-    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s with all server."""
+    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s
+    with all server.
+    """
 
     base_s: jax.Array
     send_s: jax.Array
     run_s: jax.Array
 
 
-# Observation of each device, all in [0, 1], unbounded numbers as `x / (x + half)`; zeros where a device is absent.
+# Observation of each device, all in [0, 1], unbounded numbers as `x / (x + half)`; zeros where a
+# device is absent.
 OBSERVATION = (
     "active",
     "weight",
@@ -82,15 +88,18 @@ _HALF_DEVICES = 16.0
 
 @dataclass(frozen=True)
 class Fleet:
-    """The environment. An action is the choice of each device, [D] int32, or with `learned_shares` a `FleetAction`.
+    """The environment. An action is the choice of each device, [D] int32, or with `learned_shares`
+    a `FleetAction`.
 
-    Shares: without `learned_shares` those of least cost for the choices (`systems.fleet.allocation`). With it, a latency
-    counts at most `cap_s`, so that a share of almost nothing costs no fortune. The bound on the cost holds for capped
-    latencies too: a task given up costs `(1 - w)(1 - acc_v) + w cap_s / reference_s`, and `make_params` sees to it
-    that the same version wholly on the device, which takes no share, costs no more.
+    Shares: without `learned_shares` those of least cost for the choices
+    (`systems.fleet.allocation`). With it, a latency counts at most `cap_s`, so that a share of
+    almost nothing costs no fortune. The bound on the cost holds for capped latencies too: a task
+    given up costs `(1 - w)(1 - acc_v) + w cap_s / reference_s`, and `make_params` sees to it that
+    the same version wholly on the device, which takes no share, costs no more.
 
-    A device that needs a share and has none, or takes a choice that is not valid, has a latency of `cap_s`; of a choice
-    that is not valid nothing comes, accuracy 0. With the best shares the first happens only where w = 0.
+    A device that needs a share and has none, or takes a choice that is not valid, has a latency of
+    `cap_s`; of a choice that is not valid nothing comes, accuracy 0. With the best shares the first
+    happens only where w = 0.
     """
 
     n_devices: int
@@ -113,7 +122,9 @@ class Fleet:
         return (self.n_devices, len(OBSERVATION))
 
     def parts(self, choice):
-        """Returns version, cut and second cut of a choice; the second is the last cut where there is no cloud."""
+        """Returns version, cut and second cut of a choice; the second is the last cut where there
+        is no cloud.
+        """
         n_second = self.n_cuts if self.with_cloud else 1
         second = choice % n_second if self.with_cloud else choice * 0 + self.n_cuts - 1
         return choice // (n_second * self.n_cuts), choice // n_second % self.n_cuts, second
@@ -123,7 +134,9 @@ class Fleet:
         return (version + 1) * self.n_choices // self.n_versions - 1
 
     def mask(self, state: FleetState, params: FleetParams) -> jax.Array:
-        """Returns which choices are valid, [D, C] bool; an absent device, whose choice means nothing, has the first."""
+        """Returns which choices are valid, [D, C] bool; an absent device, whose choice means
+        nothing, has the first.
+        """
         here = active(state, params)[:, None]
         return jnp.where(here, params.valid[None], (jnp.arange(self.n_choices) == 0)[None])
 
@@ -131,9 +144,13 @@ class Fleet:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)
         row = jax.random.randint(key_row, (), 0, params.bank.n_rows, jnp.int32)
-        return self.reset_at(row, jax.random.randint(key_slot, (), 0, params.bank.n_slots, jnp.int32), params)
+        return self.reset_at(
+            row, jax.random.randint(key_slot, (), 0, params.bank.n_slots, jnp.int32), params
+        )
 
-    def reset_at(self, row: jax.Array, slot: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
+    def reset_at(
+        self, row: jax.Array, slot: jax.Array, params: FleetParams
+    ) -> tuple[FleetState, TimeStep]:
         """Starts at `slot` of `row`, int32."""
         chex.assert_shape(params.bank.active, (None, None, self.n_devices))
         chex.assert_shape(params.fixed_s, (self.n_choices,))
@@ -141,7 +158,9 @@ class Fleet:
         nothing, count = jnp.zeros(self.n_devices), jnp.zeros(self.n_devices, jnp.int32)
         no = jnp.zeros(self.n_devices, bool)
         none = FleetOutcome(no, count, nothing, nothing, nothing, nothing, count, no)
-        return state, TimeStep(observe(self, state, params), jnp.zeros(()), jnp.zeros((), bool), state.done, none)
+        return state, TimeStep(
+            observe(self, state, params), jnp.zeros(()), jnp.zeros((), bool), state.done, none
+        )
 
     def step(self, state: FleetState, action, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Serves the tasks of this slot; the reward is their mean cost, negative."""
@@ -151,7 +170,9 @@ class Fleet:
         reward = jnp.where(outcome.finished, outcome.utility, 0.0).sum() / tasks
         slot = jnp.where(state.done, state.slot, state.slot + 1)
         new = state.replace(slot=slot, done=slot >= params.bank.n_slots)
-        return new, TimeStep(observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome)
+        return new, TimeStep(
+            observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome
+        )
 
 
 def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> FleetOutcome:
@@ -167,7 +188,9 @@ def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> Flee
         compute = normalised(jnp.where(run_s > 0.0, jnp.maximum(action.compute, 0.0), 0.0))
     else:
         bandwidth, compute = allocate(now.weight * send_s, now.weight * run_s)
-    air_s, served_s = (_seconds_at(s, x, params.cap_s) for s, x in ((send_s, bandwidth), (run_s, compute)))
+    air_s, served_s = (
+        _seconds_at(s, x, params.cap_s) for s, x in ((send_s, bandwidth), (run_s, compute))
+    )
     starved = ((send_s > 0.0) & (bandwidth == 0.0)) | ((run_s > 0.0) & (compute == 0.0))
     latency_s = jnp.where(starved | ~valid, params.cap_s, of.base_s + air_s + served_s)
     if env.learned_shares:
@@ -179,9 +202,12 @@ def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> Flee
         finished=now.active & ~state.done,
         choice=choice,
         latency_s=latency_s,
-        energy_j=device_j + transmit_energy_j(air_s, params.transmit_w, sent, params.transmit_j_per_bit),
+        energy_j=device_j
+        + transmit_energy_j(air_s, params.transmit_w, sent, params.transmit_j_per_bit),
         accuracy=accuracy,
-        utility=-((1.0 - now.weight) * (1.0 - accuracy) + now.weight * latency_s / params.reference_s),
+        utility=-(
+            (1.0 - now.weight) * (1.0 - accuracy) + now.weight * latency_s / params.reference_s
+        ),
         reports=jnp.ones_like(choice),  # each tells the server its link and its task
         latency_sensitive=now.weight > 0.5,
     )
@@ -194,7 +220,9 @@ def _seconds_at(whole_s: jax.Array, share: jax.Array, cap_s: jax.Array) -> jax.A
 
 
 def work(now: FleetSlot, params: FleetParams) -> Work:
-    """Returns the seconds of every choice, [D, C]: with all bandwidth `bits / (B eta)`, all the server `flop / F`."""
+    """Returns the seconds of every choice, [D, C]: with all bandwidth `bits / (B eta)`, all the
+    server `flop / F`.
+    """
     device_s = params.device_s.at[now.kind].get(mode="promise_in_bounds")
     rate_bps = params.bandwidth_hz * now.bandwidth * now.efficiency
     run_s = params.server_flop / (params.server_flops * now.server)
@@ -206,8 +234,9 @@ def work(now: FleetSlot, params: FleetParams) -> Work:
 
 
 def tables(state: FleetState, params: FleetParams) -> Tables:
-    """Returns what every choice of every device costs now, [D, C]: `a = (1 - w)(1 - acc) + w base_s / reference_s`,
-    `b = w send_s / reference_s`, `c = w run_s / reference_s`; infinity and zeros where a choice is not valid.
+    """Returns what every choice of every device costs now, [D, C]: `a = (1 - w)(1 - acc) + w base_s
+    / reference_s`, `b = w send_s / reference_s`, `c = w run_s / reference_s`; infinity and zeros
+    where a choice is not valid.
     """
     now = slot_at(params.bank, state.row, state.slot)
     of = work(now, params)
@@ -229,11 +258,19 @@ def active(state: FleetState, params: FleetParams) -> jax.Array:
 def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
     """Returns sums over tasks, [2]: those that care for accuracy, then those that care for latency.
 
-    tasks, accuracy, latency_s, energy_j, cost; the outcome may have any leading axes, all summed over.
+    tasks, accuracy, latency_s, energy_j, cost; the outcome may have any leading axes, all summed
+    over.
     """
-    numbers = {"accuracy": outcome.accuracy, "latency_s": outcome.latency_s, "energy_j": outcome.energy_j}
+    numbers = {
+        "accuracy": outcome.accuracy,
+        "latency_s": outcome.latency_s,
+        "energy_j": outcome.energy_j,
+    }
     numbers |= {"tasks": jnp.ones_like(outcome.accuracy), "cost": -outcome.utility}
-    classes = (outcome.finished & ~outcome.latency_sensitive, outcome.finished & outcome.latency_sensitive)
+    classes = (
+        outcome.finished & ~outcome.latency_sensitive,
+        outcome.finished & outcome.latency_sensitive,
+    )
     return {
         name: jnp.stack([jnp.where(in_class, value, 0.0).sum() for in_class in classes])
         for name, value in numbers.items()

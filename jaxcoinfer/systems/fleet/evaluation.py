@@ -1,7 +1,8 @@
-"""What policies of `fleet` do on held-out rows: every task of every device, and the certified bound of every slot.
+"""What policies of `fleet` do on held-out rows: every task of every device, and the certified bound
+of every slot.
 
-A decision of a fleet changes nothing but its own slot, so all policies are asked about each slot of each row, side by
-side. Axes: K rows, T slots, D devices, N tasks.
+A decision of a fleet changes nothing but its own slot, so all policies are asked about each slot of
+each row, side by side. Axes: K rows, T slots, D devices, N tasks.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +29,9 @@ from jaxcoinfer.systems.fleet.policies import EnvPolicy
 class FleetTasks(Tasks):
     """Every task of one policy, arrays [N].
 
-    slot; device, and what kind of machine it is; urgent: whether latency matters more than accuracy; bandwidth,
-    compute: the shares of least cost for all choices of the slot, which the task has where shares are not learned.
+    slot; device, and what kind of machine it is; urgent: whether latency matters more than
+    accuracy; bandwidth, compute: the shares of least cost for all choices of the slot, which the
+    task has where shares are not learned.
     """
 
     slot: np.ndarray
@@ -41,7 +43,9 @@ class FleetTasks(Tasks):
 
 
 def player(policies: Mapping[str, EnvPolicy]) -> Callable[[FleetParams], dict[str, FleetTasks]]:
-    """Returns the function from the numbers of a fleet to every contender's tasks; of equal shapes it compiles once."""
+    """Returns the function from the numbers of a fleet to every contender's tasks; of equal shapes
+    it compiles once.
+    """
 
     @jax.jit
     def of_all(params):
@@ -55,9 +59,14 @@ def player(policies: Mapping[str, EnvPolicy]) -> Callable[[FleetParams], dict[st
 
 
 def certified(env: Fleet, params: FleetParams) -> tuple[np.ndarray, np.ndarray]:
-    """Returns of each row, [K], what no policy's cost of a task is below, and the cost of the answer found with it."""
+    """Returns of each row, [K], what no policy's cost of a task is below, and the cost of the
+    answer found with it.
+    """
     tasks = np.maximum(np.asarray(params.bank.active)[:, :-1].sum(axis=(1, 2)), 1)
-    bound, cost = (np.asarray(of_slots, np.float64).sum(axis=0) / tasks for of_slots in _certificates(env, params))
+    bound, cost = (
+        np.asarray(of_slots, np.float64).sum(axis=0) / tasks
+        for of_slots in _certificates(env, params)
+    )
     return bound, cost
 
 
@@ -74,16 +83,26 @@ def _certificates(env: Fleet, params: FleetParams) -> tuple[jax.Array, jax.Array
 
 
 def _by_slot(params: FleetParams, function: Callable) -> Any:
-    """What `function(row, slot)` gives, leaves [T, K, ...]: slots one after another, rows side by side."""
-    rows, slots = (jnp.arange(n, dtype=jnp.int32) for n in (params.bank.n_rows, params.bank.n_slots))
-    return jax.lax.scan(lambda _, slot: (None, jax.vmap(function, (0, None))(rows, slot)), None, slots)[1]
+    """What `function(row, slot)` gives, leaves [T, K, ...]: slots one after another, rows side by
+    side.
+    """
+    rows, slots = (
+        jnp.arange(n, dtype=jnp.int32) for n in (params.bank.n_rows, params.bank.n_slots)
+    )
+    return jax.lax.scan(
+        lambda _, slot: (None, jax.vmap(function, (0, None))(rows, slot)), None, slots
+    )[1]
 
 
-def _ask_all(policies: Mapping[str, EnvPolicy], row: jax.Array, slot: jax.Array, params: FleetParams) -> Any:
+def _ask_all(
+    policies: Mapping[str, EnvPolicy], row: jax.Array, slot: jax.Array, params: FleetParams
+) -> Any:
     return {name: _ask(env, policy, row, slot, params) for name, (env, policy) in policies.items()}
 
 
-def _ask(env: Any, policy: Policy, row: jax.Array, slot: jax.Array, params: FleetParams) -> dict[str, jax.Array]:
+def _ask(
+    env: Any, policy: Policy, row: jax.Array, slot: jax.Array, params: FleetParams
+) -> dict[str, jax.Array]:
     """What comes of one slot, [D] each."""
     state, timestep = env.reset_at(row, slot, params)
     action = policy(jax.random.key(0), state, timestep.observation, params)  # none of them draws
@@ -92,7 +111,11 @@ def _ask(env: Any, policy: Policy, row: jax.Array, slot: jax.Array, params: Flee
     bandwidth, compute = allocate(costs.bandwidth, costs.compute)
     found = {f.name: getattr(outcome, f.name) for f in fields(Tasks) if hasattr(outcome, f.name)}
     found |= {"urgent": outcome.latency_sensitive, "finished": outcome.finished}
-    return found | {"kind": slot_at(params.bank, row, slot).kind, "bandwidth": bandwidth, "compute": compute}
+    return found | {
+        "kind": slot_at(params.bank, row, slot).kind,
+        "bandwidth": bandwidth,
+        "compute": compute,
+    }
 
 
 def _tasks(found: dict[str, np.ndarray], params: FleetParams) -> FleetTasks:

@@ -1,4 +1,5 @@
-"""Everything random about a fleet, as arrays: links, tasks, processors, and what others leave of link and server.
+"""Everything random about a fleet, as arrays: links, tasks, processors, and what others leave of
+link and server.
 
 Axes: K rows, T slots, D devices.
 """
@@ -10,9 +11,10 @@ from flax import struct
 class FleetBank(struct.PyTreeNode):
     """K rows of T+1 slots; slot T is only looked at.
 
-    efficiency [K, T+1, D] float32: bit/s/Hz of a device's link. weight [K, T+1, D] float32: of latency in the cost of
-    its task, 0 to 1. speed [K, T+1, D] float32: of its processor, 1 = nominal. active [K, T+1, D] bool: has it a task.
-    kind [K, D] int32: what machine it is. bandwidth, server [K, T+1] float32: the share of each that others leave.
+    efficiency [K, T+1, D] float32: bit/s/Hz of a device's link. weight [K, T+1, D] float32: of
+    latency in the cost of its task, 0 to 1. speed [K, T+1, D] float32: of its processor, 1 =
+    nominal. active [K, T+1, D] bool: has it a task. kind [K, D] int32: what machine it is.
+    bandwidth, server [K, T+1] float32: the share of each that others leave.
     """
 
     efficiency: jax.Array
@@ -46,7 +48,10 @@ class FleetSlot(struct.PyTreeNode):
 
 def slot_at(bank: FleetBank, row: jax.Array, slot: jax.Array) -> FleetSlot:
     """Returns `slot` of `row`; both int32 and inside the bank."""
-    at = {name: leaf.at[row, slot].get(mode="promise_in_bounds") for name, leaf in _by_slot(bank).items()}
+    at = {
+        name: leaf.at[row, slot].get(mode="promise_in_bounds")
+        for name, leaf in _by_slot(bank).items()
+    }
     return FleetSlot(kind=bank.kind.at[row].get(mode="promise_in_bounds"), **at)
 
 

@@ -1,4 +1,6 @@
-"""Figures of `fleet`: cost and gap in other worlds, and how a policy decides by kind of machine and class of task."""
+"""Figures of `fleet`: cost and gap in other worlds, and how a policy decides by kind of machine and
+class of task.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +13,17 @@ from jaxcoinfer.evaluation import plots
 from jaxcoinfer.evaluation.evaluate import Interval
 
 # Values, cost by policy, the bound, and the value that was trained at.
-Panel = tuple[Sequence[float] | np.ndarray, Mapping[str, Sequence[Interval]], Sequence[Interval], float]
+Panel = tuple[
+    Sequence[float] | np.ndarray, Mapping[str, Sequence[Interval]], Sequence[Interval], float
+]
 
 _LEAST_GAP = 1e-5  # of the bound, below which rounding decides
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo")
 
 
 def cost(panels: Mapping[str, Panel]) -> Figure:
-    """Cost a task against one number of the world, with intervals; the certified bound black. A panel a number.
+    """Cost a task against one number of the world, with intervals; the certified bound black. A
+    panel a number.
 
     What costs 15 % more than the bound ever does is cut off, so that the rest can be told apart.
     """
@@ -27,27 +32,42 @@ def cost(panels: Mapping[str, Panel]) -> Figure:
         style_of = plots.styles(lines)
         for policy, line in lines.items():
             mean, half = _parts(line)
-            axes.errorbar(values, mean, yerr=half, label=policy, capsize=3, **plots.line(style_of[policy]))
-        axes.plot(values, _parts(bound)[0], color="black", linewidth=1, label="no policy does better")
+            axes.errorbar(
+                values, mean, yerr=half, label=policy, capsize=3, **plots.line(style_of[policy])
+            )
+        axes.plot(
+            values, _parts(bound)[0], color="black", linewidth=1, label="no policy does better"
+        )
         _logarithmic(axes, values, name, trained)
     least = [_parts(bound)[0] for _, _, bound, _ in panels.values()]
     low, high = min(map(np.min, least)), 1.15 * max(map(np.max, least))
     means = [_parts(line)[0].max() for _, lines, _, _ in panels.values() for line in lines.values()]
     axes_of[0].set_ylim(low - 0.1 * (high - low), high)
-    axes_of[0].set_ylabel("cost a task, mean ± 95 %" + (" (higher ones cut off)" if max(means) > high else ""))
+    axes_of[0].set_ylabel(
+        "cost a task, mean ± 95 %" + (" (higher ones cut off)" if max(means) > high else "")
+    )
     plots.legend_below(figure, axes_of[0])
     return figure
 
 
-def gap(devices: Sequence[float], lines: Mapping[str, Sequence[Interval]], trained: float) -> Figure:
-    """By how much each policy is above the bound, in %, against the number of devices, both axes logarithmic."""
+def gap(
+    devices: Sequence[float], lines: Mapping[str, Sequence[Interval]], trained: float
+) -> Figure:
+    """By how much each policy is above the bound, in %, against the number of devices, both axes
+    logarithmic.
+    """
     figure, (axes,) = plots.panels(1, 1)
     style_of = plots.styles(lines)
     for policy, line in lines.items():
         mean, half = _parts(line)
         low, high = (100 * np.maximum(ends, _LEAST_GAP) for ends in (mean - half, mean + half))
         colour = style_of[policy][0]
-        axes.plot(devices, 100 * np.maximum(mean, _LEAST_GAP), label=policy, **plots.line(style_of[policy]))
+        axes.plot(
+            devices,
+            100 * np.maximum(mean, _LEAST_GAP),
+            label=policy,
+            **plots.line(style_of[policy]),
+        )
         axes.fill_between(devices, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_yscale("log")
     _logarithmic(axes, devices, "devices", trained)
@@ -56,8 +76,12 @@ def gap(devices: Sequence[float], lines: Mapping[str, Sequence[Interval]], train
     return figure
 
 
-def choices(found: np.ndarray, kinds: Sequence[str], classes: Sequence[str], widths: Sequence[float]) -> Figure:
-    """Share of the tasks that take each version and cut, found [N, 2, V, P]; a row a class, a column a kind."""
+def choices(
+    found: np.ndarray, kinds: Sequence[str], classes: Sequence[str], widths: Sequence[float]
+) -> Figure:
+    """Share of the tasks that take each version and cut, found [N, 2, V, P]; a row a class, a
+    column a kind.
+    """
     n_kinds, n_classes, n_versions, n_cuts = found.shape
     figure, axes_of = plots.panels(n_classes, n_kinds, sharex=True, sharey=True)
     shown = np.nan_to_num(100 * found)
@@ -70,7 +94,15 @@ def choices(found: np.ndarray, kinds: Sequence[str], classes: Sequence[str], wid
             share = shown[kind, of_class, version, cut]
             if share >= 0.5:
                 colour = "white" if share > 55 else "black"
-                axes.text(cut, version, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=10)
+                axes.text(
+                    cut,
+                    version,
+                    f"{share:.0f}",
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=10,
+                )
         if of_class == 0:
             axes.set_title(kinds[kind], fontsize=12)
         if kind == n_kinds - 1:
@@ -82,18 +114,31 @@ def choices(found: np.ndarray, kinds: Sequence[str], classes: Sequence[str], wid
     figure.supxlabel("cut", fontsize=12)
     figure.supylabel("width of the version", fontsize=12)
     if image is not None:
-        figure.colorbar(image, ax=axes_of, label="share of the tasks of that kind and class, %", shrink=0.8)
+        figure.colorbar(
+            image, ax=axes_of, label="share of the tasks of that kind and class, %", shrink=0.8
+        )
     return figure
 
 
-def shares(bandwidth: np.ndarray, compute: np.ndarray, kinds: Sequence[str], classes: Sequence[str]) -> Figure:
-    """Mean share of the band and of the server of a task, [N, 2] each; a bar a class, by kind of machine."""
+def shares(
+    bandwidth: np.ndarray, compute: np.ndarray, kinds: Sequence[str], classes: Sequence[str]
+) -> Figure:
+    """Mean share of the band and of the server of a task, [N, 2] each; a bar a class, by kind of
+    machine.
+    """
     figure, axes_of = plots.panels(1, 2, sharey=True)
     for axes, found, what in zip(axes_of, (bandwidth, compute), ("band", "server"), strict=True):
         for c, name in enumerate(classes):
             place = np.arange(len(kinds)) + 0.4 * (c - 0.5)
             colour = ("#0072B2", "#E69F00")[c]
-            axes.bar(place, 100 * np.nan_to_num(found[:, c]), 0.38, color=colour, hatch=_HATCHES[c], label=name)
+            axes.bar(
+                place,
+                100 * np.nan_to_num(found[:, c]),
+                0.38,
+                color=colour,
+                hatch=_HATCHES[c],
+                label=name,
+            )
         axes.set_xticks(range(len(kinds)), [kind.replace("-", "\n", 1) for kind in kinds])
         axes.set_xlabel(f"share of the {what}")
     axes_of[0].set_ylabel("mean share of a task, %")
@@ -102,11 +147,15 @@ def shares(bandwidth: np.ndarray, compute: np.ndarray, kinds: Sequence[str], cla
 
 
 def _parts(line: Sequence[Interval]) -> tuple[np.ndarray, np.ndarray]:
-    mean, half = (np.array([getattr(interval, part) for interval in line]) for part in ("mean", "half"))
+    mean, half = (
+        np.array([getattr(interval, part) for interval in line]) for part in ("mean", "half")
+    )
     return mean, np.nan_to_num(half)
 
 
-def _logarithmic(axes: Axes, values: Sequence[float] | np.ndarray, name: str, trained: float) -> None:
+def _logarithmic(
+    axes: Axes, values: Sequence[float] | np.ndarray, name: str, trained: float
+) -> None:
     """A logarithmic x axis with the values for ticks, and a mark where was trained."""
     axes.set_xscale("log")
     axes.set_xticks(values)

@@ -1,7 +1,8 @@
 """The numbers of a `fleet`: the record, and the one function that builds it.
 
-Axes: D devices, N kinds of machine, V model versions, P cuts (0 sends the input, P-1 sends nothing), C choices:
-version, cut and, with a cloud, second cut, in this order, the last running fastest.
+Axes: D devices, N kinds of machine, V model versions, P cuts (0 sends the input, P-1 sends
+nothing), C choices: version, cut and, with a cloud, second cut, in this order, the last running
+fastest.
 """
 
 from typing import Any
@@ -17,12 +18,13 @@ from jaxcoinfer.systems.fleet.exogenous import FleetBank
 class FleetParams(struct.PyTreeNode):
     """The numbers of a fleet; build with `make_params`.
 
-    device_s, device_energy_j [N, C]: seconds and joules a kind of machine computes at nominal speed. fixed_s [C]:
-    seconds that no share changes: round trips, the server's overheads, the line to the cloud and the cloud.
-    upload_bits, server_flop, accuracy [C]. valid [C] bool: whether the second cut is not before the first.
-    bandwidth_hz, server_flops: the whole link and server. transmit_w, transmit_j_per_bit: of a radio. reference_s: the
-    latency that costs as much as all accuracy. cap_s: what a latency counts at most where shares are chosen freely, and
-    where a device gets nothing of what it needs. bank: the exogenous processes.
+    device_s, device_energy_j [N, C]: seconds and joules a kind of machine computes at nominal
+    speed. fixed_s [C]: seconds that no share changes: round trips, the server's overheads, the line
+    to the cloud and the cloud. upload_bits, server_flop, accuracy [C]. valid [C] bool: whether the
+    second cut is not before the first. bandwidth_hz, server_flops: the whole link and server.
+    transmit_w, transmit_j_per_bit: of a radio. reference_s: the latency that costs as much as all
+    accuracy. cap_s: what a latency counts at most where shares are chosen freely, and where a
+    device gets nothing of what it needs. bank: the exogenous processes.
     """
 
     device_s: jax.Array
@@ -75,17 +77,28 @@ def make_params(
     cloud_rtt_s: float | None = None,
     backhaul_bps: float | None = None,
 ) -> FleetParams:
-    """Builds the numbers of a fleet: casts every one once, derives what is derived, refuses what is wrong.
+    """Builds the numbers of a fleet: casts every one once, derives what is derived, refuses what is
+    wrong.
 
-    Up to each cut: device_s, device_energy_j [N, V, P], work_flop [V, P] and the server's overhead_s [P], running
-    sums. upload_bits, accuracy [V, P]: of a cut, no bits at the last. All four numbers of a cloud or none:
-    cloud_overhead_s [P] as overhead_s. Raises ValueError with the name, the value and what is allowed.
+    Up to each cut: device_s, device_energy_j [N, V, P], work_flop [V, P] and the server's
+    overhead_s [P], running sums. upload_bits, accuracy [V, P]: of a cut, no bits at the last. All
+    four numbers of a cloud or none: cloud_overhead_s [P] as overhead_s. Raises ValueError with the
+    name, the value and what is allowed.
     """
-    given = {name: value for name, value in locals().items() if name != "bank" and value is not None}
+    given = {
+        name: value for name, value in locals().items() if name != "bank" and value is not None
+    }
     numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
     _check(numbers)
     _check_bank(bank, numbers)
-    whole = ("bandwidth_hz", "server_flops", "transmit_w", "transmit_j_per_bit", "reference_s", "cap_s")
+    whole = (
+        "bandwidth_hz",
+        "server_flops",
+        "transmit_w",
+        "transmit_j_per_bit",
+        "reference_s",
+        "cap_s",
+    )
     tables = choice_tables(numbers)
     valid = tables.pop("valid")
     return FleetParams(
@@ -101,13 +114,20 @@ def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
     _, n_versions, n_cuts = numbers["device_s"].shape
     last = n_cuts - 1
     seconds = np.arange(n_cuts) if "backhaul_bps" in numbers else np.array([last])
-    version, cut, second = (x.ravel() for x in np.meshgrid(range(n_versions), range(n_cuts), seconds, indexing="ij"))
+    version, cut, second = (
+        x.ravel() for x in np.meshgrid(range(n_versions), range(n_cuts), seconds, indexing="ij")
+    )
     flop, overhead_s = numbers["work_flop"], numbers["overhead_s"]
-    until = np.maximum(second, cut)  # a second cut before the first is not valid; it must only have numbers
+    until = np.maximum(
+        second, cut
+    )  # a second cut before the first is not valid; it must only have numbers
     fixed_s = np.where(cut < last, numbers["rtt_s"] + overhead_s[until] - overhead_s[cut], 0.0)
     if "backhaul_bps" in numbers:
         rest_s = (flop[version, last] - flop[version, until]) / numbers["cloud_flops"]
-        line_s = numbers["cloud_rtt_s"] + numbers["upload_bits"][version, until] / numbers["backhaul_bps"]
+        line_s = (
+            numbers["cloud_rtt_s"]
+            + numbers["upload_bits"][version, until] / numbers["backhaul_bps"]
+        )
         overheads_s = numbers["cloud_overhead_s"][last] - numbers["cloud_overhead_s"][until]
         fixed_s = fixed_s + np.where(until < last, line_s + rest_s + overheads_s, 0.0)
     return {
@@ -122,28 +142,42 @@ def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _check(numbers: dict[str, np.ndarray]) -> None:
-    if numbers["device_s"].ndim != 3 or 0 in numbers["device_s"].shape or numbers["device_s"].shape[2] < 2:
+    if (
+        numbers["device_s"].ndim != 3
+        or 0 in numbers["device_s"].shape
+        or numbers["device_s"].shape[2] < 2
+    ):
         shape = numbers["device_s"].shape
-        raise ValueError(f"device_s: shape {shape}; must be (kinds, versions, cuts) with at least 1, 1 and 2.")
+        raise ValueError(
+            f"device_s: shape {shape}; must be (kinds, versions, cuts) with at least 1, 1 and 2."
+        )
     sizes = dict(zip("NVP", numbers["device_s"].shape, strict=True))
     for name, value in numbers.items():
         wanted = tuple(sizes[axis] for axis in _SHAPES.get(name, ""))
         if value.shape != wanted:
-            raise ValueError(f"{name}: shape {value.shape}; must be {wanted}, as device_s has {sizes}.")
+            raise ValueError(
+                f"{name}: shape {value.shape}; must be {wanted}, as device_s has {sizes}."
+            )
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
         if name in _POSITIVE and value <= 0:
             raise ValueError(f"{name}: {value}; allowed: above 0.")
     for name in ("device_s", "work_flop", "overhead_s", "cloud_overhead_s"):
         if name in numbers and np.any(np.diff(numbers[name], axis=-1) < 0):
-            raise ValueError(f"{name}: {numbers[name]}; must not fall from a cut to the next: it is a running sum.")
+            raise ValueError(
+                f"{name}: {numbers[name]}; must not fall from a cut to the next: it is a running sum."
+            )
     if np.any(numbers["accuracy"] > 1):
         raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
     if np.any(numbers["upload_bits"][:, -1] != 0):
-        raise ValueError(f"upload_bits: {numbers['upload_bits'][:, -1]} at the last cut; allowed: 0, nothing is sent.")
+        raise ValueError(
+            f"upload_bits: {numbers['upload_bits'][:, -1]} at the last cut; allowed: 0, nothing is sent."
+        )
     missing = [name for name in _CLOUD if name not in numbers]
     if 0 < len(missing) < len(_CLOUD):
-        raise ValueError(f"a cloud without {', '.join(missing)}; give all of {', '.join(_CLOUD)}, or none.")
+        raise ValueError(
+            f"a cloud without {', '.join(missing)}; give all of {', '.join(_CLOUD)}, or none."
+        )
 
 
 def _check_bank(bank: FleetBank, numbers: dict[str, np.ndarray]) -> None:
@@ -153,9 +187,13 @@ def _check_bank(bank: FleetBank, numbers: dict[str, np.ndarray]) -> None:
     wanted = dict.fromkeys(of_devices, (k, t, d)) | dict.fromkeys(of_all, (k, t)) | {"kind": (k, d)}
     for name, shape in wanted.items():
         if getattr(bank, name).shape != shape:
-            raise ValueError(f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as bank.active.")
+            raise ValueError(
+                f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as bank.active."
+            )
     if t < 2:
-        raise ValueError(f"bank: {t} slots a row; a row has at least one slot and the one after it.")
+        raise ValueError(
+            f"bank: {t} slots a row; a row has at least one slot and the one after it."
+        )
     for name in ("efficiency", "speed", "bandwidth", "server"):
         least, most = (float(of(getattr(bank, name))) for of in (jnp.min, jnp.max))
         if not 0.0 < least <= most < np.inf:
@@ -164,8 +202,11 @@ def _check_bank(bank: FleetBank, numbers: dict[str, np.ndarray]) -> None:
     if not 0.0 <= least <= most <= 1.0:
         raise ValueError(f"bank.weight: from {least} to {most}; allowed: 0 to 1.")
     if int(bank.kind.min()) < 0 or int(bank.kind.max()) >= numbers["device_s"].shape[0]:
-        raise ValueError(f"bank.kind: up to {int(bank.kind.max())}; there are {numbers['device_s'].shape[0]} kinds.")
-    # What makes the bound of `jaxcoinfer.systems.fleet.bound` hold for capped latencies too: see `Fleet`.
+        raise ValueError(
+            f"bank.kind: up to {int(bank.kind.max())}; there are {numbers['device_s'].shape[0]} kinds."
+        )
+    # What makes the bound of `jaxcoinfer.systems.fleet.bound` hold for capped latencies too: see
+    # `Fleet`.
     slowest_s = float(numbers["device_s"][:, :, -1].max()) / float(bank.speed.min())
     if numbers["cap_s"] < slowest_s:
         raise ValueError(

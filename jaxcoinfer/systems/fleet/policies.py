@@ -18,7 +18,9 @@ EnvPolicy = tuple[Any, Policy]  # the environment as the policy sees it, and the
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """n_levels: of the shares it learns, 0: they follow in closed form. twin, entropy_weight: as in `learn.ppo`."""
+    """n_levels: of the shares it learns, 0: they follow in closed form. twin, entropy_weight: as in
+    `learn.ppo`.
+    """
 
     n_levels: int = 0
     twin: bool = True
@@ -39,7 +41,9 @@ class Learner:
         seen_as, config = self.env(env), dataclasses.replace(config, twin=self.twin)
 
         def of_seed(key):
-            return ppo.train(key, params, self.hyper, env=seen_as, config=config, outcomes=fleet_actor.outcomes)
+            return ppo.train(
+                key, params, self.hyper, env=seen_as, config=config, outcomes=fleet_actor.outcomes
+            )
 
         # One after another: on two cores as fast as side by side, and compiled in half the time.
         return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
@@ -47,7 +51,9 @@ class Learner:
     def policy(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
         """Returns the greedy policy in the environment that it sees, of any number of devices."""
         seen_as = self.env(env)
-        return seen_as, ppo.policy(seen_as, config_of(hidden=hidden), jax.tree.map(jnp.asarray, weights))
+        return seen_as, ppo.policy(
+            seen_as, config_of(hidden=hidden), jax.tree.map(jnp.asarray, weights)
+        )
 
 
 def config_of(**sizes: Any) -> ppo.Config:
@@ -81,6 +87,11 @@ def baseline_policies(env: Fleet) -> dict[str, EnvPolicy]:
     return {name: (env, policy) for name, policy in policies.items()}
 
 
-def learned_policies(env: Fleet, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> dict[str, EnvPolicy]:
+def learned_policies(
+    env: Fleet, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]
+) -> dict[str, EnvPolicy]:
     """Returns the learners that `weights` are of, by name."""
-    return {name: LEARNERS[name].policy(env, hidden[name], of_learner) for name, of_learner in weights.items()}
+    return {
+        name: LEARNERS[name].policy(env, hidden[name], of_learner)
+        for name, of_learner in weights.items()
+    }

@@ -1,4 +1,5 @@
-"""What is looked at in the policies of `fleet`: classes of task, choices, shares, other worlds, single tasks.
+"""What is looked at in the policies of `fleet`: classes of task, choices, shares, other worlds,
+single tasks.
 
 Axes: K rows, N kinds of machine, V versions, P cuts.
 """
@@ -31,8 +32,9 @@ ByClass = dict[str, list[dict[str, Interval]]]  # policy -> of each class its me
 
 @dataclass(frozen=True)
 class Sweep:
-    """One number of the world varied: its values [X], and at each the bound, the cost of a task, and by how much that
-    is above the bound, in shares of it; by policy."""
+    """One number of the world varied: its values [X], and at each the bound, the cost of a task,
+    and by how much that is above the bound, in shares of it; by policy.
+    """
 
     values: Sequence[float]
     bound: list[Interval]
@@ -42,8 +44,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Habits:
-    """How a policy decides: share of the tasks of a kind and class that take each version and cut, [N, 2, V, P], and
-    the mean share of the band and of the server that such a task gets, [N, 2] each; NaN where there was none."""
+    """How a policy decides: share of the tasks of a kind and class that take each version and cut,
+    [N, 2, V, P], and the mean share of the band and of the server that such a task gets, [N, 2]
+    each; NaN where there was none.
+    """
 
     choices: np.ndarray
     bandwidth: np.ndarray
@@ -56,8 +60,13 @@ def gap_by_row(tasks: FleetTasks, bound: np.ndarray) -> np.ndarray:
 
 
 def by_class(tasks: Mapping[str, FleetTasks]) -> ByClass:
-    """Returns accuracy, latency_s, energy_j and cost of each class, by policy; intervals over the rows that saw it."""
-    return {name: [_of_class(one, one.urgent == bool(c)) for c in range(len(CLASSES))] for name, one in tasks.items()}
+    """Returns accuracy, latency_s, energy_j and cost of each class, by policy; intervals over the
+    rows that saw it.
+    """
+    return {
+        name: [_of_class(one, one.urgent == bool(c)) for c in range(len(CLASSES))]
+        for name, one in tasks.items()
+    }
 
 
 def _of_class(tasks: FleetTasks, chosen: np.ndarray) -> dict[str, Interval]:
@@ -65,12 +74,19 @@ def _of_class(tasks: FleetTasks, chosen: np.ndarray) -> dict[str, Interval]:
     seen = count > 0
     values = (tasks.accuracy, tasks.latency_s, tasks.energy_j, -tasks.utility)
     sums = [np.bincount(tasks.row, chosen * value, minlength=tasks.n_rows) for value in values]
-    return {name: evaluate.interval(of[seen] / count[seen]) for name, of in zip(_OF_CLASS, sums, strict=True)}
+    return {
+        name: evaluate.interval(of[seen] / count[seen])
+        for name, of in zip(_OF_CLASS, sums, strict=True)
+    }
 
 
 def classes_printed(found: ByClass, order: Iterable[str]) -> Sheet:
     """Returns the table of classes as text."""
-    heads = [f"{name.split('-')[0]}-\n{what}" for name in CLASSES for what in ("accuracy", "delay ms", "cost")]
+    heads = [
+        f"{name.split('-')[0]}-\n{what}"
+        for name in CLASSES
+        for what in ("accuracy", "delay ms", "cost")
+    ]
     rows = []
     for policy in order:
         cells = [
@@ -93,7 +109,11 @@ def classes_sheet(found: ByClass) -> Sheet:
         for policy, several in found.items()
         for name, of in zip(CLASSES, several, strict=True)
     ]
-    return ("policy", "class", *(f"{what}{end}" for what in _OF_CLASS for end in ("", "_half_width"))), rows
+    return (
+        "policy",
+        "class",
+        *(f"{what}{end}" for what in _OF_CLASS for end in ("", "_half_width")),
+    ), rows
 
 
 def classes_found(found: ByClass) -> dict[str, Any]:
@@ -122,7 +142,9 @@ def habits(env: Fleet, tasks: FleetTasks, n_kinds: int) -> Habits:
 
 
 def choices_sheet(env: Fleet, tasks: Mapping[str, FleetTasks], kinds: Sequence[str]) -> Sheet:
-    """Returns how many tasks of each kind and class take each choice, as a CSV file; those that none takes left out."""
+    """Returns how many tasks of each kind and class take each choice, as a CSV file; those that
+    none takes left out.
+    """
     rows = []
     for policy, one in tasks.items():
         several = np.stack([one.kind, one.urgent, *env.parts(one.choice)])
@@ -146,11 +168,15 @@ def shares_sheet(found: Habits, kinds: Sequence[str]) -> Sheet:
     return ("kind", "class", "bandwidth_share", "server_share"), rows
 
 
-def costs(worlds: Iterable[World], policies: Callable[[Fleet], Mapping[str, EnvPolicy]]) -> list[Costs]:
+def costs(
+    worlds: Iterable[World], policies: Callable[[Fleet], Mapping[str, EnvPolicy]]
+) -> list[Costs]:
     """Returns what a task costs each contender in each world."""
     players, found = {}, []
     for env, params in worlds:
-        play = players.setdefault(env, player(policies(env)))  # compiled once for all worlds of one size
+        play = players.setdefault(
+            env, player(policies(env))
+        )  # compiled once for all worlds of one size
         found.append({name: _seen(params, _cost_by_row(one)) for name, one in play(params).items()})
     return found
 
@@ -158,7 +184,10 @@ def costs(worlds: Iterable[World], policies: Callable[[Fleet], Mapping[str, EnvP
 def certified_costs(worlds: Iterable[World]) -> list[Costs]:
     """Returns the bound in each world, and what the reference, which comes with it, makes of it."""
     found = [(params, *certified(env, params)) for env, params in worlds]
-    return [{BOUND: _seen(params, bound), REFERENCE: _seen(params, cost)} for params, bound, cost in found]
+    return [
+        {BOUND: _seen(params, bound), REFERENCE: _seen(params, cost)}
+        for params, bound, cost in found
+    ]
 
 
 def _cost_by_row(tasks: FleetTasks) -> np.ndarray:
@@ -178,14 +207,19 @@ def sweep(values: Sequence[float], found: Sequence[Costs]) -> Sweep:
         values,
         [evaluate.interval(costs[BOUND]) for costs in found],
         {name: [evaluate.interval(costs[name]) for costs in found] for name in names},
-        {name: [evaluate.interval(costs[name] / costs[BOUND] - 1.0) for costs in found] for name in names},
+        {
+            name: [evaluate.interval(costs[name] / costs[BOUND] - 1.0) for costs in found]
+            for name in names
+        },
     )
 
 
 def sweep_rows(what: str, sweep: Sweep) -> list[tuple]:
     """Returns a sweep as lines of a CSV file."""
     nothing = [Interval(0.0, 0.0)] * len(sweep.values)
-    lines = {BOUND: (sweep.bound, nothing)} | {name: (sweep.cost[name], sweep.gap[name]) for name in sweep.cost}
+    lines = {BOUND: (sweep.bound, nothing)} | {
+        name: (sweep.cost[name], sweep.gap[name]) for name in sweep.cost
+    }
     return [
         (what, float(value), name, *flat(cost, gap))
         for name, (costs, gaps) in lines.items()
@@ -193,17 +227,33 @@ def sweep_rows(what: str, sweep: Sweep) -> list[tuple]:
     ]
 
 
-def chrome_trace(env: Fleet, tasks: FleetTasks, scenario: FleetScenario, n_tasks: int) -> dict[str, Any]:
+def chrome_trace(
+    env: Fleet, tasks: FleetTasks, scenario: FleetScenario, n_tasks: int
+) -> dict[str, Any]:
     """Returns the first n_tasks of row 0 as a Chrome trace, a track a device."""
     first = np.flatnonzero(tasks.row == 0)[:n_tasks]
     names = {device: f"device {device}" for device in range(scenario.devices)}
     events = timeline.tracks("fleet", names)
     version, cut, _ = env.parts(tasks.choice)
     for i in first:
-        numbers = {name: round(float(getattr(tasks, name)[i]), 6) for name in ("latency_s", "accuracy", "energy_j")}
-        numbers |= {"cost": round(-float(tasks.utility[i]), 6), "version": int(version[i]), "cut": int(cut[i])}
-        numbers |= {"class": CLASSES[int(tasks.urgent[i])], "kind": scenario.kinds[int(tasks.kind[i])].device}
+        numbers = {
+            name: round(float(getattr(tasks, name)[i]), 6)
+            for name in ("latency_s", "accuracy", "energy_j")
+        }
+        numbers |= {
+            "cost": round(-float(tasks.utility[i]), 6),
+            "version": int(version[i]),
+            "cut": int(cut[i]),
+        }
+        numbers |= {
+            "class": CLASSES[int(tasks.urgent[i])],
+            "kind": scenario.kinds[int(tasks.kind[i])].device,
+        }
         begin_us = int(tasks.slot[i]) * scenario.slot_s * 1e6
         end_us = begin_us + float(tasks.latency_s[i]) * 1e6
-        events.append(timeline.slice_of(int(tasks.device[i]), f"slot {tasks.slot[i]}", begin_us, end_us, numbers))
+        events.append(
+            timeline.slice_of(
+                int(tasks.device[i]), f"slot {tasks.slot[i]}", begin_us, end_us, numbers
+            )
+        )
     return {"displayTimeUnit": "ms", "traceEvents": events}

@@ -1,7 +1,8 @@
-"""A run of `fleet`: train the methods, evaluate them beside their baselines on rows learning never saw.
+"""A run of `fleet`: train the methods, evaluate them beside their baselines on rows learning never
+saw.
 
-Every learner learns from several seeds, for its learning curve; the table is of the first of them. Nothing here prints
-or writes: whoever calls hears of the progress through a function.
+Every learner learns from several seeds, for its learning curve; the table is of the first of them.
+Nothing here prints or writes: whoever calls hears of the progress through a function.
 """
 
 import dataclasses
@@ -50,9 +51,10 @@ _NOTE = "a reference: the answer that comes with the bound, sought anew in every
 class Sizes:
     """How much a run does.
 
-    config: of a training. learners: BEST and some of the other LEARNERS. curves: more of them, only for their learning.
-    seeds: from which each learns. rows, slots: at most so many of the scenario's; sweep_rows, sweep_slots: of other
-    worlds. devices, bandwidths: factors on those of the scenario.
+    config: of a training. learners: BEST and some of the other LEARNERS. curves: more of them, only
+    for their learning. seeds: from which each learns. rows, slots: at most so many of the
+    scenario's; sweep_rows, sweep_slots: of other worlds. devices, bandwidths: factors on those of
+    the scenario.
     """
 
     config: ppo.Config
@@ -67,7 +69,8 @@ class Sizes:
     bandwidths: tuple[float, ...]
 
 
-# Few batches between looks: the first points of the learning curve then lie before a method has learned.
+# Few batches between looks: the first points of the learning curve then lie before a method has
+# learned.
 _CONFIG = config_of(
     hidden=(16, 16),
     n_envs=32,
@@ -106,7 +109,9 @@ QUICK = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """curves: learner -> (steps [n], reward [seeds, n]); devices, bandwidths: other worlds; habits: of BEST."""
+    """curves: learner -> (steps [n], reward [seeds, n]); devices, bandwidths: other worlds; habits:
+    of BEST.
+    """
 
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     devices: report.Sweep
@@ -114,8 +119,12 @@ class _Found:
     habits: report.Habits
 
 
-def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = lambda *_: None) -> Run:
-    """Trains and evaluates. Raises RunError or ProfileError in one line where the input is at fault."""
+def run(
+    scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = lambda *_: None
+) -> Run:
+    """Trains and evaluates. Raises RunError or ProfileError in one line where the input is at
+    fault.
+    """
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
     hidden = dict.fromkeys(sizes.learners, sizes.config.hidden)
@@ -132,13 +141,19 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
         devices, bandwidths, worlds = _other_worlds(scenario, seed, sizes)
         varying = [
             work.start("varied the world", 4, report.certified_costs, worlds),
-            work.start("varied the world of the baselines", 4, report.costs, worlds, _swept_baselines),
+            work.start(
+                "varied the world of the baselines", 4, report.costs, worlds, _swept_baselines
+            ),
         ]
         weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
         learned = learned_policies(env, hidden, weights)
-        trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
+        trying = work.start(
+            f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played
+        )
         swept = partial(learned_policies, hidden=hidden, weights=weights)
-        varying.append(work.start("varied the world of the learners", 6, report.costs, worlds, swept))
+        varying.append(
+            work.start("varied the world of the learners", 6, report.costs, worlds, swept)
+        )
         tasks = trying.result() | playing.result()
         varied = zip(*(future.result() for future in varying), strict=True)
         costs = [learners | baselines | least for least, baselines, learners in varied]
@@ -161,25 +176,37 @@ def run(scenario: FleetScenario, seed: int, sizes: Sizes, progress: Progress = l
     )
 
 
-def evaluate_again(checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None) -> Table:
-    """Returns the table of the trained policies and their baselines on fresh rows. Raises like `run`."""
+def evaluate_again(
+    checkpoint: Checkpoint, seed: int, progress: Progress = lambda *_: None
+) -> Table:
+    """Returns the table of the trained policies and their baselines on fresh rows. Raises like
+    `run`.
+    """
     with Executor(progress, 18) as work:
-        env, world = make_world(make, checkpoint.scenario, key_of(seed, executor.FRESH), split="eval")
+        env, world = make_world(
+            make, checkpoint.scenario, key_of(seed, executor.FRESH), split="eval"
+        )
         work.over("drew fresh rows", 2)
         bounding = work.start("computed the bound", 2, certified, env, world)
         others = baseline_policies(env)
         what = f"evaluated {len(others)} baselines"
         playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
         learned = learned_policies(env, checkpoint.hidden, checkpoint.weights)
-        trying = work.start(f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played)
+        trying = work.start(
+            f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played
+        )
         tasks = trying.result() | playing.result()
         bound, _ = bounding.result()
     return table(tasks, bound, checkpoint.scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
-    """Returns the network of BEST as a function of the leaves of a FleetView, [B, D, ...] -> logits [B, D, C]."""
-    scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=2)  # only shapes are asked for
+    """Returns the network of BEST as a function of the leaves of a FleetView, [B, D, ...] -> logits
+    [B, D, C].
+    """
+    scenario = dataclasses.replace(
+        checkpoint.scenario, rows=2, slots=2
+    )  # only shapes are asked for
     env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
     net = fleet_actor.network(env, config_of(hidden=checkpoint.hidden[BEST]))
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
@@ -202,8 +229,9 @@ def portable(checkpoint: Checkpoint) -> Portable:
 
 
 def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetScenario) -> Table:
-    """Returns one row a policy, held against the certified least cost a task of each row, bound [K]. Raises RunError
-    where a row of the draw saw no task."""
+    """Returns one row a policy, held against the certified least cost a task of each row, bound
+    [K]. Raises RunError where a row of the draw saw no task.
+    """
     own = comparison.utility_by_row(tasks, scenario.name)
 
     def measures(one):
@@ -211,12 +239,18 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
         del found["deadline_misses"]  # there are none
         return found | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
 
-    rows = comparison.rows(tasks, own, dict.fromkeys(tasks, -bound), measures, COMPARED, NOT_DEPLOYABLE)
+    rows = comparison.rows(
+        tasks, own, dict.fromkeys(tasks, -bound), measures, COMPARED, NOT_DEPLOYABLE
+    )
     classes = report.by_class(tasks)
     order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -own[name].mean()))
     return Table(
         rows,
-        Bound("no policy does better than the mean certified dual bound", evaluate.interval(-bound), None),
+        Bound(
+            "no policy does better than the mean certified dual bound",
+            evaluate.interval(-bound),
+            None,
+        ),
         COMPARED,
         sheets={"classes": report.classes_sheet(classes)},
         found={"by_class": report.classes_found(classes)},
@@ -225,7 +259,9 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
     )
 
 
-def _start_learning(work: Executor, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes) -> dict[str, Future]:
+def _start_learning(
+    work: Executor, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes
+) -> dict[str, Future]:
     """Starts every learner, by name."""
     return {
         name: work.start(
@@ -245,10 +281,14 @@ def _start_learning(work: Executor, env: Fleet, params: Any, keys: jax.Array, si
 def _other_worlds(
     scenario: FleetScenario, seed: int, sizes: Sizes
 ) -> tuple[list[int], list[float], list[report.World]]:
-    """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the others."""
+    """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the
+    others.
+    """
 
     def made(devices):
-        other = dataclasses.replace(scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots)
+        other = dataclasses.replace(
+            scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots
+        )
         return make_world(make, other, key_of(seed, executor.HELD_OUT), split="eval")
 
     devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
@@ -283,12 +323,17 @@ def _n_played(tasks: Mapping[str, FleetTasks]) -> int:
 def _learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
     """Where learning ended, the mean over seeds."""
     return {
-        name: {"steps": int(steps[-1]), "utility": comparison.pair(evaluate.interval(values[:, -1]))}
+        name: {
+            "steps": int(steps[-1]),
+            "utility": comparison.pair(evaluate.interval(values[:, -1])),
+        }
         for name, (steps, values) in curves.items()
     }
 
 
-def _sheets(env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario: FleetScenario) -> dict[str, Sheet]:
+def _sheets(
+    env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario: FleetScenario
+) -> dict[str, Sheet]:
     kinds = [kind.device for kind in scenario.kinds]
     points = [
         (name, seed, step, value)
@@ -296,10 +341,15 @@ def _sheets(env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario
         for seed, line in enumerate(values)
         for step, value in zip(steps, line, strict=True)
     ]
-    swept = report.sweep_rows("devices", found.devices) + report.sweep_rows("bandwidth_hz", found.bandwidths)
+    swept = report.sweep_rows("devices", found.devices) + report.sweep_rows(
+        "bandwidth_hz", found.bandwidths
+    )
     return {
         "learning": (("learner", "seed", "steps", "utility"), points),
-        "sweeps": (("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"), swept),
+        "sweeps": (
+            ("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"),
+            swept,
+        ),
         "choices": report.choices_sheet(env, tasks, kinds),
         "shares": report.shares_sheet(found.habits, kinds),
     }
@@ -311,7 +361,10 @@ def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -
 
     utility = {name: row.measures["utility"] for name, row in table.rows.items()}
     gains = {name: row.gain for name, row in table.rows.items()}
-    kinds, widths = [kind.device for kind in scenario.kinds], profiles.widths(profiles.load_dnn(scenario.dnn))
+    kinds, widths = (
+        [kind.device for kind in scenario.kinds],
+        profiles.widths(profiles.load_dnn(scenario.dnn)),
+    )
     devices, band, habits = found.devices, found.bandwidths, found.habits
     bandwidth_mhz = np.array(band.values) / 1e6
     panels = {

@@ -1,4 +1,6 @@
-"""Scenarios of the system `fleet`: many devices, one link, one server. Read by `jaxcoinfer.systems.stopping.scenario`; no jax."""
+"""Scenarios of the system `fleet`: many devices, one link, one server. Read by
+`jaxcoinfer.systems.stopping.scenario`; no jax.
+"""
 
 import dataclasses
 from typing import Any
@@ -7,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.data.fields import Check, Place, checked, identifier, integer, many, number, record, sources, text
+from jaxcoinfer.data.fields import (
+    Check,
+    Place,
+    checked,
+    identifier,
+    integer,
+    many,
+    number,
+    record,
+    sources,
+    text,
+)
 
 
 def _range(low: float, high: float, *, above: bool = False) -> Check:
@@ -47,9 +60,11 @@ class DeviceType:
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Devices have tasks by turns; a task cares for latency with the probability `latency_share`, else for accuracy.
+    """Devices have tasks by turns; a task cares for latency with the probability `latency_share`,
+    else for accuracy.
 
-    leave: probabilities a slot to stop and to begin having tasks. latency_weights, accuracy_weights: ranges of w.
+    leave: probabilities a slot to stop and to begin having tasks. latency_weights,
+    accuracy_weights: ranges of w.
     """
 
     leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
@@ -60,11 +75,13 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True)
 class Radio:
-    """One uplink band of which every device is given a share, at a power that grows with it (constant a hertz).
+    """One uplink band of which every device is given a share, at a power that grows with it
+    (constant a hertz).
 
-    Devices walk in a square of half_side_m around the base station, which none comes nearer than nearest_m; speed_mps
-    is the deviation of each velocity component and velocity_memory its Gauss-Markov memory from slot to slot.
-    The signal falls with distance^path_loss; fading_memory is that of Rayleigh fading. efficiency: range, bit/s/Hz.
+    Devices walk in a square of half_side_m around the base station, which none comes nearer than
+    nearest_m; speed_mps is the deviation of each velocity component and velocity_memory its
+    Gauss-Markov memory from slot to slot. The signal falls with distance^path_loss; fading_memory
+    is that of Rayleigh fading. efficiency: range, bit/s/Hz.
     """
 
     bandwidth_hz: float = checked(number(above=True))
@@ -90,7 +107,9 @@ class GaussMarkov:
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """A machine behind the edge server that is never busy, over a line of backhaul_bps and rtt_s to each task."""
+    """A machine behind the edge server that is never busy, over a line of backhaul_bps and rtt_s to
+    each task.
+    """
 
     server: str = checked(text)
     backhaul_bps: float = checked(number(above=True))
@@ -101,9 +120,10 @@ class Cloud:
 class FleetScenario:
     """One fleet in one world: rows × slots of it are drawn at a time.
 
-    Cost of a task: `(1 - w) (1 - accuracy) + w latency_s / reference_s`. cap_s: what a latency counts at most where
-    shares are chosen freely. bandwidth, capacity: shares of link and server that others leave; speed: of each device.
-    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is.
+    Cost of a task: `(1 - w) (1 - accuracy) + w latency_s / reference_s`. cap_s: what a latency
+    counts at most where shares are chosen freely. bandwidth, capacity: shares of link and server
+    that others leave; speed: of each device. bits: in which an element of a feature is sent, one of
+    the DNN's, 32 as it is.
     """
 
     name: str = checked(identifier)
@@ -130,10 +150,11 @@ class FleetScenario:
 
 
 def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
-    """Returns what `jaxcoinfer.systems.fleet.params.make_params` wants to know about a fleet, by name.
+    """Returns what `jaxcoinfer.systems.fleet.params.make_params` wants to know about a fleet, by
+    name.
 
-    Versions are those of the DNN, cuts those its profile allows, the input first and the whole network on the device
-    last.
+    Versions are those of the DNN, cuts those its profile allows, the input first and the whole
+    network on the device last.
     """
     dnn, link = profiles.load_dnn(scenario.dnn), profiles.load_link(scenario.link)
     server = profiles.load_server(scenario.server)
@@ -144,9 +165,13 @@ def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
     sent = np.array([profiles.cut_bits(thin, scenario.bits) for thin in versions])
     sent[:, -1] = 0.0  # the result stays where it is wanted
     numbers = {
-        "device_s": [[_sums(profiles.layer_seconds(device, thin))[cuts] for thin in versions] for device in devices],
+        "device_s": [
+            [_sums(profiles.layer_seconds(device, thin))[cuts] for thin in versions]
+            for device in devices
+        ],
         "device_energy_j": [
-            [profiles.cumulative_energy_j(device, thin)[cuts] for thin in versions] for device in devices
+            [profiles.cumulative_energy_j(device, thin)[cuts] for thin in versions]
+            for device in devices
         ],
         "work_flop": [_sums([layer.flop for layer in thin.layers])[cuts] for thin in versions],
         "upload_bits": np.round(sent[:, cuts]),
@@ -164,7 +189,9 @@ def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
         cloud = profiles.load_server(scenario.cloud.server)
         numbers |= {
             "cloud_flops": cloud.peak_flops,
-            "cloud_overhead_s": _sums([layer.kernels * cloud.overhead_s for layer in dnn.layers])[cuts],
+            "cloud_overhead_s": _sums([layer.kernels * cloud.overhead_s for layer in dnn.layers])[
+                cuts
+            ],
             "cloud_rtt_s": scenario.cloud.rtt_s,
             "backhaul_bps": scenario.cloud.backhaul_bps,
         }

@@ -1,4 +1,5 @@
-"""Baselines for `multi-user`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `multi-user`. Each function returns a policy `(key, state, observation, params) ->
+action`.
 
 Axes: U users, S splits, C channels.
 """
@@ -17,8 +18,12 @@ def shard(env: MultiUser) -> jax.Array:
 
 
 def fixed_split(env: MultiUser, split: int) -> Policy:
-    """The same split for all users, spread over the channels, at full power; the last split is all on the device."""
-    return lambda key, state, observation, params: _at_full_power(jnp.full(env.n_users, split, jnp.int32), env, params)
+    """The same split for all users, spread over the channels, at full power; the last split is all
+    on the device.
+    """
+    return lambda key, state, observation, params: _at_full_power(
+        jnp.full(env.n_users, split, jnp.int32), env, params
+    )
 
 
 def random_valid(env: MultiUser) -> Policy:
@@ -39,8 +44,8 @@ def random_valid(env: MultiUser) -> Policy:
 def greedy(env: MultiUser) -> Policy:
     """For each user the split that costs it least if users of a channel take turns, at full power.
 
-    Users are spread over the channels; one of n is reckoned to have an n-th of its time, without interference. A task
-    costs seconds + beta joules.
+    Users are spread over the channels; one of n is reckoned to have an n-th of its time, without
+    interference. A task costs seconds + beta joules.
     """
 
     def act(key, state, observation, params):
@@ -51,10 +56,14 @@ def greedy(env: MultiUser) -> Policy:
 
 
 def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> jax.Array:
-    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n users share a channel."""
+    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n users share
+    a channel.
+    """
     channel = shard(env)
     busy = state.tasks > 0
-    turns = jnp.maximum(((channel[:, None] == channel[None]) & busy[None]).sum(axis=1), 1).astype(jnp.float32)
+    turns = jnp.maximum(((channel[:, None] == channel[None]) & busy[None]).sum(axis=1), 1).astype(
+        jnp.float32
+    )
     snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
     rate_bps = params.bandwidth_hz * jnp.log1p(snr) / jnp.log(2.0)
     send_s = params.upload_bits[None] / rate_bps[:, None]

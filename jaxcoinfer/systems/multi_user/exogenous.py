@@ -6,7 +6,9 @@ from flax import struct
 
 
 class InitialStates(struct.PyTreeNode):
-    """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the first one, int32."""
+    """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the
+    first one, int32.
+    """
 
     distance_m: jax.Array
     tasks: jax.Array
@@ -19,7 +21,9 @@ class InitialStates(struct.PyTreeNode):
 
 
 def alike(n_users: int, distance_m: float, tasks: int, split: int) -> InitialStates:
-    """Returns one start, all users alike on channel 0: the authors' test has 50 m, 200 tasks and the last split."""
+    """Returns one start, all users alike on channel 0: the authors' test has 50 m, 200 tasks and
+    the last split.
+    """
     shape = (1, n_users)
     return InitialStates(
         distance_m=jnp.full(shape, distance_m, jnp.float32),

@@ -1,4 +1,6 @@
-"""The draw of `multi-user`'s initial states, and the environment and numbers made of it. Axes: K rows, U users."""
+"""The draw of `multi-user`'s initial states, and the environment and numbers made of it. Axes: K
+rows, U users.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,11 @@ from jaxcoinfer.systems.multi_user.params import MultiUserParams, make_params
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario, multi_user_numbers
 
 
-def make(scenario: MultiUserScenario, key: jax.Array, *, split: Split = "train") -> tuple[MultiUser, MultiUserParams]:
-    """Returns environment and numbers of a scenario; consumes the key. Nothing of it is recorded, so no split differs.
+def make(
+    scenario: MultiUserScenario, key: jax.Array, *, split: Split = "train"
+) -> tuple[MultiUser, MultiUserParams]:
+    """Returns environment and numbers of a scenario; consumes the key. Nothing of it is recorded,
+    so no split differs.
 
     Raises ProfileError, ValueError.
     """
@@ -22,7 +27,8 @@ def make(scenario: MultiUserScenario, key: jax.Array, *, split: Split = "train")
 
 
 def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> InitialStates:
-    """Returns drawn starts: distances uniform, Poisson many tasks but one at least, first task at random.
+    """Returns drawn starts: distances uniform, Poisson many tasks but one at least, first task at
+    random.
 
     Consumes the key.
     """

@@ -1,9 +1,9 @@
 """The network of `multi-user`: one actor for all users, and a critic, both of sums over users.
 
-What one user tells another goes through the mean over users, as in Zaheer et al., *Deep Sets* (arXiv 1703.06114). Alike
-users would then all take the same channel, so each has its place among the users as a feature too. Splits, channels and
-powers of all users are decided at once from one view, as in Hao et al. (arXiv 2205.11854), who have an actor a user.
-Axes: U users, F features.
+What one user tells another goes through the mean over users, as in Zaheer et al., *Deep Sets*
+(arXiv 1703.06114). Alike users would then all take the same channel, so each has its place among
+the users as a feature too. Splits, channels and powers of all users are decided at once from one
+view, as in Hao et al. (arXiv 2205.11854), who have an actor a user. Axes: U users, F features.
 """
 
 from typing import Any
@@ -29,17 +29,21 @@ class UsersView(struct.PyTreeNode):
 def view(env: Any, state: UsersState, observation: jax.Array, params: MultiUserParams) -> UsersView:
     """Returns what is known at a slot, as `learn.ppo.Config.view` wants it.
 
-    Features: the observation; log10 of the signal-to-noise ratio at full power / 10; whether there are tasks left; the
-    user's place, one-hot [U].
+    Features: the observation; log10 of the signal-to-noise ratio at full power / 10; whether there
+    are tasks left; the user's place, one-hot [U].
     """
     snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
     columns = [jnp.log1p(snr) / (10.0 * jnp.log(10.0)), (state.tasks > 0).astype(jnp.float32)]
     place = jnp.eye(env.n_users, dtype=jnp.float32)
-    return UsersView(jnp.concatenate([observation, jnp.stack(columns, axis=1), place], axis=1), params.max_w)
+    return UsersView(
+        jnp.concatenate([observation, jnp.stack(columns, axis=1), place], axis=1), params.max_w
+    )
 
 
 class UsersNet(nn.Module):
-    """UsersView -> (UsersAction of laws, value); before learning the logit of each power is standard normal."""
+    """UsersView -> (UsersAction of laws, value); before learning the logit of each power is
+    standard normal.
+    """
 
     hidden: tuple[int, ...]
     n_splits: int
@@ -47,8 +51,12 @@ class UsersNet(nn.Module):
 
     @nn.compact
     def __call__(self, seen: UsersView) -> tuple[UsersAction, jax.Array]:
-        laws = Mlp(self.hidden, self.n_splits + self.n_channels + 2)(self._with_others(seen.features))
-        split, channel, power = jnp.split(laws, [self.n_splits, self.n_splits + self.n_channels], axis=-1)
+        laws = Mlp(self.hidden, self.n_splits + self.n_channels + 2)(
+            self._with_others(seen.features)
+        )
+        split, channel, power = jnp.split(
+            laws, [self.n_splits, self.n_splits + self.n_channels], axis=-1
+        )
         high = jnp.broadcast_to(seen.max_w[..., None], power.shape[:-1])
         power_w: Any = LogitNormal(power[..., 0], power[..., 1], high)
         value = Mlp(self.hidden, 1)(self._with_others(seen.features)).mean(axis=-2)

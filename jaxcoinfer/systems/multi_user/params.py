@@ -1,5 +1,6 @@
-"""The numbers of a `multi-user` system: the record, and the one function that builds it. Axes: K rows, U users,
-S splits, of which the first sends the input and the last sends nothing."""
+"""The numbers of a `multi-user` system: the record, and the one function that builds it. Axes: K
+rows, U users, S splits, of which the first sends the input and the last sends nothing.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ from jaxcoinfer.systems.multi_user.exogenous import InitialStates
 class MultiUserParams(struct.PyTreeNode):
     """The numbers of a `multi-user` system; build with `make_params`.
 
-    compute_s, compute_w, upload_bits [S]: seconds and watts of the device up to a split, bits sent there. slot_s.
-    bandwidth_hz, noise_w: of each sub-channel. path_loss: exponent. max_w, least_w: of a radio. distances_m [2]: their
-    range. energy_weight: beta. tasks_floor: least number of tasks a slot is reckoned with. scale_s, scale_bits: of the
-    observation. bank: the initial states of episodes.
+    compute_s, compute_w, upload_bits [S]: seconds and watts of the device up to a split, bits sent
+    there. slot_s. bandwidth_hz, noise_w: of each sub-channel. path_loss: exponent. max_w, least_w:
+    of a radio. distances_m [2]: their range. energy_weight: beta. tasks_floor: least number of
+    tasks a slot is reckoned with. scale_s, scale_bits: of the observation. bank: the initial states
+    of episodes.
     """
 
     compute_s: jax.Array
@@ -65,7 +67,9 @@ def make_params(
     numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
     _check(numbers)
     _check_starts(bank, numbers)
-    return MultiUserParams(**{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()}, bank=bank)
+    return MultiUserParams(
+        **{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()}, bank=bank
+    )
 
 
 def _check(numbers: dict[str, np.ndarray]) -> None:
@@ -76,29 +80,41 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{name}: shape {value.shape}; must be {wanted}.")
         zero = name in _MAY_BE_ZERO
         if not np.all(np.isfinite(value)) or np.any(value < 0 if zero else value <= 0):
-            raise ValueError(f"{name}: {value}; allowed: finite and {'at least' if zero else 'above'} 0.")
+            raise ValueError(
+                f"{name}: {value}; allowed: finite and {'at least' if zero else 'above'} 0."
+            )
     endless = (numbers["compute_s"] == 0) & (numbers["upload_bits"] == 0)
     if endless.any():
         split = int(np.argmax(endless))
-        raise ValueError(f"split {split}: 0 s and 0 bits; allowed: one of them above 0, or tasks would end at once.")
+        raise ValueError(
+            f"split {split}: 0 s and 0 bits; allowed: one of them above 0, or tasks would end at once."
+        )
     for low, high in ((numbers["least_w"], numbers["max_w"]), tuple(numbers["distances_m"])):
         if not low < high:
-            raise ValueError(f"least_w and max_w, distances_m: {low} and {high}; allowed: the lesser first.")
+            raise ValueError(
+                f"least_w and max_w, distances_m: {low} and {high}; allowed: the lesser first."
+            )
 
 
 def _check_starts(bank: InitialStates, numbers: dict[str, np.ndarray]) -> None:
     shape = bank.distance_m.shape
     for name in ("tasks", "split", "channel"):
         if getattr(bank, name).shape != shape:
-            raise ValueError(f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as distance_m.")
+            raise ValueError(
+                f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as distance_m."
+            )
     nearest_m, farthest_m = numbers["distances_m"].astype(np.float32)
     least, most = float(bank.distance_m.min()), float(bank.distance_m.max())
     if not nearest_m <= least <= most <= farthest_m:
-        raise ValueError(f"bank.distance_m: from {least} to {most}; allowed: {nearest_m:g} to {farthest_m:g} m.")
+        raise ValueError(
+            f"bank.distance_m: from {least} to {most}; allowed: {nearest_m:g} to {farthest_m:g} m."
+        )
     if int(bank.tasks.min()) < 1:
         raise ValueError(f"bank.tasks: {int(bank.tasks.min())} is the least; allowed: at least 1.")
     n_splits = numbers["compute_s"].size
     if int(bank.split.min()) < 0 or int(bank.split.max()) >= n_splits:
         raise ValueError(f"bank.split: up to {int(bank.split.max())}; there are {n_splits} splits.")
     if int(bank.channel.min()) < 0:
-        raise ValueError(f"bank.channel: {int(bank.channel.min())} is the least; allowed: at least 0.")
+        raise ValueError(
+            f"bank.channel: {int(bank.channel.min())} is the least; allowed: at least 0."
+        )

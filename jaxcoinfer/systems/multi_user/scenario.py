@@ -1,4 +1,6 @@
-"""Scenarios of the system `multi-user`: users that interfere. Read by `jaxcoinfer.systems.stopping.scenario`; no jax."""
+"""Scenarios of the system `multi-user`: users that interfere. Read by
+`jaxcoinfer.systems.stopping.scenario`; no jax.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.data.fields import ProfileError, checked, identifier, integer, many, number, record, sources, text
+from jaxcoinfer.data.fields import (
+    ProfileError,
+    checked,
+    identifier,
+    integer,
+    many,
+    number,
+    record,
+    sources,
+    text,
+)
 from jaxcoinfer.data.processes import pair, word
 
 
@@ -14,7 +26,8 @@ from jaxcoinfer.data.processes import pair, word
 class SplitTask:
     """A DNN and a device from profiles, split where the DNN may be cut.
 
-    compute_w: mean watts up to each split but the first, where they were published beside the profile's joules.
+    compute_w: mean watts up to each split but the first, where they were published beside the
+    profile's joules.
     """
 
     dnn: str = checked(text)
@@ -49,8 +62,8 @@ class Scales:
 class MultiUserScenario:
     """Users on sub-channels; `rows` starts of episodes are drawn at a time.
 
-    tasks: mean number of tasks a user. Reward of a slot: `-(slot_s + energy_weight * joules) / finished`, both means
-    over users, finished at least tasks_floor.
+    tasks: mean number of tasks a user. Reward of a slot: `-(slot_s + energy_weight * joules) /
+    finished`, both means over users, finished at least tasks_floor.
     """
 
     name: str = checked(identifier)
@@ -72,7 +85,8 @@ class MultiUserScenario:
 def multi_user_numbers(scenario: MultiUserScenario) -> dict[str, Any]:
     """Returns what `jaxcoinfer.systems.multi_user.params.make_params` wants to know, by name.
 
-    Splits: the input first, every cut the DNN's profile allows, the whole network on the device last.
+    Splits: the input first, every cut the DNN's profile allows, the whole network on the device
+    last.
     """
     dnn, device = profiles.load_dnn(scenario.task.dnn), profiles.load_device(scenario.task.device)
     last = len(dnn.layers)
@@ -87,7 +101,10 @@ def multi_user_numbers(scenario: MultiUserScenario) -> dict[str, Any]:
     compute_w = given_w or profiles.cumulative_energy_j(device, dnn)[cuts][1:] / compute_s[1:]
     upload_bits = profiles.upload_bits(dnn)[cuts].astype(np.float64)
     upload_bits[-1] = 0.0  # the result stays where it is wanted
-    radio = {field.name: getattr(scenario.radio, field.name) for field in dataclasses.fields(scenario.radio)}
+    radio = {
+        field.name: getattr(scenario.radio, field.name)
+        for field in dataclasses.fields(scenario.radio)
+    }
     return radio | {
         "compute_s": compute_s,
         "compute_w": np.concatenate([[0.0], compute_w]),

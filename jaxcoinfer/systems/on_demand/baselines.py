@@ -1,4 +1,6 @@
-"""Baselines for `on-demand`. Each function returns a policy `(key, state, observation, params) -> action`."""
+"""Baselines for `on-demand`. Each function returns a policy `(key, state, observation, params) ->
+action`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -35,18 +37,24 @@ def random_valid() -> Policy:
 
 def greedy(env: OnDemand) -> Policy:
     """Best utility if link and speeds still are as last seen."""
-    return lambda key, state, observation, params: _as_action(jnp.argmax(twin.forecast(env, state, params).utility))
+    return lambda key, state, observation, params: _as_action(
+        jnp.argmax(twin.forecast(env, state, params).utility)
+    )
 
 
 def full_information(env: OnDemand) -> Policy:
     """Best utility in the slot as it truly is; no device can do this, and none can do better."""
-    return lambda key, state, observation, params: _as_action(jnp.argmax(twin.evaluate(env, state, params).utility))
+    return lambda key, state, observation, params: _as_action(
+        jnp.argmax(twin.evaluate(env, state, params).utility)
+    )
 
 
 def neurosurgeon(env: OnDemand) -> Policy:
-    """Cut of least latency at the observed link and speeds; the full network, features at the widest width.
+    """Cut of least latency at the observed link and speeds; the full network, features at the
+    widest width.
 
-    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017), which knows neither early exits nor quantisation.
+    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017), which knows neither early exits nor
+    quantisation.
     """
 
     def act(key, state, observation, params):
@@ -58,10 +66,11 @@ def neurosurgeon(env: OnDemand) -> Policy:
 
 
 def edgent(env: OnDemand) -> Policy:
-    """The largest exit that meets the deadline at the observed link and speeds, with the cut of least latency for it.
+    """The largest exit that meets the deadline at the observed link and speeds, with the cut of
+    least latency for it.
 
-    Where no exit meets it, the least latency of all. Features at the widest width. The manner of Li et al., *Edgent*
-    (IEEE TWC 2020), which does not quantise.
+    Where no exit meets it, the least latency of all. Features at the widest width. The manner of Li
+    et al., *Edgent* (IEEE TWC 2020), which does not quantise.
     """
 
     def act(key, state, observation, params):
@@ -76,7 +85,9 @@ def edgent(env: OnDemand) -> Policy:
 
 
 def best_fixed(env: OnDemand, params: Params) -> int:
-    """Returns the valid action that, always taken, gives the most utility in the bank. Call it outside jit."""
+    """Returns the valid action that, always taken, gives the most utility in the bank. Call it
+    outside jit.
+    """
     utility = np.asarray(_mean_utility(env, params))
     return int(np.argmax(utility))
 

@@ -1,12 +1,13 @@
-"""The exact optimum of an `on-demand` scenario whose link and speeds are finite Markov chains: numbers and policies.
+"""The exact optimum of an `on-demand` scenario whose link and speeds are finite Markov chains:
+numbers and policies.
 
 Actions do not move the chains, so the best a device can do is, in each slot,
 
     argmax_a E[reward(a) | what it knows],
 
-with the expectation over one step of the chains where the device sees them a slot late, and over nothing where it sees
-them at once. Axes: R states of the link, V rates that can be told apart, D and E device and edge speeds, G classes,
-A actions.
+with the expectation over one step of the chains where the device sees them a slot late, and over
+nothing where it sees them at once. Axes: R states of the link, V rates that can be told apart, D
+and E device and edge speeds, G classes, A actions.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.data.processes import ConstantRate, ConstantSpeed, HeldOutages, MarkovRate, MarkovSpeed
+from jaxcoinfer.data.processes import (
+    ConstantRate,
+    ConstantSpeed,
+    HeldOutages,
+    MarkovRate,
+    MarkovSpeed,
+)
 from jaxcoinfer.systems.on_demand import exogenous, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand, State
 from jaxcoinfer.systems.on_demand.exogenous import Slot
@@ -40,10 +47,11 @@ class Chain:
 class Solution:
     """Mean rewards a slot, and the actions that reach them.
 
-    gain: of the best policy that knows only what is observed now. gain_history: of the best that remembers all it saw,
-    the most any device can reach; above `gain` only where the past says how long an outage has lasted.
-    full_information: with the slot's true state known. fixed_gain: of fixed_action, the best one. action [V, D, E, G]
-    and action_history [R, D, E, G]: the first two's, int32; rates_bps [V], device_speeds [D], edge_speeds [E].
+    gain: of the best policy that knows only what is observed now. gain_history: of the best that
+    remembers all it saw, the most any device can reach; above `gain` only where the past says how
+    long an outage has lasted. full_information: with the slot's true state known. fixed_gain: of
+    fixed_action, the best one. action [V, D, E, G] and action_history [R, D, E, G]: the first
+    two's, int32; rates_bps [V], device_speeds [D], edge_speeds [E].
     """
 
     gain: float
@@ -59,7 +67,8 @@ class Solution:
 
 
 def of(scenario: OnDemandScenario, env: OnDemand, params: Params) -> Solution | None:
-    """Returns the optimum, or None where link or speeds are no finite chains; `env, params` from `make(scenario)`.
+    """Returns the optimum, or None where link or speeds are no finite chains; `env, params` from
+    `make(scenario)`.
 
     It takes a Markov rate, or a constant one, which may have outages of either kind.
     """
@@ -70,7 +79,9 @@ def of(scenario: OnDemandScenario, env: OnDemand, params: Params) -> Solution | 
     shares = np.array([c.share for c in scenario.classes])
     utility, actions = _utilities(env, params, link, device, edge)
     late = scenario.delay_slots == 1
-    steps = [chain.transition if late else np.eye(len(chain.values)) for chain in (link, device, edge)]
+    steps = [
+        chain.transition if late else np.eye(len(chain.values)) for chain in (link, device, edge)
+    ]
     expected = np.einsum("rR,dD,eE,RDEga->rdega", *steps, utility, optimize=True)
     weights = np.einsum("r,d,e,g->rdeg", link.law, device.law, edge.law, shares)
     rates, group = np.unique(link.values, return_inverse=True)
@@ -103,12 +114,16 @@ def policy(solution: Solution) -> Policy:
 
 
 def policy_with_memory(solution: Solution) -> Policy:
-    """The best policy there is: it reaches `solution.gain_history`, but for outages that began before the row did.
+    """The best policy there is: it reaches `solution.gain_history`, but for outages that began
+    before the row did.
 
-    It looks up how long the link it sees has been out: the past of the row, nothing that the device has not seen.
+    It looks up how long the link it sees has been out: the past of the row, nothing that the device
+    has not seen.
     """
     table = solution.action_history
-    longest = len(table) - len(solution.rates_bps) + 1  # outages of up to so many slots are states of their own
+    longest = (
+        len(table) - len(solution.rates_bps) + 1
+    )  # outages of up to so many slots are states of their own
     if longest == 1:
         return policy(solution)
 
@@ -116,7 +131,9 @@ def policy_with_memory(solution: Solution) -> Policy:
         ago = state.slot - params.delay_slots - jnp.arange(longest, dtype=jnp.int32)
         past = exogenous.slot_at(params.bank, state.row, jnp.maximum(ago, 0))
         out = (past.rate_bps == 0) & (ago >= 0)
-        return jnp.asarray(table)[jnp.cumprod(out.astype(jnp.int32)).sum(), *_speeds_and_class(solution, state)]
+        return jnp.asarray(table)[
+            jnp.cumprod(out.astype(jnp.int32)).sum(), *_speeds_and_class(solution, state)
+        ]
 
     return act
 
@@ -137,17 +154,23 @@ def _link(scenario: OnDemandScenario) -> Chain | None:
         case ConstantRate(rate_bps, ()), None:
             return Chain(np.array([rate_bps]), np.eye(1))
         case ConstantRate(rate_bps, (leave, back)), None:
-            return Chain(np.array([rate_bps, 0.0]), np.array([[1 - leave, leave], [back, 1 - back]]))
+            return Chain(
+                np.array([rate_bps, 0.0]), np.array([[1 - leave, leave], [back, 1 - back]])
+            )
         case ConstantRate(rate_bps, ()), HeldOutages() as outages:
             return _held(rate_bps, outages)
     return None
 
 
 def _held(rate_bps: float, outages: HeldOutages) -> Chain:
-    """State 0: up; state n: out for the n-th slot, followed by another with probability P(length > n | length >= n)."""
+    """State 0: up; state n: out for the n-th slot, followed by another with probability P(length >
+    n | length >= n).
+    """
     longest = outages.longest_slots
     ages = np.arange(1, longest + 1)
-    lasts = np.minimum(longest + 1 - ages, longest + 1 - outages.shortest_slots)  # proportional to P(length >= n)
+    lasts = np.minimum(
+        longest + 1 - ages, longest + 1 - outages.shortest_slots
+    )  # proportional to P(length >= n)
     goes_on = np.append(lasts[1:], 0) / lasts
     transition = np.zeros((longest + 1, longest + 1))
     transition[0, :2] = 1 - outages.begin, outages.begin
@@ -165,8 +188,12 @@ def _speed(speed: ConstantSpeed | MarkovSpeed) -> Chain:
     return Chain(np.ones(1), np.eye(1))
 
 
-def _utilities(env: OnDemand, params: Params, link: Chain, device: Chain, edge: Chain) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the reward of each valid action in each state, float64 [R, D, E, G, A'], and those actions [A']."""
+def _utilities(
+    env: OnDemand, params: Params, link: Chain, device: Chain, edge: Chain
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the reward of each valid action in each state, float64 [R, D, E, G, A'], and those
+    actions [A'].
+    """
     classes = np.arange(env.n_classes)
     axes = np.meshgrid(link.values, device.values, edge.values, classes, indexing="ij")
     slots = Slot(jnp.asarray(np.stack(axes, axis=-1), jnp.float32).reshape(-1, len(axes)))

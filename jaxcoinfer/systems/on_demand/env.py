@@ -1,15 +1,18 @@
-"""`on-demand`: for each task an early exit, a cut between device and edge, and the bits of the feature sent.
+"""`on-demand`: for each task an early exit, a cut between device and edge, and the bits of the
+feature sent.
 
-The system of Niu et al., *An Adaptive Device-Edge Co-Inference Framework Based on Soft Actor-Critic*
-(arXiv 2201.02968), with deadline classes, and with a link and processors that vary.
+The system of Niu et al., *An Adaptive Device-Edge Co-Inference Framework Based on Soft
+Actor-Critic* (arXiv 2201.02968), with deadline classes, and with a link and processors that vary.
 
-One task a slot. Exit e, cut p and width q give, with the link rate r, device speed v_d and edge speed v_e of the slot,
+One task a slot. Exit e, cut p and width q give, with the link rate r, device speed v_d and edge
+speed v_e of the slot,
 
     T = t_dev(e, p) / v_d + bits(e, p, q) / r + rtt [p < end] + t_edge(e, p) / v_e,
 
 at most `cap` deadlines, after which the task is given up; and pay
-`omega acc - (1 - omega) T / deadline - penalty [T > deadline]`. Link and speeds are exogenous, and seen `delay_slots`
-slots late; the class of the task is seen in time. Axes: A actions, G deadline classes.
+`omega acc - (1 - omega) T / deadline - penalty [T > deadline]`. Link and speeds are exogenous, and
+seen `delay_slots` slots late; the class of the task is seen in time. Axes: A actions, G deadline
+classes.
 """
 
 from dataclasses import dataclass
@@ -25,13 +28,15 @@ from jaxcoinfer.systems.on_demand import exogenous
 from jaxcoinfer.systems.on_demand.exogenous import Slot
 from jaxcoinfer.systems.on_demand.params import Params
 
-# Observation: the slot of `delay_slots` ago and the task in hand; then one number a class, 1 for the task's own.
+# Observation: the slot of `delay_slots` ago and the task in hand; then one number a class, 1 for
+# the task's own.
 OBSERVATION = ("rate", "device_speed", "edge_speed", "deadline")
 
 
 class State(struct.PyTreeNode):
-    """Where one device stands; scalars: row, slot int32; done bool; now: the record of the slot; seen: the one that the
-    device knows, of `delay_slots` ago."""
+    """Where one device stands; scalars: row, slot int32; done bool; now: the record of the slot;
+    seen: the one that the device knows, of `delay_slots` ago.
+    """
 
     row: jax.Array
     slot: jax.Array
@@ -41,8 +46,10 @@ class State(struct.PyTreeNode):
 
 
 class Costs(struct.PyTreeNode):
-    """What actions give, of any common shape: latency_s = device_s + upload_s + edge_s, seconds, at most `cap`
-    deadlines, where upload_s counts the round trip; energy_j, joules; accuracy; utility, the reward."""
+    """What actions give, of any common shape: latency_s = device_s + upload_s + edge_s, seconds, at
+    most `cap` deadlines, where upload_s counts the round trip; energy_j, joules; accuracy; utility,
+    the reward.
+    """
 
     device_s: jax.Array
     upload_s: jax.Array
@@ -55,9 +62,11 @@ class Costs(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class OnDemand:
-    """The environment; an action is the index of (exit, cut, width) in the flattened grid [n_exits, n_cuts, n_bits].
+    """The environment; an action is the index of (exit, cut, width) in the flattened grid [n_exits,
+    n_cuts, n_bits].
 
-    Not all of the grid is valid: see `mask`. An action that is not valid is not replaced by another: its task is lost.
+    Not all of the grid is valid: see `mask`. An action that is not valid is not replaced by
+    another: its task is lost.
     """
 
     n_exits: int
@@ -79,8 +88,14 @@ class OnDemand:
         return (len(OBSERVATION) + self.n_classes,)
 
     def unflatten(self, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns (exit, cut, width) of an action, each of its type; `action = (exit n_cuts + cut) n_bits + width`."""
-        return action // (self.n_cuts * self.n_bits), action // self.n_bits % self.n_cuts, action % self.n_bits
+        """Returns (exit, cut, width) of an action, each of its type; `action = (exit n_cuts + cut)
+        n_bits + width`.
+        """
+        return (
+            action // (self.n_cuts * self.n_bits),
+            action // self.n_bits % self.n_cuts,
+            action % self.n_bits,
+        )
 
     def mask(self, state: State, params: Params) -> jax.Array:
         """Returns which actions are valid, bool [A]: the same in every state."""
@@ -94,7 +109,9 @@ class OnDemand:
         return self.reset_at(row, slot, params)
 
     def reset_at(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
-        """Starts at `slot` of `row`, int32; no earlier than slot `delay_slots`, before which nothing has been seen."""
+        """Starts at `slot` of `row`, int32; no earlier than slot `delay_slots`, before which
+        nothing has been seen.
+        """
         slot = jnp.maximum(slot, params.delay_slots)
         state = State(
             row=row,
@@ -131,11 +148,15 @@ class OnDemand:
             reports=jnp.ones((), jnp.int32),  # what the device knows, before it decides
         )
         reward = jnp.where(alive, costs.utility, 0.0)
-        return new, TimeStep(observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome)
+        return new, TimeStep(
+            observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome
+        )
 
 
 def price(params: Params, slot: Slot, task_class: jax.Array, action: jax.Array) -> Costs:
-    """Returns what a task of `task_class` gives at the rate and speeds of `slot`, whose shapes fit; `action` int32."""
+    """Returns what a task of `task_class` gives at the rate and speeds of `slot`, whose shapes fit;
+    `action` int32.
+    """
     t_dev_s, t_edge_s, bits, offloads, accuracy, device_energy_j = (
         table.at[action].get(mode="promise_in_bounds")
         for table in (
@@ -163,17 +184,19 @@ def price(params: Params, slot: Slot, task_class: jax.Array, action: jax.Array) 
         upload_s=sent_s,
         edge_s=edge_s,
         latency_s=latency_s,
-        energy_j=device_energy_j + transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit),
+        energy_j=device_energy_j
+        + transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit),
         accuracy=accuracy,
         utility=omega * accuracy - (1.0 - omega) * latency_s / deadline_s - penalty * missed,
     )
 
 
 def observe(env: OnDemand, state: State, params: Params) -> jax.Array:
-    """Returns the observation [4 + G] float32, in the order of `OBSERVATION`, then the class; each in [0, 1].
+    """Returns the observation [4 + G] float32, in the order of `OBSERVATION`, then the class; each
+    in [0, 1].
 
-    Rate `r / (r + mean rate of the bank)`, which is logistic in log r, and speeds `v / (v + 1)`, of the slot the device
-    has seen; the task's deadline over the longest one; its class, one-hot.
+    Rate `r / (r + mean rate of the bank)`, which is logistic in log r, and speeds `v / (v + 1)`, of
+    the slot the device has seen; the task's deadline over the longest one; its class, one-hot.
     """
     task_class = state.now.task_class
     features = [
@@ -182,4 +205,6 @@ def observe(env: OnDemand, state: State, params: Params) -> jax.Array:
         state.seen.edge_speed / (state.seen.edge_speed + 1.0),
         params.deadline_s.at[task_class].get(mode="promise_in_bounds") / params.deadline_s.max(),
     ]
-    return jnp.concatenate([jnp.stack(features), jax.nn.one_hot(task_class, env.n_classes, dtype=jnp.float32)])
+    return jnp.concatenate(
+        [jnp.stack(features), jax.nn.one_hot(task_class, env.n_classes, dtype=jnp.float32)]
+    )

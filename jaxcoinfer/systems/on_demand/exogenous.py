@@ -1,4 +1,5 @@
-"""Everything random or recorded of `on-demand`, as arrays: link rate, device speed, edge speed, deadline class.
+"""Everything random or recorded of `on-demand`, as arrays: link rate, device speed, edge speed,
+deadline class.
 
 Axes: K rows, T slots.
 """
@@ -12,8 +13,9 @@ RATE, DEVICE_SPEED, EDGE_SPEED, CLASS = range(4)
 
 
 class Draw(struct.PyTreeNode):
-    """One realisation, [K, T] each: rate_bps float32, bit/s; device_speed, edge_speed float32, 1 = nominal; task_class
-    int32, index of the deadline class of the slot's task."""
+    """One realisation, [K, T] each: rate_bps float32, bit/s; device_speed, edge_speed float32, 1 =
+    nominal; task_class int32, index of the deadline class of the slot's task.
+    """
 
     rate_bps: jax.Array
     device_speed: jax.Array
@@ -33,8 +35,10 @@ class Slot(struct.PyTreeNode):
 
 
 class Bank(struct.PyTreeNode):
-    """A draw as records: slots [K, T+1, 4] float32, columns RATE, DEVICE_SPEED, EDGE_SPEED and CLASS (whole numbers,
-    exact). The last record repeats the one before it: an observation after the last task shows no future."""
+    """A draw as records: slots [K, T+1, 4] float32, columns RATE, DEVICE_SPEED, EDGE_SPEED and
+    CLASS (whole numbers, exact). The last record repeats the one before it: an observation after
+    the last task shows no future.
+    """
 
     slots: jax.Array
 
@@ -49,7 +53,12 @@ class Bank(struct.PyTreeNode):
 
 def make_bank(draw: Draw) -> Bank:
     """Returns the records of a draw."""
-    columns = [draw.rate_bps, draw.device_speed, draw.edge_speed, draw.task_class.astype(jnp.float32)]
+    columns = [
+        draw.rate_bps,
+        draw.device_speed,
+        draw.edge_speed,
+        draw.task_class.astype(jnp.float32),
+    ]
     slots = jnp.stack(columns, axis=-1)
     return Bank(jnp.concatenate([slots, slots[:, -1:]], axis=1))
 

@@ -19,7 +19,8 @@ _SCALE = ("#FEFBE9", "#EAF0B5", "#C2E3D2", "#9BD2E1", "#7EB2E4", "#9B8AC4", "#9A
 
 
 def delays(in_deadlines: Mapping[str, Sequence[np.ndarray]], classes: Sequence[str]) -> Figure:
-    """Share of the tasks of each class that take longer than x deadlines, both axes logarithmic, a line a policy.
+    """Share of the tasks of each class that take longer than x deadlines, both axes logarithmic, a
+    line a policy.
 
     in_deadlines: name -> of each class the delays [N] in deadlines.
     """
@@ -44,7 +45,9 @@ def delays(in_deadlines: Mapping[str, Sequence[np.ndarray]], classes: Sequence[s
     return figure
 
 
-def choices(rate_bps: np.ndarray, speed: np.ndarray, decided: tuple[np.ndarray, ...], classes: Sequence[str]) -> Figure:
+def choices(
+    rate_bps: np.ndarray, speed: np.ndarray, decided: tuple[np.ndarray, ...], classes: Sequence[str]
+) -> Figure:
     """Exit, cut and bits that are chosen at each rate [X] and device speed [Y], a row a class.
 
     decided: exit, cut, bits [G, Y, X], bits 0 where no feature is sent.
@@ -54,21 +57,42 @@ def choices(rate_bps: np.ndarray, speed: np.ndarray, decided: tuple[np.ndarray, 
     titles = ("exit", "cut, layers on the device", "bits of the feature")
     for column, (title, values) in enumerate(zip(titles, decided, strict=True)):
         found = np.unique(values)
-        colours = [_SCALE[i] for i in np.linspace(0, len(_SCALE) - 1, max(len(found), 2)).round().astype(int)]
+        colours = [
+            _SCALE[i]
+            for i in np.linspace(0, len(_SCALE) - 1, max(len(found), 2)).round().astype(int)
+        ]
         for row in range(n_rows):
             axes = axes_of[3 * row + column]
             place = np.searchsorted(found, values[row])
             cmap = ListedColormap(colours[: len(found)])
-            axes.pcolormesh(rate_bps / 1e6, speed, place, cmap=cmap, vmin=-0.5, vmax=len(found) - 0.5, rasterized=True)
+            axes.pcolormesh(
+                rate_bps / 1e6,
+                speed,
+                place,
+                cmap=cmap,
+                vmin=-0.5,
+                vmax=len(found) - 0.5,
+                rasterized=True,
+            )
             axes.set_xscale("log")
             axes.grid(False)
             if column == 2:
                 axes.yaxis.set_label_position("right")
                 axes.set_ylabel(classes[row])
         axes_of[column].set_title(title)
-        patches = [Patch(facecolor=colours[i], edgecolor="grey", label=_label(title, v)) for i, v in enumerate(found)]
+        patches = [
+            Patch(facecolor=colours[i], edgecolor="grey", label=_label(title, v))
+            for i, v in enumerate(found)
+        ]
         below = axes_of[3 * (n_rows - 1) + column]
-        below.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False, **_TIGHT)
+        below.legend(
+            handles=patches,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.18),
+            ncols=3,
+            frameon=False,
+            **_TIGHT,
+        )
     figure.supxlabel("link rate, Mbit/s", fontsize=12)
     figure.supylabel("speed of the device, 1 = nominal", fontsize=12)
     return figure
@@ -79,8 +103,11 @@ def _label(title: str, value: int) -> str:
     return str(value) if value else "none sent" if title.startswith("bits") else "0, input sent"
 
 
-def misses(ratios: Mapping[str, Sequence[MissRatio]], classes: Sequence[str], targets: Sequence[float]) -> Figure:
-    """Share of late tasks of each class with its interval, logarithmic, a line a policy; the target dashed.
+def misses(
+    ratios: Mapping[str, Sequence[MissRatio]], classes: Sequence[str], targets: Sequence[float]
+) -> Figure:
+    """Share of late tasks of each class with its interval, logarithmic, a line a policy; the target
+    dashed.
 
     Where no task was late an arrow stands, from the upper end of the interval on down.
     """
@@ -107,22 +134,47 @@ def _ratio(axes: Axes, ratio: MissRatio, y: int, style: tuple[str, str, str], le
     colour, mark, _ = style
     if ratio.mean > 0:
         ends = [[ratio.mean - ratio.low], [ratio.high - ratio.mean]]
-        axes.errorbar(ratio.mean, y, xerr=ends, color=colour, marker=mark, markersize=7, capsize=3, linewidth=2)
+        axes.errorbar(
+            ratio.mean,
+            y,
+            xerr=ends,
+            color=colour,
+            marker=mark,
+            markersize=7,
+            capsize=3,
+            linewidth=2,
+        )
     else:
-        axes.annotate("", (least, y), (ratio.high, y), arrowprops={"arrowstyle": "->", "color": colour, "lw": 2})
+        axes.annotate(
+            "",
+            (least, y),
+            (ratio.high, y),
+            arrowprops={"arrowstyle": "->", "color": colour, "lw": 2},
+        )
 
 
-def deadlines(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]]) -> Figure:
-    """Accuracy in time (a late task counts 0) against the deadline of a class, a panel a class, with intervals.
+def deadlines(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]],
+) -> Figure:
+    """Accuracy in time (a late task counts 0) against the deadline of a class, a panel a class,
+    with intervals.
 
-    panels: class -> (deadlines, accuracy of each policy at them, the deadline that was trained at), seconds.
+    panels: class -> (deadlines, accuracy of each policy at them, the deadline that was trained at),
+    seconds.
     """
     figure, axes_of = plots.panels(1, len(panels), sharey=True)
     for axes, (name, (deadlines_s, lines, trained_s)) in zip(axes_of, panels.items(), strict=True):
         style_of, deadlines_ms = plots.styles(lines), np.array(deadlines_s) * 1e3
         for policy, line in lines.items():
             mean, half = ([getattr(i, part) for i in line] for part in ("mean", "half"))
-            axes.errorbar(deadlines_ms, mean, yerr=half, label=policy, capsize=3, **plots.line(style_of[policy]))
+            axes.errorbar(
+                deadlines_ms,
+                mean,
+                yerr=half,
+                label=policy,
+                capsize=3,
+                **plots.line(style_of[policy]),
+            )
         plots.mark(axes, trained_s * 1e3, "trained here")
         axes.set_xlabel(f"deadline of {name}, ms")
     axes_of[0].set_ylabel("accuracy, late tasks count 0")

@@ -17,8 +17,12 @@ from jaxcoinfer.systems.on_demand.params import Params, make_params
 from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario, grid_numbers
 
 
-def make(scenario: OnDemandScenario, key: jax.Array, *, split: Split = "train") -> tuple[OnDemand, Params]:
-    """Returns environment and numbers of a scenario; consumes the key. Raises ProfileError, TraceError, ValueError."""
+def make(
+    scenario: OnDemandScenario, key: jax.Array, *, split: Split = "train"
+) -> tuple[OnDemand, Params]:
+    """Returns environment and numbers of a scenario; consumes the key. Raises ProfileError,
+    TraceError, ValueError.
+    """
     world = draw(key, scenario, split=split)
     numbers = grid_numbers(scenario.task)
     params = make_params(
@@ -34,7 +38,8 @@ def make(scenario: OnDemandScenario, key: jax.Array, *, split: Split = "train") 
 
 
 def markov_chain(key: jax.Array, shape: tuple[int, int], transition: np.ndarray) -> jax.Array:
-    """Returns states [K, T] int32 of chains that go from state i to j with probability transition[i, j].
+    """Returns states [K, T] int32 of chains that go from state i to j with probability
+    transition[i, j].
 
     The first state is drawn from the stationary law.
     """
@@ -51,17 +56,21 @@ def markov_chain(key: jax.Array, shape: tuple[int, int], transition: np.ndarray)
     return jax.lax.scan(move, first, jax.random.uniform(key_move, (t, k)))[1].T
 
 
-def held_outages(key: jax.Array, shape: tuple[int, int], begin: float, shortest: int, longest: int) -> jax.Array:
+def held_outages(
+    key: jax.Array, shape: tuple[int, int], begin: float, shortest: int, longest: int
+) -> jax.Array:
     """Returns whether the link is out, bool [K, T], under `HeldOutages`.
 
-    The chain is the number of slots an outage still lasts, 0 while the link is up: `n -> n - 1` where n > 0; from 0 to
-    a length, uniform from shortest to longest, with probability `begin`. It starts in its stationary law, in which 0
-    weighs `1 / begin` and n weighs `P(length >= n)`.
+    The chain is the number of slots an outage still lasts, 0 while the link is up: `n -> n - 1`
+    where n > 0; from 0 to a length, uniform from shortest to longest, with probability `begin`. It
+    starts in its stationary law, in which 0 weighs `1 / begin` and n weighs `P(length >= n)`.
     """
     key_first, key_begin, key_length = jax.random.split(key, 3)
     k, t = shape
     weights = np.append(1.0 / begin, _lasts(np.arange(1, longest + 1), shortest, longest))
-    first = jax.random.categorical(key_first, jnp.asarray(np.log(weights), jnp.float32), shape=(k,)).astype(jnp.int32)
+    first = jax.random.categorical(
+        key_first, jnp.asarray(np.log(weights), jnp.float32), shape=(k,)
+    ).astype(jnp.int32)
     begins = jax.random.bernoulli(key_begin, begin, (t, k))
     lengths = jax.random.randint(key_length, (t, k), shortest, longest + 1, dtype=jnp.int32)
 
@@ -79,17 +88,23 @@ def _lasts(slots: np.ndarray, shortest: int, longest: int) -> np.ndarray:
 
 def task_classes(key: jax.Array, shape: tuple[int, int], shares: tuple[float, ...]) -> jax.Array:
     """Returns the deadline class of each slot's task, int32 [K, T], drawn with `shares` [G]."""
-    return jax.random.categorical(key, jnp.log(jnp.asarray(shares, jnp.float32)), shape=shape).astype(jnp.int32)
+    return jax.random.categorical(
+        key, jnp.log(jnp.asarray(shares, jnp.float32)), shape=shape
+    ).astype(jnp.int32)
 
 
 def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") -> Draw:
-    """Returns one realisation of a scenario, [rows, slots]; consumes the key. Files as in `generators.draw`."""
+    """Returns one realisation of a scenario, [rows, slots]; consumes the key. Files as in
+    `generators.draw`.
+    """
     key_rate, key_outage, key_device, key_edge, key_class = jax.random.split(key, 5)
     shape = (scenario.rows, scenario.slots)
     rate_bps = _rate_bps(key_rate, shape, scenario, split)
     match scenario.outages:
         case processes.HeldOutages(begin, shortest, longest):
-            rate_bps = jnp.where(held_outages(key_outage, shape, begin, shortest, longest), 0.0, rate_bps)
+            rate_bps = jnp.where(
+                held_outages(key_outage, shape, begin, shortest, longest), 0.0, rate_bps
+            )
     return Draw(
         rate_bps=rate_bps,
         device_speed=speeds(key_device, shape, scenario.device_speed),
@@ -98,9 +113,13 @@ def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") 
     )
 
 
-def _rate_bps(key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, split: Split) -> jax.Array:
+def _rate_bps(
+    key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, split: Split
+) -> jax.Array:
     match scenario.rate:
         case processes.MarkovRate(rates_bps, transition):
-            return jnp.asarray(rates_bps, jnp.float32)[markov_chain(key, shape, np.asarray(transition))]
+            return jnp.asarray(rates_bps, jnp.float32)[
+                markov_chain(key, shape, np.asarray(transition))
+            ]
     bits = link_bits(key, shape, scenario.rate, scenario.slot_s, split)
     return bits.astype(jnp.float32) * (1.0 / scenario.slot_s)

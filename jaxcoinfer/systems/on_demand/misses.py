@@ -32,7 +32,9 @@ class MissRatio:
 
 
 def task_classes(tasks: Tasks, params: Params) -> np.ndarray:
-    """Returns the class of each task, int [N]: a row's tasks are those of its slots in turn, from `delay_slots` on."""
+    """Returns the class of each task, int [N]: a row's tasks are those of its slots in turn, from
+    `delay_slots` on.
+    """
     order = np.argsort(tasks.row, kind="stable")
     first = np.searchsorted(tasks.row[order], np.arange(tasks.n_rows))
     slot = np.empty_like(order)
@@ -41,7 +43,9 @@ def task_classes(tasks: Tasks, params: Params) -> np.ndarray:
 
 
 def miss_ratios(tasks: Tasks, params: Params) -> tuple[MissRatio, ...]:
-    """Returns the share of missed deadlines of each class [G], of tasks as `evaluate.run` returns them."""
+    """Returns the share of missed deadlines of each class [G], of tasks as `evaluate.run` returns
+    them.
+    """
     kinds = task_classes(tasks, params)
     deadline_s = np.asarray(params.deadline_s)
     late, count = np.zeros((2, tasks.n_rows, len(deadline_s)), np.int64)
@@ -51,7 +55,8 @@ def miss_ratios(tasks: Tasks, params: Params) -> tuple[MissRatio, ...]:
 
 
 def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns how many tasks of each row and class missed, and how many there were, int32 [K, G]; consumes the key.
+    """Returns how many tasks of each row and class missed, and how many there were, int32 [K, G];
+    consumes the key.
 
     For many tasks: nothing else of them is kept. Jittable; env: an `OnDemand`, or that with memory.
     """
@@ -67,12 +72,19 @@ def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax
             outcome = timestep.outcome
             own = (jnp.arange(params.deadline_s.shape[0]) == kind) & outcome.finished
             missed = own & (outcome.latency_s > params.deadline_s)
-            return (state, timestep, late + missed.astype(jnp.int32), seen + own.astype(jnp.int32)), None
+            return (
+                state,
+                timestep,
+                late + missed.astype(jnp.int32),
+                seen + own.astype(jnp.int32),
+            ), None
 
         none = jnp.zeros(params.deadline_s.shape, jnp.int32)
         n_slots = params.bank.n_slots
         steps = (jax.random.split(key, n_slots), first + jnp.arange(n_slots, dtype=jnp.int32))
-        (_, _, late, seen), _ = jax.lax.scan(task, (*env.reset_at(row, first, params), none, none), steps)
+        (_, _, late, seen), _ = jax.lax.scan(
+            task, (*env.reset_at(row, first, params), none, none), steps
+        )
         return late, seen
 
     n_rows = params.bank.n_rows
@@ -85,10 +97,12 @@ def ratios(late: np.ndarray, count: np.ndarray) -> tuple[MissRatio, ...]:
 
 
 def _ratio(late: np.ndarray, count: np.ndarray) -> MissRatio:
-    """Clopper-Pearson with the effective number of tasks (Korn and Graubard, Survey Methodology 24, 1998).
+    """Clopper-Pearson with the effective number of tasks (Korn and Graubard, Survey Methodology 24,
+    1998).
 
-    Misses come in bursts, so n tasks tell as much as `n / max(1, D)` that were independent, with D the variance of the
-    ratio over rows by that of n independent tasks. No miss at all still gives an upper end, about `3.7 / n`.
+    Misses come in bursts, so n tasks tell as much as `n / max(1, D)` that were independent, with D
+    the variance of the ratio over rows by that of n independent tasks. No miss at all still gives
+    an upper end, about `3.7 / n`.
     """
     n, k, n_rows = int(count.sum()), int(late.sum()), len(count)
     if n == 0:

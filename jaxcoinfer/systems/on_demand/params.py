@@ -1,7 +1,7 @@
 """The numbers of an `on-demand` system: the record, and the one function that builds it.
 
-Axes: K rows, T slots, E exits (the last is the full network), P cuts (0 sends the input, the last is its end), Q bit
-widths, A = E P Q actions, G deadline classes.
+Axes: K rows, T slots, E exits (the last is the full network), P cuts (0 sends the input, the last
+is its end), Q bit widths, A = E P Q actions, G deadline classes.
 """
 
 import jax
@@ -15,11 +15,12 @@ from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPE
 class Params(struct.PyTreeNode):
     """The numbers of an `on-demand` system; build with `make_params`.
 
-    Of each action [A]: valid bool; t_dev_s, t_edge_s: nominal seconds on device and edge; upload_bits; offloads bool,
-    whether anything is sent; accuracy; device_energy_j, joules the device computes away. rtt_s, transmit_w,
-    transmit_j_per_bit: of the link. Of each class [G]: deadline_s; accuracy_weight, omega; penalty of a miss. cap: a
-    task is given up after `cap` deadlines. delay_slots int32: 0 or 1, how late link and speeds are seen. mean_rate_bps:
-    of the bank, for the observation. bank: the exogenous processes.
+    Of each action [A]: valid bool; t_dev_s, t_edge_s: nominal seconds on device and edge;
+    upload_bits; offloads bool, whether anything is sent; accuracy; device_energy_j, joules the
+    device computes away. rtt_s, transmit_w, transmit_j_per_bit: of the link. Of each class [G]:
+    deadline_s; accuracy_weight, omega; penalty of a miss. cap: a task is given up after `cap`
+    deadlines. delay_slots int32: 0 or 1, how late link and speeds are seen. mean_rate_bps: of the
+    bank, for the observation. bank: the exogenous processes.
     """
 
     valid: jax.Array
@@ -63,11 +64,13 @@ def make_params(
     cap: float = 10.0,
     delay_slots: int = 1,
 ) -> Params:
-    """Builds the numbers of an `on-demand` system: casts every one once, derives the grid, refuses what is wrong.
+    """Builds the numbers of an `on-demand` system: casts every one once, derives the grid, refuses
+    what is wrong.
 
-    cut_* [P]: sums of the layers before each cut, the first 0; cut_allowed [P] bool. exit_cut [E]: the cut at which an
-    exit leaves; exit_* [E]: its head. upload_bits [P, Q]; accuracy [E, P, Q]; deadline_s, accuracy_weight,
-    penalty [G]. Raises ValueError with the name, the value and what is allowed.
+    cut_* [P]: sums of the layers before each cut, the first 0; cut_allowed [P] bool. exit_cut [E]:
+    the cut at which an exit leaves; exit_* [E]: its head. upload_bits [P, Q]; accuracy [E, P, Q];
+    deadline_s, accuracy_weight, penalty [G]. Raises ValueError with the name, the value and what is
+    allowed.
     """
     grid = {
         "cut_device_s": cut_device_s,
@@ -82,11 +85,20 @@ def make_params(
         "accuracy": accuracy,
     }
     classes = {"deadline_s": deadline_s, "accuracy_weight": accuracy_weight, "penalty": penalty}
-    scalars = {"rtt_s": rtt_s, "transmit_w": transmit_w, "transmit_j_per_bit": transmit_j_per_bit, "cap": cap}
-    grid, classes, scalars = ({k: np.asarray(v, np.float64) for k, v in d.items()} for d in (grid, classes, scalars))
+    scalars = {
+        "rtt_s": rtt_s,
+        "transmit_w": transmit_w,
+        "transmit_j_per_bit": transmit_j_per_bit,
+        "cap": cap,
+    }
+    grid, classes, scalars = (
+        {k: np.asarray(v, np.float64) for k, v in d.items()} for d in (grid, classes, scalars)
+    )
     _check(grid, classes, scalars)
     if delay_slots not in (0, 1):
-        raise ValueError(f"delay_slots: {delay_slots}; allowed: 0 (seen at once) or 1 (seen a slot late).")
+        raise ValueError(
+            f"delay_slots: {delay_slots}; allowed: 0 (seen at once) or 1 (seen a slot late)."
+        )
     _check_bank(bank, len(classes["deadline_s"]))
     tables = _tables(grid, float(scalars["cap"] * classes["deadline_s"].max()))
     masks = {name: jnp.asarray(tables.pop(name).reshape(-1)) for name in ("valid", "offloads")}
@@ -103,8 +115,9 @@ def make_params(
 def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarray]:
     """Returns the tables of `Params` as [E, P, Q].
 
-    Valid are the cuts up to the exit's own; where the width changes nothing (input sent, nothing sent) the last one
-    stands for all. What is not valid is lost: the device is busy until the task is given up, for accuracy 0.
+    Valid are the cuts up to the exit's own; where the width changes nothing (input sent, nothing
+    sent) the last one stands for all. What is not valid is lost: the device is busy until the task
+    is given up, for accuracy 0.
     """
     shape = grid["accuracy"].shape
     cuts, widths = np.arange(shape[1]), np.arange(shape[2])
@@ -114,7 +127,11 @@ def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarr
     last_width = widths[None, None, :] == shape[2] - 1
     valid = (sends & (grid["cut_allowed"] > 0)[None, :]) | here
     valid = valid[..., None] & (last_width | (sends & (cut > 0))[..., None])
-    edge_s = grid["cut_edge_s"][end][:, None] - grid["cut_edge_s"][None, :] + grid["exit_edge_s"][:, None]
+    edge_s = (
+        grid["cut_edge_s"][end][:, None]
+        - grid["cut_edge_s"][None, :]
+        + grid["exit_edge_s"][:, None]
+    )
     device_s = grid["cut_device_s"][None, :] + here * grid["exit_device_s"][:, None]
     energy_j = grid["cut_energy_j"][None, :] + here * grid["exit_energy_j"][:, None]
 
@@ -132,21 +149,32 @@ def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarr
     }
 
 
-def _check(grid: dict[str, np.ndarray], classes: dict[str, np.ndarray], scalars: dict[str, np.ndarray]) -> None:
+def _check(
+    grid: dict[str, np.ndarray], classes: dict[str, np.ndarray], scalars: dict[str, np.ndarray]
+) -> None:
     if grid["accuracy"].ndim != 3 or 0 in grid["accuracy"].shape:
-        raise ValueError(f"accuracy: shape {grid['accuracy'].shape}; must be (exits, cuts, bit widths).")
+        raise ValueError(
+            f"accuracy: shape {grid['accuracy'].shape}; must be (exits, cuts, bit widths)."
+        )
     n_exits, n_cuts, n_bits = grid["accuracy"].shape
     n_classes = classes["deadline_s"].size
-    shapes: dict[str, tuple[int, ...]] = {name: (n_cuts,) for name in grid if name.startswith("cut_")}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (n_cuts,) for name in grid if name.startswith("cut_")
+    }
     shapes |= {name: (n_exits,) for name in grid if name.startswith("exit_")}
     shapes |= {"upload_bits": (n_cuts, n_bits), "accuracy": grid["accuracy"].shape}
     shapes |= dict.fromkeys(classes, (n_classes,)) | dict.fromkeys(scalars, ())
     for name, value in (grid | classes | scalars).items():
         if value.shape != shapes[name]:
-            raise ValueError(f"{name}: shape {value.shape}; must be {shapes[name]}, as accuracy and deadline_s say.")
+            raise ValueError(
+                f"{name}: shape {value.shape}; must be {shapes[name]}, as accuracy and deadline_s say."
+            )
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
-    for name, value in {"accuracy": grid["accuracy"], "accuracy_weight": classes["accuracy_weight"]}.items():
+    for name, value in {
+        "accuracy": grid["accuracy"],
+        "accuracy_weight": classes["accuracy_weight"],
+    }.items():
         if np.any(value > 1):
             raise ValueError(f"{name}: {value.max()} is the largest; allowed: 0 to 1.")
     for name in ("cut_device_s", "cut_edge_s", "cut_energy_j"):
@@ -155,10 +183,19 @@ def _check(grid: dict[str, np.ndarray], classes: dict[str, np.ndarray], scalars:
                 f"{name}: {grid[name]}; must begin with 0 and never fall: sums of the layers before a cut."
             )
     end = grid["exit_cut"]
-    if np.any(end != np.round(end)) or np.any(np.diff(end) < 0) or end[0] < 1 or end[-1] != n_cuts - 1:
-        raise ValueError(f"exit_cut: {end}; must be whole, never fall, begin above 0 and end with {n_cuts - 1}.")
+    if (
+        np.any(end != np.round(end))
+        or np.any(np.diff(end) < 0)
+        or end[0] < 1
+        or end[-1] != n_cuts - 1
+    ):
+        raise ValueError(
+            f"exit_cut: {end}; must be whole, never fall, begin above 0 and end with {n_cuts - 1}."
+        )
     if n_classes == 0 or np.any(classes["deadline_s"] <= 0) or scalars["cap"] <= 1:
-        raise ValueError(f"deadline_s: {classes['deadline_s']}, cap: {scalars['cap']}; must be above 0 and above 1.")
+        raise ValueError(
+            f"deadline_s: {classes['deadline_s']}, cap: {scalars['cap']}; must be above 0 and above 1."
+        )
 
 
 def _check_bank(bank: Bank, n_classes: int) -> None:
@@ -166,7 +203,9 @@ def _check_bank(bank: Bank, n_classes: int) -> None:
     if bank.n_slots < 2:
         raise ValueError(f"bank: rows of {bank.n_slots} slots; must be 2 or more.")
     if not np.isfinite(slots).all():
-        raise ValueError("bank: holds numbers that are not finite; check rate_bps and the speeds of the draw.")
+        raise ValueError(
+            "bank: holds numbers that are not finite; check rate_bps and the speeds of the draw."
+        )
     for name, column, above in (
         ("rate_bps", RATE, False),
         ("device_speed", DEVICE_SPEED, True),
@@ -178,7 +217,11 @@ def _check_bank(bank: Bank, n_classes: int) -> None:
                 f"{name}: {least} is the least of the bank; allowed: {'above' if above else 'at least'} 0."
             )
     if slots[..., RATE].max() == 0:
-        raise ValueError("rate_bps: 0 in every slot of the bank; allowed: a link that carries something.")
+        raise ValueError(
+            "rate_bps: 0 in every slot of the bank; allowed: a link that carries something."
+        )
     kinds = slots[..., CLASS]
     if kinds.min() < 0 or kinds.max() >= n_classes:
-        raise ValueError(f"task_class: {kinds.min():g} to {kinds.max():g} in the bank; allowed: 0 to {n_classes - 1}.")
+        raise ValueError(
+            f"task_class: {kinds.min():g} to {kinds.max():g} in the bank; allowed: 0 to {n_classes - 1}."
+        )

@@ -21,7 +21,9 @@ from jaxcoinfer.systems.on_demand.params import Params
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """module: with `Config`, `Hyper`, `train` and `policy`; memory: of how many observations it decides."""
+    """module: with `Config`, `Hyper`, `train` and `policy`; memory: of how many observations it
+    decides.
+    """
 
     module: Any
     memory: int = 1
@@ -35,7 +37,9 @@ class Learner:
         seen_as, hyper = self.env(env), self.module.Hyper()
 
         def of_seed(key):
-            return self.module.train(key, params, hyper, env=seen_as, config=config, outcomes=outcomes)
+            return self.module.train(
+                key, params, hyper, env=seen_as, config=config, outcomes=outcomes
+            )
 
         # One after another: on two cores as fast as side by side, and compiled in half the time.
         return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
@@ -63,14 +67,17 @@ NOT_DEPLOYABLE = frozenset(
 
 
 def outcomes(env: Any, state: Any, action: jax.Array, params: Params) -> jax.Array:
-    """Returns what each action earns [A], for learners with the twin; the action taken changes nothing."""
+    """Returns what each action earns [A], for learners with the twin; the action taken changes
+    nothing.
+    """
     if isinstance(env, Stacked):
         return outcomes(env.env, state.state, action, params)
     return twin.evaluate(env, state, params).utility
 
 
 def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> dict[str, Policy]:
-    """Returns the policies that need no learning, by name; fixed: the best fixed action; solution: of the scenario.
+    """Returns the policies that need no learning, by name; fixed: the best fixed action; solution:
+    of the scenario.
 
     The exact optimum with memory only where memory is worth something.
     """
@@ -94,10 +101,14 @@ def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> d
 def play_learners(
     env: OnDemand, policies: Mapping[str, Policy], world: Params, key: jax.Array
 ) -> dict[str, list[Tasks]]:
-    """Returns by learner its tasks, as `play` does, each in the environment that it sees; consumes the key."""
+    """Returns by learner its tasks, as `play` does, each in the environment that it sees; consumes
+    the key.
+    """
     played: dict[str, list[Tasks]] = {}
     for memory in sorted({LEARNERS[name].memory for name in policies}):
-        alike = {name: policy for name, policy in policies.items() if LEARNERS[name].memory == memory}
+        alike = {
+            name: policy for name, policy in policies.items() if LEARNERS[name].memory == memory
+        }
         seen_as = LEARNERS[next(iter(alike))].env(env)
         played |= play(seen_as, alike, [world], jax.random.fold_in(key, memory))
     return played

@@ -1,4 +1,5 @@
-"""What is to be seen of `on-demand` policies: choices, late tasks, delays and accuracy by deadline, the first tasks.
+"""What is to be seen of `on-demand` policies: choices, late tasks, delays and accuracy by deadline,
+the first tasks.
 
 Axes: N tasks, G classes, X rates, Y speeds.
 """
@@ -43,8 +44,9 @@ class Maps:
 
 @dataclasses.dataclass(frozen=True)
 class DeadlineSweep:
-    """Accuracy of the tasks of a class that are in time, those that are late counted as 0, at other deadlines of that
-    class; trained_s: its own."""
+    """Accuracy of the tasks of a class that are in time, those that are late counted as 0, at other
+    deadlines of that class; trained_s: its own.
+    """
 
     deadlines_s: list[float]
     accuracy: dict[str, list[Interval]]
@@ -57,14 +59,20 @@ def widths(scenario: OnDemandScenario) -> tuple[int, ...]:
     return profiles.load_dnn(task.dnn).bits if isinstance(task, GridProfiles) else task.bits
 
 
-def decisions(env: OnDemand, params: Params, bits: Sequence[int], action: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns exit (from 1), cut (0 sends the input) and bits of actions; bits 0 where no feature is sent."""
+def decisions(
+    env: OnDemand, params: Params, bits: Sequence[int], action: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Returns exit (from 1), cut (0 sends the input) and bits of actions; bits 0 where no feature
+    is sent.
+    """
     leaves, cut, width = (np.asarray(part) for part in env.unflatten(jnp.asarray(action)))
     feature = np.asarray(params.offloads)[action] & (cut > 0)
     return leaves + 1, cut, np.where(feature, np.asarray(bits)[width], 0)
 
 
-def choices(env: OnDemand, params: Params, bits: Sequence[int], tasks: Mapping[str, Tasks]) -> Sheet:
+def choices(
+    env: OnDemand, params: Params, bits: Sequence[int], tasks: Mapping[str, Tasks]
+) -> Sheet:
     """Returns how often each policy took each action, the most frequent first."""
     rows = []
     for name, one in tasks.items():
@@ -89,7 +97,9 @@ def misses_found(scenario: OnDemandScenario, ratios: Misses) -> dict[str, Any]:
     """Returns the same ready for JSON."""
     names = [c.name for c in scenario.classes]
     return {
-        policy: {name: dataclasses.asdict(ratio) for name, ratio in zip(names, several, strict=True)}
+        policy: {
+            name: dataclasses.asdict(ratio) for name, ratio in zip(names, several, strict=True)
+        }
         for policy, several in ratios.items()
     }
 
@@ -101,7 +111,10 @@ def misses_printed(scenario: OnDemandScenario, ratios: Misses) -> tuple[Sheet, .
         some = slice(first, first + CLASSES_A_LINE)
         heads = [f"{c.name}\ntarget {_ratio(c.target_miss_ratio)}" for c in scenario.classes[some]]
         rows = [
-            (name, *(f"{_ratio(r.mean, 2)} [{_ratio(r.low)},{_ratio(r.high)}]" for r in several[some]))
+            (
+                name,
+                *(f"{_ratio(r.mean, 2)} [{_ratio(r.low)},{_ratio(r.high)}]" for r in several[some]),
+            )
             for name, several in ratios.items()
         ]
         tables.append((("share that is late\nwith 95 % interval", *heads), rows))
@@ -118,13 +131,21 @@ def delays(tasks: Mapping[str, Tasks], params: Params) -> dict[str, list[np.ndar
     return found
 
 
-def maps(env: OnDemand, params: Params, bits: Sequence[int], policy: Policy, n_classes: int) -> Maps:
-    """Returns what `policy` decides for the first n_classes at rates and device speeds as in the bank, edge speed 1."""
+def maps(
+    env: OnDemand, params: Params, bits: Sequence[int], policy: Policy, n_classes: int
+) -> Maps:
+    """Returns what `policy` decides for the first n_classes at rates and device speeds as in the
+    bank, edge speed 1.
+    """
     seen = np.asarray(params.bank.slots)
     up = seen[..., RATE][seen[..., RATE] > 0]
     rate_bps = np.geomspace(up.min(), max(up.max(), 2 * up.min()), 61)
     slowest, fastest = seen[..., DEVICE_SPEED].min(), seen[..., DEVICE_SPEED].max()
-    speed = np.linspace(slowest, fastest, 41) if slowest < fastest else np.linspace(0.5, 1.5, 41) * fastest
+    speed = (
+        np.linspace(slowest, fastest, 41)
+        if slowest < fastest
+        else np.linspace(0.5, 1.5, 41) * fastest
+    )
     zero = jnp.zeros((), jnp.int32)
 
     def decide(params, kind, speed, rate):
@@ -141,11 +162,20 @@ def maps(env: OnDemand, params: Params, bits: Sequence[int], policy: Policy, n_c
 
 
 def sweep_deadline(
-    env: OnDemand, params: Params, policies: Mapping[str, Policy], kind: int, factors: Sequence[float], key: jax.Array
+    env: OnDemand,
+    params: Params,
+    policies: Mapping[str, Policy],
+    kind: int,
+    factors: Sequence[float],
+    key: jax.Array,
 ) -> DeadlineSweep:
-    """Returns what the policies reach at multiples of the deadline of class `kind`; consumes the key."""
+    """Returns what the policies reach at multiples of the deadline of class `kind`; consumes the
+    key.
+    """
     own_s = float(params.deadline_s[kind])
-    worlds = [params.replace(deadline_s=params.deadline_s.at[kind].multiply(factor)) for factor in factors]
+    worlds = [
+        params.replace(deadline_s=params.deadline_s.at[kind].multiply(factor)) for factor in factors
+    ]
     played = play(env, policies, worlds, key)
     accuracy = {
         name: [_in_time(one, world, kind) for one, world in zip(several, worlds, strict=True)]
@@ -162,8 +192,12 @@ def _in_time(tasks: Tasks, params: Params, kind: int) -> Interval:
     return evaluate.interval(total[count > 0] / count[count > 0])
 
 
-def chrome_trace(env: OnDemand, params: Params, tasks: Tasks, slot_s: float, n_tasks: int) -> dict[str, Any]:
-    """Returns the first n_tasks of row 0 as a Chrome trace: where each was, on device, radio and server."""
+def chrome_trace(
+    env: OnDemand, params: Params, tasks: Tasks, slot_s: float, n_tasks: int
+) -> dict[str, Any]:
+    """Returns the first n_tasks of row 0 as a Chrome trace: where each was, on device, radio and
+    server.
+    """
     action = jnp.asarray(tasks.choice[tasks.row == 0][:n_tasks])
     slots = int(params.delay_slots) + np.arange(len(action))
     records = Slot(params.bank.slots[0, slots])
@@ -171,13 +205,20 @@ def chrome_trace(env: OnDemand, params: Params, tasks: Tasks, slot_s: float, n_t
     events = timeline.tracks("on-demand")
     for i, slot in enumerate(slots):
         own = jax.tree.map(lambda leaf, i=i: float(leaf[i]), costs)
-        numbers = {name: round(getattr(own, name), 6) for name in ("latency_s", "accuracy", "energy_j", "utility")}
+        numbers = {
+            name: round(getattr(own, name), 6)
+            for name in ("latency_s", "accuracy", "energy_j", "utility")
+        }
         numbers |= {"class": int(records.task_class[i]), "action": int(action[i])}
         at_s, end_s = slot * slot_s, slot * slot_s + own.latency_s
-        for track, spent_s in zip(timeline.TRACKS, (own.device_s, own.upload_s, own.edge_s), strict=True):
+        for track, spent_s in zip(
+            timeline.TRACKS, (own.device_s, own.upload_s, own.edge_s), strict=True
+        ):
             until_s = min(at_s + spent_s, end_s)  # given up
             if until_s > at_s:
-                events.append(timeline.slice_of(track, f"task {i}", at_s * 1e6, until_s * 1e6, numbers))
+                events.append(
+                    timeline.slice_of(track, f"task {i}", at_s * 1e6, until_s * 1e6, numbers)
+                )
             at_s = until_s
     return {"displayTimeUnit": "ms", "traceEvents": events}
 

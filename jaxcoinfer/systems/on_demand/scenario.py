@@ -1,7 +1,8 @@
-"""Scenarios of the system `on-demand`: their records, their checks, and the numbers of their task. No jax.
+"""Scenarios of the system `on-demand`: their records, their checks, and the numbers of their task.
+No jax.
 
-Axes: E exits (the last is the full network), P cuts (0 sends the input, the last runs all on the device), Q bit
-widths, G deadline classes, M states of a Markov chain.
+Axes: E exits (the last is the full network), P cuts (0 sends the input, the last runs all on the
+device), Q bit widths, G deadline classes, M states of a Markov chain.
 """
 
 import dataclasses
@@ -10,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.data.fields import Place, ProfileError, checked, identifier, integer, many, number, sources, text
+from jaxcoinfer.data.fields import (
+    Place,
+    ProfileError,
+    checked,
+    identifier,
+    integer,
+    many,
+    number,
+    sources,
+    text,
+)
 from jaxcoinfer.data.fields import record as table_of
 from jaxcoinfer.data.processes import (
     MAX_SLOTS,
@@ -28,9 +39,11 @@ from jaxcoinfer.data.processes import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeadlineClass:
-    """What some tasks want: reward `omega acc - (1 - omega) T / deadline_s - penalty [T > deadline_s]`.
+    """What some tasks want: reward `omega acc - (1 - omega) T / deadline_s - penalty [T >
+    deadline_s]`.
 
-    accuracy_weight: omega; share: of the tasks; target_miss_ratio is reported against, and changes nothing.
+    accuracy_weight: omega; share: of the tasks; target_miss_ratio is reported against, and changes
+    nothing.
     """
 
     name: str = checked(identifier)
@@ -45,10 +58,11 @@ class DeadlineClass:
 class GridNumbers:
     """A task in plain numbers.
 
-    Sums of the layers before each cut [P], the first 0: cut_device_s, cut_edge_s, seconds; cut_energy_j, joules of the
-    device. cut_elements [P-1]: elements of the feature at cuts 1 to P-1.
-    exit_cut [E]: the cut at which an exit leaves, increasing, the last P-1; exit_*: its head and accuracy.
-    bits [Q], increasing, and bits_loss [Q]: how much accuracy a feature of that width costs.
+    Sums of the layers before each cut [P], the first 0: cut_device_s, cut_edge_s, seconds;
+    cut_energy_j, joules of the device. cut_elements [P-1]: elements of the feature at cuts 1 to
+    P-1. exit_cut [E]: the cut at which an exit leaves, increasing, the last P-1; exit_*: its head
+    and accuracy. bits [Q], increasing, and bits_loss [Q]: how much accuracy a feature of that width
+    costs.
     """
 
     cut_device_s: tuple[float, ...] = checked(many(number(), 2))
@@ -72,8 +86,8 @@ class GridNumbers:
 class GridProfiles:
     """A task from profiles, with every exit, cut and width that the DNN has.
 
-    bits_loss [Q]: how much accuracy a feature of each width of the DNN costs; left out where it is measured, in the
-    `.npz` beside the DNN's profile.
+    bits_loss [Q]: how much accuracy a feature of each width of the DNN costs; left out where it is
+    measured, in the `.npz` beside the DNN's profile.
     """
 
     dnn: str = checked(text)
@@ -84,7 +98,12 @@ class GridProfiles:
 
 
 _TASKS = {"numbers": GridNumbers, "profiles": GridProfiles}
-_RATES = {"constant": ConstantRate, "fading": Fading, "recorded": RecordedRate, "markov": MarkovRate}
+_RATES = {
+    "constant": ConstantRate,
+    "fading": Fading,
+    "recorded": RecordedRate,
+    "markov": MarkovRate,
+}
 _OUTAGES = {"held": HeldOutages}
 _SPEEDS = {"constant": ConstantSpeed, "markov": MarkovSpeed}
 PROCESSES = (_TASKS, _RATES, _OUTAGES, _SPEEDS)
@@ -127,17 +146,27 @@ def check(scenario: OnDemandScenario, place: Place) -> None:
             _check_chain(np.asarray(rates_bps), transition, place.at("rate"))
     match scenario.outages:
         case HeldOutages(_, shortest, longest) if longest < shortest:
-            place.at("outages.longest_slots").refuse(longest, f"an integer >= shortest_slots = {shortest}")
+            place.at("outages.longest_slots").refuse(
+                longest, f"an integer >= shortest_slots = {shortest}"
+            )
     for name in ("device_speed", "edge_speed"):
         match getattr(scenario, name):
-            case MarkovSpeed(speeds, leave) if len(leave) != len(speeds) or len(set(speeds)) < len(speeds):
-                place.at(name).refuse((speeds, leave), "distinct speeds, and a probability to leave each")
+            case MarkovSpeed(speeds, leave) if len(leave) != len(speeds) or len(set(speeds)) < len(
+                speeds
+            ):
+                place.at(name).refuse(
+                    (speeds, leave), "distinct speeds, and a probability to leave each"
+                )
 
 
-def _check_chain(values: np.ndarray, transition: tuple[tuple[float, ...], ...], place: Place) -> None:
+def _check_chain(
+    values: np.ndarray, transition: tuple[tuple[float, ...], ...], place: Place
+) -> None:
     n = len(values)
     if len(set(values)) < n:
-        place.at("rates_bps").refuse(values.tolist(), "rates that differ: states that look alike are one state")
+        place.at("rates_bps").refuse(
+            values.tolist(), "rates that differ: states that look alike are one state"
+        )
     if len(transition) != n or any(len(row) != n for row in transition):
         place.at("transition").refuse(transition, f"{n} rows of {n} numbers, as rates_bps has {n}")
     for i, row in enumerate(transition):
@@ -145,7 +174,9 @@ def _check_chain(values: np.ndarray, transition: tuple[tuple[float, ...], ...], 
             place.at("transition").item(i).refuse(row, "probabilities that sum to 1")
     reached = np.linalg.matrix_power(np.eye(n) + (np.asarray(transition) > 0), n) > 0
     if not reached.all():
-        place.at("transition").refuse(transition, "a chain in which every state can be reached from every other")
+        place.at("transition").refuse(
+            transition, "a chain in which every state can be reached from every other"
+        )
 
 
 def stationary(transition: np.ndarray) -> np.ndarray:
@@ -156,18 +187,35 @@ def stationary(transition: np.ndarray) -> np.ndarray:
 
 
 def grid_numbers(task: GridNumbers | GridProfiles) -> dict[str, Any]:
-    """Returns what `make_params` wants to know about a task, by name; see `on_demand_params.make_params`."""
+    """Returns what `make_params` wants to know about a task, by name; see
+    `on_demand_params.make_params`.
+    """
     return _from_numbers(task) if isinstance(task, GridNumbers) else _from_profiles(task)
 
 
 def _from_numbers(task: GridNumbers) -> dict[str, Any]:
     cuts, exits, widths = len(task.cut_device_s), len(task.exit_cut), len(task.bits)
-    lengths = {"cut_edge_s": cuts, "cut_energy_j": cuts, "cut_elements": cuts - 1, "bits_loss": widths}
+    lengths = {
+        "cut_edge_s": cuts,
+        "cut_energy_j": cuts,
+        "cut_elements": cuts - 1,
+        "bits_loss": widths,
+    }
     lengths |= {f"exit_{name}": exits for name in ("device_s", "edge_s", "energy_j", "accuracy")}
     for name, length in lengths.items():
         if len(getattr(task, name)) != length:
-            raise ProfileError(f"task.{name}: {len(getattr(task, name))} numbers; allowed: {length}")
-    kept = ("cut_device_s", "cut_edge_s", "cut_energy_j", "exit_cut", "exit_device_s", "exit_edge_s", "exit_energy_j")
+            raise ProfileError(
+                f"task.{name}: {len(getattr(task, name))} numbers; allowed: {length}"
+            )
+    kept = (
+        "cut_device_s",
+        "cut_edge_s",
+        "cut_energy_j",
+        "exit_cut",
+        "exit_device_s",
+        "exit_edge_s",
+        "exit_energy_j",
+    )
     kept += ("transmit_w", "transmit_j_per_bit", "rtt_s")
     features = np.outer(task.cut_elements, task.bits)
     return {name: getattr(task, name) for name in kept} | {
@@ -178,7 +226,9 @@ def _from_numbers(task: GridNumbers) -> dict[str, Any]:
 
 
 def _accuracy(exit_accuracy, bits_loss, exit_cut, n_cuts: int) -> np.ndarray:
-    """[E, P, Q]: `max(accuracy - loss, 0)` where a feature is sent, the exit's own where the input is, or nothing."""
+    """[E, P, Q]: `max(accuracy - loss, 0)` where a feature is sent, the exit's own where the input
+    is, or nothing.
+    """
     cut = np.arange(n_cuts)[None, :, None]
     sent = (cut > 0) & (cut < np.asarray(exit_cut)[:, None, None])
     lost = np.where(sent, np.asarray(bits_loss)[None, None, :], 0.0)
@@ -189,7 +239,10 @@ def _from_profiles(task: GridProfiles) -> dict[str, Any]:
     dnn, device = profiles.load_dnn(task.dnn), profiles.load_device(task.device)
     server, link = profiles.load_server(task.server), profiles.load_link(task.link)
     n_layers, leaves = len(dnn.layers), [e.after_layer for e in dnn.exits]
-    places = [0, *(i for i, layer in enumerate(dnn.layers, 1) if layer.cut or i in leaves or i == n_layers)]
+    places = [
+        0,
+        *(i for i, layer in enumerate(dnn.layers, 1) if layer.cut or i in leaves or i == n_layers),
+    ]
     ends = [places.index(place) for place in [*leaves, n_layers]]
     energy_j = profiles.cumulative_energy_j(device, dnn)
     head_s = [*(profiles.head_seconds(device, e) for e in dnn.exits), 0.0]
@@ -212,11 +265,19 @@ def _from_profiles(task: GridProfiles) -> dict[str, Any]:
     }
 
 
-def _profile_accuracy(task: GridProfiles, dnn: profiles.Dnn, places: list[int], ends: list[int]) -> np.ndarray:
+def _profile_accuracy(
+    task: GridProfiles, dnn: profiles.Dnn, places: list[int], ends: list[int]
+) -> np.ndarray:
     if task.bits_loss and len(task.bits_loss) != len(dnn.bits):
-        raise ProfileError(f"task.bits_loss: {task.bits_loss}; '{dnn.name}' has the {len(dnn.bits)} widths {dnn.bits}")
+        raise ProfileError(
+            f"task.bits_loss: {task.bits_loss}; '{dnn.name}' has the {len(dnn.bits)} widths {dnn.bits}"
+        )
     if task.bits_loss:
-        return _accuracy([*(e.accuracy for e in dnn.exits), dnn.full_accuracy], task.bits_loss, ends, len(places))
+        return _accuracy(
+            [*(e.accuracy for e in dnn.exits), dnn.full_accuracy], task.bits_loss, ends, len(places)
+        )
     if dnn.samples is None:
-        raise ProfileError(f"task.bits_loss: missing, and '{dnn.name}' has no measured accuracy of widths {dnn.bits}")
+        raise ProfileError(
+            f"task.bits_loss: missing, and '{dnn.name}' has no measured accuracy of widths {dnn.bits}"
+        )
     return dnn.samples.unpacked()[0].mean(axis=-1)[:, places]

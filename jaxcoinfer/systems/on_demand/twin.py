@@ -10,14 +10,17 @@ from jaxcoinfer.systems.on_demand.params import Params
 
 
 class Choices(on_demand.Costs):
-    """`Costs` of every action of one task, [A] each; utility is minus infinity where the action is not valid."""
+    """`Costs` of every action of one task, [A] each; utility is minus infinity where the action is
+    not valid.
+    """
 
 
 def evaluate(env: OnDemand, state: State, params: Params) -> Choices:
-    """Returns what each action gives in the slot as it truly is, equal to what the environment pays, [A].
+    """Returns what each action gives in the slot as it truly is, equal to what the environment
+    pays, [A].
 
-    It reads rate and speeds that the device learns later: to learn from tasks that are over, and to say what full
-    information would be worth.
+    It reads rate and speeds that the device learns later: to learn from tasks that are over, and to
+    say what full information would be worth.
     """
     return _all(env, state.now, state, params)
 

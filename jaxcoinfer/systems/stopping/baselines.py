@@ -1,7 +1,9 @@
-"""Baselines for `stopping`. Each function returns a policy `(key, state, observation, params) -> action`.
+"""Baselines for `stopping`. Each function returns a policy `(key, state, observation, params) ->
+action`.
 
-The one-time policies decide when a task starts and hold to it. They keep no memory: the device's queue, radio and own
-work do not change while a task runs, so what was known at its start can be looked up again.
+The one-time policies decide when a task starts and hold to it. They keep no memory: the device's
+queue, radio and own work do not change while a task runs, so what was known at its start can be
+looked up again.
 """
 
 from collections.abc import Callable
@@ -19,13 +21,17 @@ Planner = Callable[[State, Params], jax.Array]
 
 
 def fixed(choice: int) -> Policy:
-    """Stops after `choice` layers, whatever happens; Le+1 finishes every task on the device, 0 sends every input."""
+    """Stops after `choice` layers, whatever happens; Le+1 finishes every task on the device, 0
+    sends every input.
+    """
     return one_time(lambda state, params: jnp.asarray(choice, jnp.int32))
 
 
 def random_choice() -> Policy:
     """Stops with probability one half at each decision."""
-    return lambda key, state, observation, params: jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
+    return lambda key, state, observation, params: jnp.where(
+        jax.random.bernoulli(key), STOP, CONTINUE
+    )
 
 
 def one_time(plan: Planner) -> Policy:
@@ -60,24 +66,29 @@ def adaptive_waiting(env: Stopping) -> Policy:
 
 
 def at_generation(plan: Planner) -> Policy:
-    """Holds to `plan` made on what server, link and queue were like when the task arrived, not when it began."""
+    """Holds to `plan` made on what server, link and queue were like when the task arrived, not when
+    it began.
+    """
 
     def act(key, state, observation, params):
         now = exogenous.slot_at(params.bank, state.row, state.start)
         then = exogenous.slot_at(params.bank, state.row, state.arrival)
         seen = jnp.asarray([exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED])
         record = now.record.at[seen].set(then.record[seen])
-        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record))
+        begun = state.replace(
+            slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record)
+        )
         return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
 
     return act
 
 
 def threshold_exit(env: Stopping, least: float) -> Policy:
-    """Runs the exit head on every task and settles for its answer where it is at least that sure, else uploads.
+    """Runs the exit head on every task and settles for its answer where it is at least that sure,
+    else uploads.
 
-    The manner of Teerapittayanon et al., *BranchyNet* (arXiv 1709.01686), by the largest class probability; for an
-    environment that looks at the head's confidence.
+    The manner of Teerapittayanon et al., *BranchyNet* (arXiv 1709.01686), by the largest class
+    probability; for an environment that looks at the head's confidence.
     """
 
     def act(key, state, observation, params):
@@ -88,7 +99,9 @@ def threshold_exit(env: Stopping, least: float) -> Policy:
 
 
 def plan_waiting(env: Stopping) -> Planner:
-    """Best expected value of a task, charged for the tasks that wait while it occupies the processor."""
+    """Best expected value of a task, charged for the tasks that wait while it occupies the
+    processor.
+    """
     return lambda state, params: jnp.argmax(workload.forecast(env, state, params).value)
 
 
@@ -109,8 +122,8 @@ def clairvoyant(env: Stopping) -> Policy:
 def neurosurgeon(env: Stopping) -> Policy:
     """Best partition for the rate at the start of a task, the load of the server ignored.
 
-    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017): cut of least latency; no early exit, so the choice is
-    among the uploads.
+    The manner of Kang et al., *Neurosurgeon* (ASPLOS 2017): cut of least latency; no early exit, so
+    the choice is among the uploads.
     """
 
     def plan(state, params):

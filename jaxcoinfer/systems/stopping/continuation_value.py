@@ -1,18 +1,21 @@
-"""The published method for `stopping`: a network learns what continuing is worth, from the digital twin.
+"""The published method for `stopping`: a network learns what continuing is worth, from the digital
+twin.
 
-After each task the twin tells what every stopping point would have given, also those not taken. With `V[l]` the value
-of stopping after l layers and `V[Le+1]` of finishing on the device, targets for the value of continuing are built
-backwards: `G[Le] = V[Le+1]`; `G[l] = V[l+1]` where the device would stop at l+1, else `G[l+1]`. The device stops where
-stopping, as expected from what it knows, is worth at least as much as the network says of continuing. Without the twin
-only the path that was taken gives data: what came of its last step, and before that the network's own next value.
+After each task the twin tells what every stopping point would have given, also those not taken.
+With `V[l]` the value of stopping after l layers and `V[Le+1]` of finishing on the device, targets
+for the value of continuing are built backwards: `G[Le] = V[Le+1]`; `G[l] = V[l+1]` where the device
+would stop at l+1, else `G[l+1]`. The device stops where stopping, as expected from what it knows,
+is worth at least as much as the network says of continuing. Without the twin only the path that was
+taken gives data: what came of its last step, and before that the network's own next value.
 
-The published target is `max(V[l+1], C[l+1])` with C the network. V holds what nobody knew at the decision (jobs that
-reach the server during the upload), and the maximum of a noisy number and a constant is too large on average: on
-`reference-busy` it makes continuing look better than it is, and the method then loses to greedy with waiting cost.
-Deciding by what was known and then taking what came of it has no such bias, and needs no network inside its targets.
+The published target is `max(V[l+1], C[l+1])` with C the network. V holds what nobody knew at the
+decision (jobs that reach the server during the upload), and the maximum of a noisy number and a
+constant is too large on average: on `reference-busy` it makes continuing look better than it is,
+and the method then loses to greedy with waiting cost. Deciding by what was known and then taking
+what came of it has no such bias, and needs no network inside its targets.
 
-The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B devices, P = Le+1 layers
-at which a decision is taken, F features.
+The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B
+devices, P = Le+1 layers at which a decision is taken, F features.
 """
 
 from collections.abc import Callable
@@ -39,8 +42,9 @@ from jaxcoinfer.systems.stopping.twin.workload import Replay
 class Config:
     """What decides shapes and branches.
 
-    twin: learn from all stopping points, or from the path taken alone. Training runs `n_devices` devices for
-    n_evaluations × updates_per_evaluation tasks each, and looks at itself after each of the evaluations.
+    twin: learn from all stopping points, or from the path taken alone. Training runs `n_devices`
+    devices for n_evaluations × updates_per_evaluation tasks each, and looks at itself after each of
+    the evaluations.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -53,23 +57,27 @@ class Config:
 
 
 class Hyper(struct.PyTreeNode):
-    """Numbers of the training, so that a sweep is a `vmap`: initial step size (decays to 0 on a cosine), and the
-    probability with which a device decides at random while it learns."""
+    """Numbers of the training, so that a sweep is a `vmap`: initial step size (decays to 0 on a
+    cosine), and the probability with which a device decides at random while it learns.
+    """
 
     learning_rate: Any = 3e-3
     exploration: Any = 0.1
 
 
 def network(env: Stopping, config: Config) -> Mlp:
-    """Continuation value of each layer [P] from one observation [F]; the caller picks the layer it stands at."""
+    """Continuation value of each layer [P] from one observation [F]; the caller picks the layer it
+    stands at.
+    """
     return Mlp(config.hidden, env.n_layers + 1)
 
 
 def targets(values: jax.Array, stops: jax.Array) -> jax.Array:
-    """Returns the backward targets [P]: `G[Le] = values[Le+1]`, `G[l] = stops[l+1] ? values[l+1] : G[l+1]`.
+    """Returns the backward targets [P]: `G[Le] = values[Le+1]`, `G[l] = stops[l+1] ? values[l+1] :
+    G[l+1]`.
 
-    What came of continuing at l and deciding as the device does from then on. values [P+1]: what each choice gave;
-    stops [P] bool: where the device would stop.
+    What came of continuing at l and deciding as the device does from then on. values [P+1]: what
+    each choice gave; stops [P] bool: where the device would stop.
     """
     later = [values[-1]]
     for stop, value in zip(stops[:0:-1], values[-2:0:-1], strict=True):
@@ -77,11 +85,14 @@ def targets(values: jax.Array, stops: jax.Array) -> jax.Array:
     return jnp.stack(later[::-1])
 
 
-def path_targets(values: jax.Array, continuation: jax.Array, choice: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns targets [P] and which of them the path taken gives, bool [P]: without a twin `values[choice]` is all.
+def path_targets(
+    values: jax.Array, continuation: jax.Array, choice: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns targets [P] and which of them the path taken gives, bool [P]: without a twin
+    `values[choice]` is all.
 
-    A task that stopped at `choice` continued at l = 0..choice-1; at the last of them it learns what came of it, before
-    that what the next decision was thought to be worth.
+    A task that stopped at `choice` continued at l = 0..choice-1; at the last of them it learns what
+    came of it, before that what the next decision was thought to be worth.
     """
     layer = jnp.arange(continuation.shape[0])
     later = jnp.concatenate([continuation[1:], values[-1:]])
@@ -89,13 +100,17 @@ def path_targets(values: jax.Array, continuation: jax.Array, choice: jax.Array) 
 
 
 def stop_values(env: Stopping, states: State, params: Params) -> jax.Array:
-    """Returns what stopping is expected to be worth at each of the decisions of a task, [P]; states [P]."""
+    """Returns what stopping is expected to be worth at each of the decisions of a task, [P]; states
+    [P].
+    """
     expected = jax.vmap(lambda state: workload.forecast(env, state, params).value)(states)
     return jnp.diagonal(expected[:, :-1])
 
 
 def first_stop(stops: jax.Array) -> jax.Array:
-    """Returns the first decision at which a task stops, int32; P (the device) where none does. stops bool [P]."""
+    """Returns the first decision at which a task stops, int32; P (the device) where none does.
+    stops bool [P].
+    """
     return jnp.argmax(jnp.concatenate([stops, jnp.ones((1,), bool)])).astype(jnp.int32)
 
 
@@ -110,8 +125,12 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     return act
 
 
-def _decide(env: Stopping, net: Any, weights: Any, replay: Replay, params: Params) -> tuple[jax.Array, ...]:
-    """Observations [P, F], continuation values [P] and the decision at each layer, bool [P], of one replayed task."""
+def _decide(
+    env: Stopping, net: Any, weights: Any, replay: Replay, params: Params
+) -> tuple[jax.Array, ...]:
+    """Observations [P, F], continuation values [P] and the decision at each layer, bool [P], of one
+    replayed task.
+    """
     observations = jax.vmap(stopping.observe, (0, None))(replay.states, params)
     continuation = jnp.diagonal(net.apply(weights, observations))
     return observations, continuation, stop_values(env, replay.states, params) >= continuation
@@ -126,9 +145,15 @@ def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Ar
 
 
 def mean_utility(
-    env: Stopping, choose: Callable[[Replay], jax.Array], states: State, params: Params, n_tasks: int
+    env: Stopping,
+    choose: Callable[[Replay], jax.Array],
+    states: State,
+    params: Params,
+    n_tasks: int,
 ) -> jax.Array:
-    """Returns the mean utility a task if `choose(replay) -> choice` decides n_tasks tasks from each state [B]."""
+    """Returns the mean utility a task if `choose(replay) -> choice` decides n_tasks tasks from each
+    state [B].
+    """
 
     def task(state, _):
         replay = workload.evaluate(env, state, params)
@@ -145,9 +170,13 @@ def mean_utility(
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is (weights, state of the optimiser, devices, time steps)."""
+    """Returns what `stages` goes through; a carry is (weights, state of the optimiser, devices,
+    time steps).
+    """
     net: Any = network(env, config)
-    optimiser = cosine_adam(hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation)
+    optimiser = cosine_adam(
+        hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation
+    )
 
     def init(key):
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
@@ -159,9 +188,9 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
 
     def loss(weights, observations, target, known):
         predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
-        return jnp.where(known, jnp.square(predicted - target), 0.0).sum() / jnp.maximum(known.sum(), 1).astype(
-            jnp.float32
-        )
+        return jnp.where(known, jnp.square(predicted - target), 0.0).sum() / jnp.maximum(
+            known.sum(), 1
+        ).astype(jnp.float32)
 
     def one_task(key, state, weights):
         replay = workload.evaluate(env, state, params)
@@ -178,7 +207,9 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
         state, batch = jax.vmap(one_task, (0, 0, None))(keys, shard(state), weights)
-        weights, optimiser_state = descend(optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state)
+        weights, optimiser_state = descend(
+            optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state
+        )
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
         return weights, optimiser_state, state, timestep
@@ -190,10 +221,14 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
-    return TrainingLoop(init, update, evaluate, lambda carry: carry[0], n_stages, n_updates, config.n_devices)
+    return TrainingLoop(
+        init, update, evaluate, lambda carry: carry[0], n_stages, n_updates, config.n_devices
+    )
 
 
 @partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainResult:
+def train(
+    key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config
+) -> TrainResult:
     """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
     return loop.train(key, training_loop(params, hyper, env=env, config=config))

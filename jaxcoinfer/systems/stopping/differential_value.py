@@ -1,24 +1,29 @@
-"""Average-reward learner for `stopping`: a decision is worth what it does to this task and to every task after it.
+"""Average-reward learner for `stopping`: a decision is worth what it does to this task and to every
+task after it.
 
-A method that looks at one task forgets the queue it leaves to tasks that have not arrived yet. The best long-run mean
-of the value U~ a task (what the rewards of a task sum to) needs, at each decision l, the differential advantage
+A method that looks at one task forgets the queue it leaves to tasks that have not arrived yet. The
+best long-run mean of the value U~ a task (what the rewards of a task sum to) needs, at each
+decision l, the differential advantage
 
     A_l(x) = E[sum of U~, this task and all later ones | stop at l] - E[the same | continue at l],
 
-both under the policy from then on. No choice changes how many tasks come, so the sums compare task by task and the
-gain, which the two share, cancels. The twin samples A_l with no value function, so nothing is bootstrapped: two copies
-of a device that differ in one decision live through the same recorded world until they meet again, which is when what
-one earned more than the other is a sample. What both suffer alike, most of the noise, cancels too; and it stays right
-where the observation hides part of the state (links, bursts). A network learns the mean of such samples as a
-correction to the forecast, on the states the policy visits, and the policy stops where A_l >= 0 (policy iteration).
+both under the policy from then on. No choice changes how many tasks come, so the sums compare task
+by task and the gain, which the two share, cancels. The twin samples A_l with no value function, so
+nothing is bootstrapped: two copies of a device that differ in one decision live through the same
+recorded world until they meet again, which is when what one earned more than the other is a sample.
+What both suffer alike, most of the noise, cancels too; and it stays right where the observation
+hides part of the state (links, bursts). A network learns the mean of such samples as a correction
+to the forecast, on the states the policy visits, and the policy stops where A_l >= 0 (policy
+iteration).
 
-Large samples belong to states where the decision is clear, and would drown the rest: an error counts by
-`1 / (1 + (A_l / focus)^2)`, which depends on what is known only and so moves no mean.
+Large samples belong to states where the decision is clear, and would drown the rest: an error
+counts by `1 / (1 + (A_l / focus)^2)`, which depends on what is known only and so moves no mean.
 
-Compared with proximal policy optimisation on the path taken (`learn.ppo`, discounts .9, .99, .998, as many tasks), by
-utility above one-time waiting: `reference-busy` .135 against -.052, .111, .107; `campus-pi` .012 against -.019, -.021,
--.021 (`python -m training.stopping algorithms`). A discount that sees a whole busy period drowns one decision in the
-noise of all that follow; the pair's other device takes that noise away.
+Compared with proximal policy optimisation on the path taken (`learn.ppo`, discounts .9, .99, .998,
+as many tasks), by utility above one-time waiting: `reference-busy` .135 against -.052, .111, .107;
+`campus-pi` .012 against -.019, -.021, -.021 (`python -m training.stopping algorithms`). A discount
+that sees a whole busy period drowns one decision in the noise of all that follow; the pair's other
+device takes that noise away.
 
 Axes: B pairs, P = Le+1 decisions of a task, F features.
 """
@@ -47,9 +52,9 @@ from jaxcoinfer.systems.stopping.twin import workload
 class Config:
     """What decides shapes and branches.
 
-    Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks tasks each and looks
-    at itself after each evaluation. An update takes n_batches batches from the latest `buffer_size` samples. A pair that has
-    not met after `horizon` tasks counts as it is.
+    Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks
+    tasks each and looks at itself after each evaluation. An update takes n_batches batches from the
+    latest `buffer_size` samples. A pair that has not met after `horizon` tasks counts as it is.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -68,8 +73,9 @@ class Config:
 class Hyper(struct.PyTreeNode):
     """Numbers of the training, so that a sweep is a `vmap`.
 
-    learning_rate: initial step size, decays to 0 on a cosine; off_path: share of the decisions tried that the policy
-    need not reach; focus: scaled advantage at which an error counts half; limit: largest scaled sample.
+    learning_rate: initial step size, decays to 0 on a cosine; off_path: share of the decisions
+    tried that the policy need not reach; focus: scaled advantage at which an error counts half;
+    limit: largest scaled sample.
     """
 
     learning_rate: Any = 3e-3
@@ -79,12 +85,22 @@ class Hyper(struct.PyTreeNode):
 
 
 # The confidence of the exit head only where the device looks at it.
-FEATURES = ("waiting_tasks", "wait", "server_backlog", "radio_backlog", "upload", "speed", "confidence", "lead")
+FEATURES = (
+    "waiting_tasks",
+    "wait",
+    "server_backlog",
+    "radio_backlog",
+    "upload",
+    "speed",
+    "confidence",
+    "lead",
+)
 
 
 class View(struct.PyTreeNode):
-    """A decision as the network sees it: layer, int32; features [F], FEATURES; scale; lead, the forecast's advantage,
-    scaled."""
+    """A decision as the network sees it: layer, int32; features [F], FEATURES; scale; lead, the
+    forecast's advantage, scaled.
+    """
 
     layer: jax.Array
     features: jax.Array
@@ -95,8 +111,8 @@ class View(struct.PyTreeNode):
 class Pair(struct.PyTreeNode):
     """Two devices [2] that parted at one decision: the first stopped, the second went on.
 
-    parted: View of that decision; gain: U~ the first earned more since; age: tasks since, 0 if they have not parted
-    yet; kept, 0 or 1: which of them did as the policy would.
+    parted: View of that decision; gain: U~ the first earned more since; age: tasks since, 0 if they
+    have not parted yet; kept, 0 or 1: which of them did as the policy would.
     """
 
     devices: State
@@ -107,7 +123,9 @@ class Pair(struct.PyTreeNode):
 
 
 class Samples(struct.PyTreeNode):
-    """The latest samples, a ring [buffer_size]: the decision, and what stopping earned more; count: of all so far."""
+    """The latest samples, a ring [buffer_size]: the decision, and what stopping earned more; count:
+    of all so far.
+    """
 
     parted: View
     gain: jax.Array
@@ -115,25 +133,34 @@ class Samples(struct.PyTreeNode):
 
 
 def network(env: Stopping, config: Config) -> Mlp:
-    """What each layer's forecast [P] misses, scaled, from one decision's features [F]; the caller picks the layer."""
+    """What each layer's forecast [P] misses, scaled, from one decision's features [F]; the caller
+    picks the layer.
+    """
     return Mlp(config.hidden, env.n_layers + 1)
 
 
 def view(env: Stopping, state: State, params: Params) -> View:
     """Returns what is known at a decision.
 
-    lead: forecast value of stopping less that of the best later choice, `d / (s + |d|)`: a forecast is no guide to how
-    much a bad choice costs (the link is dead now, not for good), only to which it is. Scale s: one, the tasks that
-    wait, and the seconds of work at server and radio: about what a bad choice can cost. With a larger scale a choice
-    that costs as much as the radio's whole queue would look like a small error, and that queue would grow for ever.
+    lead: forecast value of stopping less that of the best later choice, `d / (s + |d|)`: a forecast
+    is no guide to how much a bad choice costs (the link is dead now, not for good), only to which
+    it is. Scale s: one, the tasks that wait, and the seconds of work at server and radio: about
+    what a bad choice can cost. With a larger scale a choice that costs as much as the radio's whole
+    queue would look like a small error, and that queue would grow for ever.
     """
     known = stopping.known(state, params)
     value = workload.forecast(env, state, params).value
     later = jnp.arange(env.n_choices) > state.layer
     ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
-    radio_s = known.radio_bits * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+    radio_s = (
+        known.radio_bits * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+    )
     task_s = params.layer_s.sum()
-    air_s = params.upload_bits.mean() * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+    air_s = (
+        params.upload_bits.mean()
+        * params.slot_s
+        / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+    )
     scale = 1.0 + known.waiting_tasks + known.server_backlog_s + radio_s
     lead = ahead / (scale + jnp.abs(ahead))
     numbers = [
@@ -156,7 +183,9 @@ def advantage(net: Any, weights: Any, seen: View) -> jax.Array:
 
 
 def loss(predicted: jax.Array, gain: jax.Array, focus: jax.Array, limit: jax.Array) -> jax.Array:
-    """Returns the mean of `(A - G)^2 / (1 + (A / focus)^2)`; A predicted, G sampled advantages within ±limit [N]."""
+    """Returns the mean of `(A - G)^2 / (1 + (A / focus)^2)`; A predicted, G sampled advantages
+    within ±limit [N].
+    """
     weight = 1.0 / (1.0 + (jax.lax.stop_gradient(predicted) / focus) ** 2)
     return (weight * (predicted - jnp.clip(gain, -limit, limit)) ** 2).mean()
 
@@ -171,16 +200,24 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     return act
 
 
-def interface(env: Stopping, config: Config, weights: Any) -> tuple[Callable[[jax.Array], jax.Array], PolicySignature]:
-    """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and what it is."""
+def interface(
+    env: Stopping, config: Config, weights: Any
+) -> tuple[Callable[[jax.Array], jax.Array], PolicySignature]:
+    """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and
+    what it is.
+    """
     net: Any = network(env, config)
-    meaning = "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
+    meaning = (
+        "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
+    )
     features = tuple(name for name in FEATURES if env.observes_confidence or name != "confidence")
     signature = PolicySignature(features, meaning, f"{__name__}.view")
     return lambda features: features[:, -1:] + net.apply(weights, features), signature
 
 
-def decide(env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay) -> jax.Array:
+def decide(
+    env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay
+) -> jax.Array:
     """Returns the policy's choice for a replayed task, int32."""
     seen = jax.vmap(view, (None, 0, None))(env, replay.states, params)
     return first_stop(advantage(net, weights, seen) >= 0)
@@ -192,7 +229,9 @@ def first_stop_after(stops: jax.Array, layer: jax.Array) -> jax.Array:
 
 
 def have_met(devices: State, params: Params) -> jax.Array:
-    """Whether two devices [2] stand alike at a task's start: processor, radio and, to a tenth of a slot, server."""
+    """Whether two devices [2] stand alike at a task's start: processor, radio and, to a tenth of a
+    slot, server.
+    """
     busy = jnp.maximum(devices.radio_free - devices.start, 0)
     backlog_s = jax.vmap(stopping.known, (0, None))(devices, params).server_backlog_s
     near = jnp.abs(backlog_s[0] - backlog_s[1]) < 0.1 * params.slot_s
@@ -200,7 +239,9 @@ def have_met(devices: State, params: Params) -> jax.Array:
 
 
 def try_layer(key: jax.Array, stops: jax.Array, off_path: jax.Array) -> jax.Array:
-    """Draws the decision at which to part: one the policy reaches or, with off_path, any. stops bool [P]."""
+    """Draws the decision at which to part: one the policy reaches or, with off_path, any. stops
+    bool [P].
+    """
     key_whether, key_where = jax.random.split(key)
     anywhere = jax.random.bernoulli(key_whether, off_path)
     most = jnp.where(anywhere, stops.shape[0], jnp.minimum(first_stop(stops) + 1, stops.shape[0]))
@@ -208,11 +249,19 @@ def try_layer(key: jax.Array, stops: jax.Array, off_path: jax.Array) -> jax.Arra
 
 
 def next_task(
-    key: jax.Array, pair: Pair, net: Mlp, weights: Any, params: Params, hyper: Hyper, env: Stopping, horizon: int
+    key: jax.Array,
+    pair: Pair,
+    net: Mlp,
+    weights: Any,
+    params: Params,
+    hyper: Hyper,
+    env: Stopping,
+    horizon: int,
 ) -> tuple[Pair, jax.Array]:
     """Returns the pair one task later, and whether the pair as it was is a sample.
 
-    Where it is, or has not parted yet, both go on from the device that did as the policy would, and part at once.
+    Where it is, or has not parted yet, both go on from the device that did as the policy would, and
+    part at once.
     """
     over = have_met(pair.devices, params) | (pair.age >= horizon)
     is_sample = over & (pair.age > 0) & ~pair.devices.done.any()
@@ -245,7 +294,9 @@ def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
         return old.at[place].set(new, mode="drop")
 
     parted = jax.tree.map(write, samples.parted, parted)
-    return Samples(parted, write(samples.gain, gain), samples.count + is_sample.sum(dtype=jnp.int32))
+    return Samples(
+        parted, write(samples.gain, gain), samples.count + is_sample.sum(dtype=jnp.int32)
+    )
 
 
 def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> Pair:
@@ -267,7 +318,9 @@ def play(
     env: Stopping,
     config: Config,
 ) -> tuple[Pair, Samples]:
-    """Plays block_tasks tasks with all pairs, collects samples, and starts pairs afresh whose row has ended."""
+    """Plays block_tasks tasks with all pairs, collects samples, and starts pairs afresh whose row
+    has ended.
+    """
     net = network(env, config)
     key_play, key_fresh = jax.random.split(key)
 
@@ -280,7 +333,9 @@ def play(
         after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), shard(pairs))
         return (after, remember(samples, pairs, is_sample)), None
 
-    (pairs, samples), _ = jax.lax.scan(task, (pairs, samples), jax.random.split(key_play, config.block_tasks))
+    (pairs, samples), _ = jax.lax.scan(
+        task, (pairs, samples), jax.random.split(key_play, config.block_tasks)
+    )
     fresh = start_pairs(key_fresh, config.n_pairs, params, env)
     ended = pairs.devices.done.any(axis=1)
 
@@ -291,7 +346,9 @@ def play(
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), pairs, samples)."""
+    """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), pairs,
+    samples).
+    """
     net = network(env, config)
     n_learned = config.n_evaluations * config.updates_per_evaluation * config.n_batches
     optimiser = cosine_adam(hyper.learning_rate, n_learned)
@@ -300,15 +357,24 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
         pairs = start_pairs(key_start, config.n_pairs, params, env)
         weights = net.init(key_net, pairs.parted.features[0])
-        test, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key_test, config.evaluation_devices), params)
-        empty = jax.tree.map(lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[1:]), leaf.dtype), pairs.parted)
+        test, _ = jax.vmap(env.reset, (0, None))(
+            jax.random.split(key_test, config.evaluation_devices), params
+        )
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[1:]), leaf.dtype), pairs.parted
+        )
         none, count = jnp.zeros((config.buffer_size,)), jnp.zeros((), jnp.int32)
         samples = Samples(empty.replace(scale=empty.scale + 1.0), none, count)
         return ((weights, optimiser.init(weights)), pairs, samples), test, key_run
 
     def miss(weights, samples, place):
         parted = jax.tree.map(lambda leaf: leaf[place], samples.parted)
-        return loss(advantage(net, weights, parted), samples.gain[place] / parted.scale, hyper.focus, hyper.limit)
+        return loss(
+            advantage(net, weights, parted),
+            samples.gain[place] / parted.scale,
+            hyper.focus,
+            hyper.limit,
+        )
 
     def fit(carry, key, samples):
         weights, optimiser_state = carry
@@ -331,10 +397,14 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
     n_steps = config.block_tasks * 2 * config.n_pairs
-    return TrainingLoop(init, update, evaluate, lambda carry: carry[0][0], n_stages, n_updates, n_steps)
+    return TrainingLoop(
+        init, update, evaluate, lambda carry: carry[0][0], n_stages, n_updates, n_steps
+    )
 
 
 @partial(jax.jit, static_argnames=("env", "config"))
-def train(key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainResult:
+def train(
+    key: jax.Array, params: Params, hyper: Hyper, *, env: Stopping, config: Config
+) -> TrainResult:
     """Trains in one scan; consumes the key. Seeds, params and hyper-parameters can be vmapped."""
     return loop.train(key, training_loop(params, hyper, env=env, config=config))

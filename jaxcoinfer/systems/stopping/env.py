@@ -1,15 +1,17 @@
 """`stopping`: before each layer, keep computing on the device or stop and upload.
 
-The system of Hu et al., *Adaptive Device-Edge Collaboration on DNN Inference in AIoT: A Digital Twin-Assisted
-Approach* (arXiv 2405.17664), with the server queue shared with others, a radio that serves uploads one by one, and
-links and processors that vary.
+The system of Hu et al., *Adaptive Device-Edge Collaboration on DNN Inference in AIoT: A Digital
+Twin-Assisted Approach* (arXiv 2405.17664), with the server queue shared with others, a radio that
+serves uploads one by one, and links and processors that vary.
 
-Task n waits for the processor, starts at slot `s_n`, and before layer l+1 (l = 0..Le) stops and uploads the output
-of layer l, or continues; continuing at Le runs the exit head and finishes on the device. Axes: K rows, T slots,
-L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+Task n waits for the processor, starts at slot `s_n`, and before layer l+1 (l = 0..Le) stops and
+uploads the output of layer l, or continues; continuing at Le runs the exit head and finishes on the
+device. Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 =
+L+2 choices.
 
-A device may look at how sure the exit head is before it settles for the head's answer. The head then counts as the
-last of the Le layers, and stopping after it sends what the layer before it put out.
+A device may look at how sure the exit head is before it settles for the head's answer. The head
+then counts as the last of the Le layers, and stopping after it sends what the layer before it put
+out.
 """
 
 from dataclasses import dataclass
@@ -33,12 +35,12 @@ CONTINUE, STOP = 0, 1
 class State(struct.PyTreeNode):
     """Where one device stands at a decision; scalars, int32 unless said otherwise.
 
-    row; slot t_l; layer l; task n; arrival a_n; start s_n. radio_free: slot at which the radio has sent all it was
-    given. excess_s (float32, seconds) of own work on the server when it has arrived there, and excess_idle, the
-    server's idle ticks then. last_upload of the row; done (bool). now: the bank's record of slot t_l.
-    The last three are what the device knows of uploads under way: radio_level, the count of `Slot.bits_sum` at which
-    its uploads are through; known_s and known_idle, as excess but with work counted from the moment it is handed
-    to the radio.
+    row; slot t_l; layer l; task n; arrival a_n; start s_n. radio_free: slot at which the radio has
+    sent all it was given. excess_s (float32, seconds) of own work on the server when it has arrived
+    there, and excess_idle, the server's idle ticks then. last_upload of the row; done (bool). now:
+    the bank's record of slot t_l. The last three are what the device knows of uploads under way:
+    radio_level, the count of `Slot.bits_sum` at which its uploads are through; known_s and
+    known_idle, as excess but with work counted from the moment it is handed to the radio.
     """
 
     row: jax.Array
@@ -59,7 +61,9 @@ class State(struct.PyTreeNode):
 
 
 class Upload(struct.PyTreeNode):
-    """What stopping gives; begin, end: slots int32; idle: the server's ticks at `end`; the rest seconds, joules."""
+    """What stopping gives; begin, end: slots int32; idle: the server's ticks at `end`; the rest
+    seconds, joules.
+    """
 
     begin: jax.Array
     end: jax.Array
@@ -73,9 +77,10 @@ class Upload(struct.PyTreeNode):
 class Known(struct.PyTreeNode):
     """What the device knows at a decision: numbers, float32, in units; `observe` normalises them.
 
-    layer, of Le+1; waiting_tasks, beside the one in hand; wait_s, of the task in hand; server_backlog_s, as the server
-    reports it, with own work on the way; radio_bits, still to be sent; slot_bits, what the link carries in this slot;
-    speed of the device, 1 = nominal; confidence of the exit head, largest class probability, once it has run, else 0.
+    layer, of Le+1; waiting_tasks, beside the one in hand; wait_s, of the task in hand;
+    server_backlog_s, as the server reports it, with own work on the way; radio_bits, still to be
+    sent; slot_bits, what the link carries in this slot; speed of the device, 1 = nominal;
+    confidence of the exit head, largest class probability, once it has run, else 0.
     """
 
     layer: jax.Array
@@ -88,9 +93,18 @@ class Known(struct.PyTreeNode):
     confidence: jax.Array
 
 
-# Observation: `x / (x + half)` of each unbounded number, so that all lie in [0, 1] and small values stay apart.
-# The last only where the device looks at the exit head's confidence.
-OBSERVATION = ("layer", "waiting_tasks", "wait", "server_backlog", "radio_backlog", "rate", "speed", "confidence")
+# Observation: `x / (x + half)` of each unbounded number, so that all lie in [0, 1] and small values
+# stay apart. The last only where the device looks at the exit head's confidence.
+OBSERVATION = (
+    "layer",
+    "waiting_tasks",
+    "wait",
+    "server_backlog",
+    "radio_backlog",
+    "rate",
+    "speed",
+    "confidence",
+)
 _HALF_TASKS, _HALF_S = 4.0, 1.0
 
 
@@ -98,7 +112,8 @@ _HALF_TASKS, _HALF_S = 4.0, 1.0
 class Stopping:
     """The environment; `n_layers` = Le, layers on the device before it finishes a task by itself.
 
-    observes_confidence: the last of them is the exit head, and its confidence is seen; `params.samples` then hold it.
+    observes_confidence: the last of them is the exit head, and its confidence is seen;
+    `params.samples` then hold it.
     """
 
     n_layers: int
@@ -129,7 +144,9 @@ class Stopping:
         return self.reset_at(row, jax.random.randint(key_slot, (), 0, latest, jnp.int32), params)
 
     def reset_at(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
-        """Starts with an idle device at `slot` of `row`, int32; its first task is the first to arrive from then on."""
+        """Starts with an idle device at `slot` of `row`, int32; its first task is the first to
+        arrive from then on.
+        """
         bank = params.bank
         here = exogenous.slot_at(bank, row, slot)
         before = exogenous.slot_at(bank, row, jnp.maximum(slot - 1, 0)).arrived
@@ -152,7 +169,9 @@ class Stopping:
             known_idle=here.idle,
         )
         state = next_task(idle_device, params, slot)
-        state = state.replace(now=exogenous.slot_at(bank, row, jnp.minimum(state.slot, bank.n_slots)))
+        state = state.replace(
+            now=exogenous.slot_at(bank, row, jnp.minimum(state.slot, bank.n_slots))
+        )
         count = jnp.zeros((), jnp.int32)
         none = Outcome(jnp.zeros((), bool), count, zero, zero, zero, zero, count)
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
@@ -163,7 +182,9 @@ class Stopping:
         last = state.layer == self.n_layers
         ends = stop | last
         choice = jnp.where(stop, state.layer, self.n_layers + 1)
-        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits = _at_layer(params, state.layer)
+        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits = _at_layer(
+            params, state.layer
+        )
 
         upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
         computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
@@ -172,19 +193,28 @@ class Stopping:
         after = jax.tree.map(lambda a, b: jnp.where(stop, a, b), sent, state)
         following = next_task(after, params, free)
         going = state.replace(slot=computed, layer=state.layer + 1)
-        moved = jax.tree.map(lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None))
+        moved = jax.tree.map(
+            lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None)
+        )
         new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state.replace(now=None), moved)
-        new = new.replace(now=exogenous.slot_at(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots)))
+        new = new.replace(
+            now=exogenous.slot_at(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots))
+        )
 
-        # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a later slot's.
+        # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand
+        # is a later slot's.
         idled = ends & (new.slot > computed)
-        waiting = jnp.where(idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task))
+        waiting = jnp.where(
+            idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task)
+        )
         accuracy = _accuracy(state, params, choice)
         on_server_s = upload.server_wait_s + upload.server_s
         upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
         compute_s = seconds(computed - state.slot, params.slot_s)
         reward_stop = -(upload_s + on_server_s) - params.energy_weight * upload.energy_j
-        reward_go = -compute_s - seconds(waiting, params.slot_s) - params.energy_weight * more_energy_j
+        reward_go = (
+            -compute_s - seconds(waiting, params.slot_s) - params.energy_weight * more_energy_j
+        )
         first_energy_j = jnp.where(state.layer == 0, params.device_energy_j[0], 0.0)
         reward = jnp.where(stop, reward_stop, reward_go) - params.energy_weight * first_energy_j
         reward = reward + jnp.where(ends, params.accuracy_weight * accuracy, 0.0)
@@ -207,7 +237,9 @@ class Stopping:
 
 
 def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
-    """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering one."""
+    """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering
+    one.
+    """
     columns = [
         params.layer_s,
         params.server_s,
@@ -232,14 +264,18 @@ def _accuracy(state: State, params: Params, choice: jax.Array) -> jax.Array:
 
 
 def accuracies(state: State, params: Params) -> jax.Array:
-    """Returns what each choice gets right [P+1]: the task's image, 0 or 1, where there are samples; else the mean."""
+    """Returns what each choice gets right [P+1]: the task's image, 0 or 1, where there are samples;
+    else the mean.
+    """
     if params.samples is None:
         return params.accuracy
     return stopping_samples.record(params.samples, state.row, state.task)[:-1]
 
 
 def accuracies_of_like(state: State, params: Params) -> jax.Array:
-    """Returns what each choice gets right [P+1] on images of which the exit head is as sure as of the task's."""
+    """Returns what each choice gets right [P+1] on images of which the exit head is as sure as of
+    the task's.
+    """
     if params.samples is None:
         return params.accuracy
     sure = stopping_samples.record(params.samples, state.row, state.task)[-1]
@@ -251,7 +287,9 @@ def _confidence(state: State, params: Params) -> jax.Array:
         return jnp.zeros((), jnp.float32)
     ran = state.layer == params.layer_s.shape[0] - 1
     column = jnp.asarray(params.accuracy.shape[0], jnp.int32)  # behind the choices
-    return jnp.where(ran, stopping_samples.number(params.samples, state.row, state.task, column), 0.0)
+    return jnp.where(
+        ran, stopping_samples.number(params.samples, state.row, state.task, column), 0.0
+    )
 
 
 def _speed(slot: Slot) -> jax.Array:
@@ -263,7 +301,9 @@ def _tick_s(params: Params) -> jax.Array:
 
 
 def advance(state: State, params: Params) -> State:
-    """Returns the state at the decision after the next layer (or at the end of the exit head) was computed."""
+    """Returns the state at the decision after the next layer (or at the end of the exit head) was
+    computed.
+    """
     layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
     slot = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
     now = exogenous.slot_at(params.bank, state.row, jnp.minimum(slot, params.bank.n_slots))
@@ -271,9 +311,11 @@ def advance(state: State, params: Params) -> State:
 
 
 def waiting_slots(begin: Slot, end: Slot, slots: jax.Array, task: jax.Array) -> jax.Array:
-    """Returns the number of waiting tasks summed over the slots in which task n holds the processor, int32.
+    """Returns the number of waiting tasks summed over the slots in which task n holds the
+    processor, int32.
 
-    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and slots = t_j - t_i.
+    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and slots
+    = t_j - t_i.
     """
     return end.arrived_sum - begin.arrived_sum - slots * (task + 1)
 
@@ -281,9 +323,9 @@ def waiting_slots(begin: Slot, end: Slot, slots: jax.Array, task: jax.Array) -> 
 def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) -> Upload:
     """Returns the upload of the output of `layer` that is handed to the radio at `slot`.
 
-    It begins at `max(slot, radio_free)`, ends at the first tau with `C[tau] - C[begin] >= bits`, meets the backlog
-    `Q[tau] + max(R - (I[tau] - I[t0]), 0)` and is served for `e_l` seconds. slot, layer int32; upload_bits bits,
-    server_s seconds, of that layer.
+    It begins at `max(slot, radio_free)`, ends at the first tau with `C[tau] - C[begin] >= bits`,
+    meets the backlog `Q[tau] + max(R - (I[tau] - I[t0]), 0)` and is served for `e_l` seconds. slot,
+    layer int32; upload_bits bits, server_s seconds, of that layer.
     """
     begin = jnp.maximum(slot, state.radio_free)
     slots, backlog, idle = exogenous.upload_record(params.bank, state.row, begin, layer)
@@ -303,7 +345,9 @@ def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) 
 
 
 def hand_over(state: State, upload: Upload, upload_bits: jax.Array, params: Params) -> State:
-    """Returns the state in which the radio and the server have been given the upload; upload_bits bits."""
+    """Returns the state in which the radio and the server have been given the upload; upload_bits
+    bits.
+    """
     return state.replace(
         radio_free=upload.end,
         excess_s=upload.excess_s,
@@ -315,10 +359,11 @@ def hand_over(state: State, upload: Upload, upload_bits: jax.Array, params: Para
 
 
 def next_task(state: State, params: Params, free: jax.Array) -> State:
-    """Returns the state at the start of the following task, `s = max(a, free)`; the caller looks up its `now`.
+    """Returns the state at the start of the following task, `s = max(a, free)`; the caller looks up
+    its `now`.
 
-    Ends the episode where the row could end before every choice for that task is through: its last decision, or the
-    radio if later, must come no later than `last_upload`.
+    Ends the episode where the row could end before every choice for that task is through: its last
+    decision, or the radio if later, must come no later than `last_upload`.
     """
     arrival = exogenous.arrival(params.bank, state.row, state.task + 1)
     start = jnp.maximum(arrival, free)
@@ -339,7 +384,8 @@ def _radio_bits(state: State) -> jax.Array:
 
 
 def _known_own_s(state: State, params: Params) -> jax.Array:
-    # While the radio sends, work counts from the moment it was handed over; once it is through, the server tells.
+    # While the radio sends, work counts from the moment it was handed over; once it is through, the
+    # server tells.
     busy = state.slot < state.radio_free
     own_s = jnp.where(busy, state.known_s, state.excess_s)
     since = state.now.idle - jnp.where(busy, state.known_idle, state.excess_idle)
@@ -361,10 +407,12 @@ def known(state: State, params: Params) -> Known:
 
 
 def observe(state: State, params: Params) -> jax.Array:
-    """Returns the observation [7], or [8] with samples, float32, in the order of `OBSERVATION`, all in [0, 1].
+    """Returns the observation [7], or [8] with samples, float32, in the order of `OBSERVATION`, all
+    in [0, 1].
 
-    layer / (Le + 1); waiting tasks `x / (x + 4)`; wait, server backlog and radio backlog (at the rate of this slot)
-    `x / (x + 1 s)`; rate and speed `x / (x + mean)`, with the mean rate of the bank and the nominal speed.
+    layer / (Le + 1); waiting tasks `x / (x + 4)`; wait, server backlog and radio backlog (at the
+    rate of this slot) `x / (x + 1 s)`; rate and speed `x / (x + mean)`, with the mean rate of the
+    bank and the nominal speed.
     """
     k = known(state, params)
     radio_s = k.radio_bits * params.slot_s / jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)

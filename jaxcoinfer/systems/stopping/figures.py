@@ -13,19 +13,27 @@ from jaxcoinfer.evaluation.evaluate import Interval
 _LEARNED = ("#D55E00", "#F6D5BF")  # stop, continue
 
 
-def sweeps(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]]) -> Figure:
+def sweeps(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]],
+) -> Figure:
     """Utility against one number of the scenario a panel, a line a policy.
 
-    panels: label of the x axis -> (numbers, intervals of each policy at them, the number that was trained at). What
-    lies more than one below the best is cut off, so that the best can be told apart. No intervals: all lines share
-    their rows, so a line lies above another much more surely than its height is known.
+    panels: label of the x axis -> (numbers, intervals of each policy at them, the number that was
+    trained at). What lies more than one below the best is cut off, so that the best can be told
+    apart. No intervals: all lines share their rows, so a line lies above another much more surely
+    than its height is known.
     """
     figure, axes_of = plots.panels(1, len(panels), sharey=True)
     means = [i.mean for _, lines, _ in panels.values() for line in lines.values() for i in line]
     styles = plots.styles(next(iter(panels.values()))[1])
     for axes, (label, (numbers, lines, trained)) in zip(axes_of, panels.items(), strict=True):
         for name, line in lines.items():
-            axes.plot(numbers, [interval.mean for interval in line], label=name, **plots.line(styles[name]))
+            axes.plot(
+                numbers,
+                [interval.mean for interval in line],
+                label=name,
+                **plots.line(styles[name]),
+            )
         plots.mark(axes, trained, "trained here")
         axes.set_xlabel(label)
     top, low = np.nanmax(means), np.nanmin(means)
@@ -37,14 +45,24 @@ def sweeps(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Int
 
 
 def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
-    """Share of tasks that take longer than a delay, both axes logarithmic, a line a policy; latency_s [N] seconds."""
+    """Share of tasks that take longer than a delay, both axes logarithmic, a line a policy;
+    latency_s [N] seconds.
+    """
     figure, (axes,) = plots.panels(1, 1)
     styles = plots.styles(latency_s)
     least = min(1.0 / max(len(values), 1) for values in latency_s.values())
     for name, values in latency_s.items():
         ordered = np.sort(values)
         share = 1.0 - np.arange(len(ordered)) / len(ordered)
-        axes.step(ordered, share, where="post", label=name, color=styles[name][0], ls=styles[name][2], lw=1.8)
+        axes.step(
+            ordered,
+            share,
+            where="post",
+            label=name,
+            color=styles[name][0],
+            ls=styles[name][2],
+            lw=1.8,
+        )
     plots.mark(axes, deadline_s, "deadline")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -56,7 +74,9 @@ def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
 
 
 def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarray) -> Figure:
-    """Where the policy stops and uploads: bool [P, W, X], a panel a decision, waiting tasks W by backlog X seconds."""
+    """Where the policy stops and uploads: bool [P, W, X], a panel a decision, waiting tasks W by
+    backlog X seconds.
+    """
     n_points = len(stops)
     n_columns = min(n_points, 4)
     figure, axes_of = plots.panels(-(-n_points // n_columns), n_columns, sharex=True, sharey=True)
@@ -65,19 +85,30 @@ def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarra
             axes.remove()
             continue
         axes.pcolormesh(
-            backlog_s, waiting_tasks, stops[layer], cmap=ListedColormap(_LEARNED[::-1]), vmin=0, vmax=1, rasterized=True
+            backlog_s,
+            waiting_tasks,
+            stops[layer],
+            cmap=ListedColormap(_LEARNED[::-1]),
+            vmin=0,
+            vmax=1,
+            rasterized=True,
         )
         axes.set_title("before layer 1" if not layer else f"after {layer} layer{'s' * (layer > 1)}")
         axes.grid(False)
     figure.supxlabel("server backlog, s", fontsize=12)
     figure.supylabel("other tasks waiting for the device", fontsize=12)
-    patches = [Patch(color=_LEARNED[0], label="stop and upload"), Patch(color=_LEARNED[1], label="keep computing")]
+    patches = [
+        Patch(color=_LEARNED[0], label="stop and upload"),
+        Patch(color=_LEARNED[1], label="keep computing"),
+    ]
     figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Utility against tasks seen (logarithmic) of each learner: every look faint, means of ten a decade bold."""
+    """Utility against tasks seen (logarithmic) of each learner: every look faint, means of ten a
+    decade bold.
+    """
     figure, (axes,) = plots.panels(1, 1)
     for name, (tasks, values) in curves.items():
         colour, _, line = plots.STYLES.get(name, ("#0072B2", "", "--"))
@@ -94,9 +125,11 @@ def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def messages(ways: Mapping[str, tuple[Sequence[float], Sequence[Interval]]]) -> Figure:
-    """Utility against reports a task; ways: name -> (reports a task, utility), a line through the thresholds.
+    """Utility against reports a task; ways: name -> (reports a task, utility), a line through the
+    thresholds.
 
-    What lies below the best of every way is cut off: without reports and without a twin nothing works.
+    What lies below the best of every way is cut off: without reports and without a twin nothing
+    works.
     """
     figure, (axes,) = plots.panels(1, 1)
     styles = dict(zip(ways, plots.WAYS, strict=False))

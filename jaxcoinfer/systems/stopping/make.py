@@ -1,4 +1,6 @@
-"""The draw of a `stopping` scenario's world, and the environment and numbers made of it. Axes: K rows, T slots."""
+"""The draw of a `stopping` scenario's world, and the environment and numbers made of it. Axes: K
+rows, T slots.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,22 @@ from jaxcoinfer.systems.stopping.samples import make_samples
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario, task_numbers, task_samples
 
 
-def make(scenario: StoppingScenario, key: jax.Array, *, split: Split = "train") -> tuple[Stopping, Params]:
-    """Returns environment and numbers of a scenario; consumes the key. Raises ProfileError, TraceError, ValueError."""
+def make(
+    scenario: StoppingScenario, key: jax.Array, *, split: Split = "train"
+) -> tuple[Stopping, Params]:
+    """Returns environment and numbers of a scenario; consumes the key. Raises ProfileError,
+    TraceError, ValueError.
+    """
     params = params_of(scenario, draw(key, scenario, split=split), split=split)
-    return Stopping(params.layer_s.shape[0] - 1, observes_confidence=params.samples is not None), params
+    return Stopping(
+        params.layer_s.shape[0] - 1, observes_confidence=params.samples is not None
+    ), params
 
 
 def params_of(scenario: StoppingScenario, world: Draw, *, split: Split) -> Params:
-    """Returns the params of a `stopping` scenario in a world that was drawn for it; raises like `make`."""
+    """Returns the params of a `stopping` scenario in a world that was drawn for it; raises like
+    `make`.
+    """
     numbers, samples, by_image = task_numbers(scenario.task), None, task_samples(scenario.task)
     if by_image is not None:
         samples, numbers["accuracy"] = make_samples(*by_image, split=split)
@@ -39,8 +49,9 @@ def params_of(scenario: StoppingScenario, world: Draw, *, split: Split) -> Param
 def draw(key: jax.Array, scenario: StoppingScenario, *, split: Split = "train") -> Draw:
     """Returns one realisation of a scenario, [rows, slots]; consumes the key.
 
-    Recorded links are read from the scenario's training files, or from its evaluation files, which learning never
-    sees. Each row takes the next file in turn, from a random instant; recorded arrivals start at a random instant too.
+    Recorded links are read from the scenario's training files, or from its evaluation files, which
+    learning never sees. Each row takes the next file in turn, from a random instant; recorded
+    arrivals start at a random instant too.
     """
     key_arrivals, key_load, key_rate, key_speed = jax.random.split(key, 4)
     shape = (scenario.rows, scenario.slots)
@@ -64,7 +75,9 @@ def _arrivals(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario
             )
         case processes.RecordedArrivals(trace, mean):
             return generators.recorded_counts(key, shape, scenario.slot_s, trace, mean)
-    raise TypeError(f"arrivals: {scenario.arrivals!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+    raise TypeError(
+        f"arrivals: {scenario.arrivals!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
+    )
 
 
 def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario) -> jax.Array:
@@ -75,4 +88,6 @@ def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenari
             jobs_a_slot = load * scenario.slot_s / job_s
             counts = generators.recorded_counts(key, shape, scenario.slot_s, trace, jobs_a_slot)
             return generators.to_ticks(counts.astype(jnp.float32) * job_s, scenario.slot_s)
-    raise TypeError(f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+    raise TypeError(
+        f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
+    )

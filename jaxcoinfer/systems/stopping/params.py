@@ -1,6 +1,7 @@
 """The numbers of a `stopping` system: the record, and the one function that builds it.
 
-Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2 choices.
+Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 = L+2
+choices.
 """
 
 import jax
@@ -17,15 +18,16 @@ from jaxcoinfer.systems.stopping.samples import Samples
 class Params(struct.PyTreeNode):
     """The numbers of a `stopping` system; build with `make_params`.
 
-    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit head. upload_bits [P]:
-    bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the remaining layers on the server.
-    device_energy_j [P+1]: joules the device computes away when stopping at l, last: finished on it. transmit_w,
-    transmit_j_per_bit: of the radio. rtt_s: seconds there and back that a result needs beside the bits of its upload.
-    accuracy [P+1]: of each choice. accuracy_weight, energy_weight: alpha and beta
-    of the utility `alpha acc - T - beta E`. bank: the exogenous processes, with these uploads. last_upload [K]: last
-    slot at which any upload still ends within the row. longest_local_slots: slots of all layers and the head at the
-    slowest speed. mean_bits: bits a slot, mean of the bank. samples: results image by image, where there are any;
-    `accuracy` is then what is expected of an image nobody has looked at.
+    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit
+    head. upload_bits [P]: bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the
+    remaining layers on the server. device_energy_j [P+1]: joules the device computes away when
+    stopping at l, last: finished on it. transmit_w, transmit_j_per_bit: of the radio. rtt_s:
+    seconds there and back that a result needs beside the bits of its upload. accuracy [P+1]: of
+    each choice. accuracy_weight, energy_weight: alpha and beta of the utility `alpha acc - T - beta
+    E`. bank: the exogenous processes, with these uploads. last_upload [K]: last slot at which any
+    upload still ends within the row. longest_local_slots: slots of all layers and the head at the
+    slowest speed. mean_bits: bits a slot, mean of the bank. samples: results image by image, where
+    there are any; `accuracy` is then what is expected of an image nobody has looked at.
     """
 
     slot_s: jax.Array
@@ -63,9 +65,11 @@ def make_params(
     energy_weight: float = 1.0,
     samples: Samples | None = None,
 ) -> Params:
-    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived, refuses what is wrong.
+    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived,
+    refuses what is wrong.
 
-    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in one line.
+    bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in
+    one line.
     """
     given = {
         "slot_s": slot_s,
@@ -119,7 +123,9 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
     for name, value in numbers.items():
         wanted = (lengths[name],) if name in lengths else ()
         if value.shape != wanted:
-            raise ValueError(f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit.")
+            raise ValueError(
+                f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit."
+            )
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
     if np.any(numbers["accuracy"] > 1):
@@ -133,7 +139,9 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
 def _check_samples(samples: Samples | None, n_choices: int) -> None:
     if samples is not None and samples.records.shape[1] != n_choices + 1:
         found = samples.records.shape[1]
-        raise ValueError(f"samples: {found} numbers an image; must be {n_choices + 1}: choices, confidence.")
+        raise ValueError(
+            f"samples: {found} numbers an image; must be {n_choices + 1}: choices, confidence."
+        )
 
 
 def _check_records(bank: Bank, slot_bits: jax.Array) -> None:

@@ -15,8 +15,8 @@ from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.twin import workload
 
-# What learns: a module with `Config`, `Hyper`, `train` and `policy`. METHOD, the published one, is compared with itself
-# without the twin; BEST is looked at and, by its `interface`, exported.
+# What learns: a module with `Config`, `Hyper`, `train` and `policy`. METHOD, the published one, is
+# compared with itself without the twin; BEST is looked at and, by its `interface`, exported.
 METHOD, BEST = "continuation value", "differential value"
 LEARNERS: dict[str, Any] = {METHOD: continuation_value, BEST: differential_value}
 WITHOUT_TWIN = f"{METHOD}, no twin"  # of the learning curves
@@ -34,13 +34,17 @@ BASELINES: dict[str, Callable[[Stopping], Policy]] = {
 THRESHOLD = "threshold exit"  # where an exit head is looked at
 COMPARED = "one-time greedy"  # gains are differences to this one
 EXACT = "exact optimum"
-NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})  # one knows the future, the other the law of the world
+NOT_DEPLOYABLE = frozenset(
+    {"clairvoyant", EXACT}
+)  # one knows the future, the other the law of the world
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What baselines take from the training draw: fixed, the best fixed choice; threshold, the confidence from which it is
-    best to settle for the exit head's answer, None where nobody looks at it."""
+    """What baselines take from the training draw: fixed, the best fixed choice; threshold, the
+    confidence from which it is best to settle for the exit head's answer, None where nobody looks
+    at it.
+    """
 
     fixed: int
     threshold: float | None
@@ -51,17 +55,29 @@ def baseline_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
     found = {name: build(env) for name, build in BASELINES.items()} | {
         "best fixed point": baselines.fixed(chosen.fixed)
     }
-    return found if chosen.threshold is None else found | {THRESHOLD: baselines.threshold_exit(env, chosen.threshold)}
+    return (
+        found
+        if chosen.threshold is None
+        else found | {THRESHOLD: baselines.threshold_exit(env, chosen.threshold)}
+    )
 
 
 def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
-    """Returns what gives the most utility over the first n_tasks tasks of every row of the training draw."""
+    """Returns what gives the most utility over the first n_tasks tasks of every row of the training
+    draw.
+    """
     choices = jnp.arange(env.n_choices, dtype=jnp.int32)
-    fixed = int(np.argmax(_mean_utility(env, params, lambda state, params, choice: choice, choices, n_tasks)))
+    fixed = int(
+        np.argmax(
+            _mean_utility(env, params, lambda state, params, choice: choice, choices, n_tasks)
+        )
+    )
     if params.samples is None:
         return Chosen(fixed, None)
     edges = params.samples.edges
-    thresholds = jnp.concatenate([jnp.zeros((1,)), edges, jnp.full((1,), 1.1)])  # the ends: always settle, and never
+    thresholds = jnp.concatenate(
+        [jnp.zeros((1,)), edges, jnp.full((1,), 1.1)]
+    )  # the ends: always settle, and never
 
     def settle(state, params, least):
         sure = stopping_samples.record(params.samples, state.row, state.task)[-1] >= least
@@ -71,8 +87,12 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
     return Chosen(fixed, float(thresholds[np.argmax(utility)]))
 
 
-def _mean_utility(env: Stopping, params: Params, decide: Callable, numbers: jax.Array, n_tasks: int) -> np.ndarray:
-    """Mean utility a task if `decide(state, params, number) -> choice` decides all, for each of the numbers."""
+def _mean_utility(
+    env: Stopping, params: Params, decide: Callable, numbers: jax.Array, n_tasks: int
+) -> np.ndarray:
+    """Mean utility a task if `decide(state, params, number) -> choice` decides all, for each of the
+    numbers.
+    """
 
     def play(params, row, number):
         def task(state, _):
@@ -87,5 +107,7 @@ def _mean_utility(env: Stopping, params: Params, decide: Callable, numbers: jax.
 
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
     each = jax.jit(jax.vmap(jax.vmap(play, (None, 0, None)), (None, None, 0)))
-    total, count = (np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, numbers))
+    total, count = (
+        np.asarray(sums, np.float64).sum(axis=1) for sums in each(params, rows, numbers)
+    )
     return total / np.maximum(count, 1)

@@ -1,8 +1,10 @@
-"""Results image by image in `stopping`: which choices get a task's image right, and how sure the exit head is of it.
+"""Results image by image in `stopping`: which choices get a task's image right, and how sure the
+exit head is of it.
 
-Task n of row k is image `(n + 911 k) mod S`. Learning has the first half of a network's test images, evaluation the
-other, so that nothing is tuned on what it is judged by. What a device may expect once it knows how sure the head is
-comes from the first half always. Axes: S images, H bins of confidence, P+1 choices.
+Task n of row k is image `(n + 911 k) mod S`. Learning has the first half of a network's test
+images, evaluation the other, so that nothing is tuned on what it is judged by. What a device may
+expect once it knows how sure the head is comes from the first half always. Axes: S images, H bins
+of confidence, P+1 choices.
 """
 
 import jax
@@ -17,9 +19,11 @@ _STRIDE = 911  # images between the beginnings of two rows
 
 
 class Samples(struct.PyTreeNode):
-    """records [S, P+2] float32: 1 where a choice gets the image right, else 0; last the confidence of the exit head.
+    """records [S, P+2] float32: 1 where a choice gets the image right, else 0; last the confidence
+    of the exit head.
 
-    edges [H-1]: confidences that part the bins. expected [H, P+1]: accuracy of each choice on training images, by bin.
+    edges [H-1]: confidences that part the bins. expected [H, P+1]: accuracy of each choice on
+    training images, by bin.
     """
 
     records: jax.Array
@@ -27,11 +31,13 @@ class Samples(struct.PyTreeNode):
     expected: jax.Array
 
 
-def make_samples(right: np.ndarray, confidence: np.ndarray, *, split: Split) -> tuple[Samples, np.ndarray]:
+def make_samples(
+    right: np.ndarray, confidence: np.ndarray, *, split: Split
+) -> tuple[Samples, np.ndarray]:
     """Returns the samples of a world, and the accuracy of each choice on the training images [P+1].
 
-    right bool [P+1, S], confidence [S]: of all test images. evaluation: the half that learning does not see. Raises
-    ValueError where the shapes do not fit or there are too few images.
+    right bool [P+1, S], confidence [S]: of all test images. evaluation: the half that learning does
+    not see. Raises ValueError where the shapes do not fit or there are too few images.
     """
     right, confidence = np.asarray(right, np.float32).T, np.asarray(confidence, np.float32)
     if right.shape[0] != confidence.shape[0] or len(confidence) < 4 * _BINS:
@@ -44,23 +50,31 @@ def make_samples(right: np.ndarray, confidence: np.ndarray, *, split: Split) -> 
     expected = by_bin(known, np.searchsorted(edges, certain, side="right"), len(edges) + 1)
     here = slice(half, None) if split == "eval" else slice(None, half)
     records = np.concatenate([right, confidence[:, None]], axis=1)[here]
-    return Samples(jnp.asarray(records), jnp.asarray(edges), jnp.asarray(expected)), known.mean(axis=0)
+    return Samples(jnp.asarray(records), jnp.asarray(edges), jnp.asarray(expected)), known.mean(
+        axis=0
+    )
 
 
 def by_bin(right: np.ndarray, bins: np.ndarray, n_bins: int) -> np.ndarray:
-    """Returns the mean of right [S, P+1] in each bin, float32 [H, P+1]; of an empty one, the mean of all."""
+    """Returns the mean of right [S, P+1] in each bin, float32 [H, P+1]; of an empty one, the mean
+    of all.
+    """
     count = np.bincount(bins, minlength=n_bins)[:, None]
     total = np.stack([np.bincount(bins, column, minlength=n_bins) for column in right.T], axis=1)
     return np.where(count > 0, total / np.maximum(count, 1), right.mean(axis=0)).astype(np.float32)
 
 
 def record(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
-    """Returns the record of a task's image [P+2]; row, task int32 (a task before the first takes the first image)."""
+    """Returns the record of a task's image [P+2]; row, task int32 (a task before the first takes
+    the first image).
+    """
     return samples.records.at[_image(samples, row, task)].get(mode="promise_in_bounds")
 
 
 def number(samples: Samples, row: jax.Array, task: jax.Array, column: jax.Array) -> jax.Array:
-    """Returns one column of that record, int32 in [0, P+2); a step needs no more, and one number is a cheap gather."""
+    """Returns one column of that record, int32 in [0, P+2); a step needs no more, and one number is
+    a cheap gather.
+    """
     return samples.records.at[_image(samples, row, task), column].get(mode="promise_in_bounds")
 
 
@@ -74,7 +88,9 @@ def expected(samples: Samples, confidence: jax.Array) -> jax.Array:
 
 
 def of_like_images(samples: Samples) -> np.ndarray:
-    """Returns, of each image of this world, how often a choice is right on those as sure as it, float32 [S, P+1]."""
+    """Returns, of each image of this world, how often a choice is right on those as sure as it,
+    float32 [S, P+1].
+    """
     right, confidence = np.split(np.asarray(samples.records), [-1], axis=1)
     bins = np.searchsorted(np.asarray(samples.edges), confidence[:, 0], side="right")
     return by_bin(right, bins, len(samples.edges) + 1)[bins]

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.data.fields import ProfileError, checked, flag, identifier, integer, many, number, sources, text
+from jaxcoinfer.data.fields import (
+    ProfileError,
+    checked,
+    flag,
+    identifier,
+    integer,
+    many,
+    number,
+    sources,
+    text,
+)
 from jaxcoinfer.data.processes import (
     MAX_SLOTS,
     Bernoulli,
@@ -41,10 +51,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class FromProfiles:
-    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut before it.
+    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut
+    before it.
 
-    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is. observe_confidence: the device sees how sure the
-    exit head is, and may still upload; needs results image by image, in the `.npz` beside the DNN's profile.
+    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is.
+    observe_confidence: the device sees how sure the exit head is, and may still upload; needs
+    results image by image, in the `.npz` beside the DNN's profile.
     """
 
     dnn: str = checked(text)
@@ -91,8 +103,9 @@ class StoppingScenario:
 def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     """Returns what `make_params` wants to know about a task, by name.
 
-    From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two cuts count as one.
-    With `observe_confidence` the exit head is one more layer, behind which the output of the layer before it can be sent.
+    From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two
+    cuts count as one. With `observe_confidence` the exit head is one more layer, behind which the
+    output of the layer before it can be sent.
     """
     if isinstance(task, Numbers):
         return dataclasses.asdict(task)
@@ -104,7 +117,9 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     head_s = profiles.head_seconds(device, leave)
     energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
     upload_bits = profiles.cut_bits(dnn, task.bits)
-    after = [-1] if task.observe_confidence else []  # the head as a layer: what comes behind it is what comes before it
+    after = (
+        [-1] if task.observe_confidence else []
+    )  # the head as a layer: what comes behind it is what comes before it
     left_s = server_s[-1] - server_s[cuts]
     through_j = energy_j[-1] + device.power_busy_w * head_s
     return {
@@ -123,8 +138,9 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
 
 
 def task_samples(task: Numbers | FromProfiles) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns, where the device looks at its exit head, what each choice gets right image by image, bool [P+1, S], and
-    how sure the head is, [S]; else None."""
+    """Returns, where the device looks at its exit head, what each choice gets right image by image,
+    bool [P+1, S], and how sure the head is, [S]; else None.
+    """
     if isinstance(task, Numbers) or not task.observe_confidence:
         return None
     dnn = profiles.load_dnn(task.dnn)
@@ -142,9 +158,18 @@ def _exit_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
     after = [e.after_layer for e in dnn.exits]
     if task.exit not in after:
         exits = ", ".join(map(str, after)) or "none"
-        raise ProfileError(f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}")
+        raise ProfileError(
+            f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}"
+        )
     return after.index(task.exit)
 
 
 def _cuts(task: FromProfiles, dnn: profiles.Dnn) -> list[int]:
-    return [0, *(i + 1 for i, layer in enumerate(dnn.layers[: task.exit]) if layer.cut or i + 1 == task.exit)]
+    return [
+        0,
+        *(
+            i + 1
+            for i, layer in enumerate(dnn.layers[: task.exit])
+            if layer.cut or i + 1 == task.exit
+        ),
+    ]

@@ -1,8 +1,9 @@
 """What messages buy: utility against the reports a server gets of where the device is.
 
-The server decides, on the state it believes in. It is told at every layer, or by the status twin's rule, or at fixed
-lags without a twin (the last report is held for the truth), or not at all once a task has been planned as it arrived.
-Only a device whose speed varies can surprise the server: where a scenario's does not, it varies by a fifth here.
+The server decides, on the state it believes in. It is told at every layer, or by the status twin's
+rule, or at fixed lags without a twin (the last report is held for the truth), or not at all once a
+task has been planned as it arrived. Only a device whose speed varies can surprise the server: where
+a scenario's does not, it varies by a fifth here.
 """
 
 import dataclasses
@@ -29,8 +30,10 @@ _VARYING = processes.MarkovSpeed((0.8, 1.0, 1.2), (0.01, 0.01, 0.01))
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One way to tell the server: its threshold in slots (None: no report after the first), and per task the reports
-    up, the commands down (to stop and upload), the utility, and the utility above that of a report at every layer."""
+    """One way to tell the server: its threshold in slots (None: no report after the first), and per
+    task the reports up, the commands down (to stop and upload), the utility, and the utility above
+    that of a report at every layer.
+    """
 
     way: str
     threshold_slots: int | None
@@ -56,11 +59,18 @@ def measure(
     """Returns a point for each way and threshold, all on the same held-out draw; consumes the keys."""
     env, params = make(varied(scenario), key_draw, split="eval")
     never = params.bank.n_slots + 1
-    ways = [(way, t, 0) for way in (TWIN, HELD) for t in (*thresholds, never)] + [(GENERATION, never, 1)]
-    watched = MultiPolicyEnv(StatusTwinEnv(env), (policy, baselines.at_generation(baselines.plan_waiting(env))))
+    ways = [(way, t, 0) for way in (TWIN, HELD) for t in (*thresholds, never)] + [
+        (GENERATION, never, 1)
+    ]
+    watched = MultiPolicyEnv(
+        StatusTwinEnv(env), (policy, baselines.at_generation(baselines.plan_waiting(env)))
+    )
     # Planned at generation, a task needs no status: the truth serves to replay it.
     worlds = [
-        PolicyWorld(watch(params, 0 if way == GENERATION else threshold, extrapolate=way != HELD), jnp.int32(which))
+        PolicyWorld(
+            watch(params, 0 if way == GENERATION else threshold, extrapolate=way != HELD),
+            jnp.int32(which),
+        )
         for way, threshold, which in ways
     ]
     played = evaluate.run(watched, worlds, watched.act, key_play)
@@ -68,13 +78,21 @@ def measure(
     points = [_point(EVERY_LAYER, 0, env, full, full, full.decisions)]
     for (way, threshold, _), tasks in zip(ways, played, strict=True):
         reports = 0 * tasks.decisions if way == GENERATION else None
-        points.append(_point(way, None if threshold == never else threshold, env, tasks, full, reports))
+        points.append(
+            _point(way, None if threshold == never else threshold, env, tasks, full, reports)
+        )
     return points
 
 
-def _point(way: str, threshold: int | None, env: Stopping, tasks: Tasks, full: Tasks, reports) -> Point:
+def _point(
+    way: str, threshold: int | None, env: Stopping, tasks: Tasks, full: Tasks, reports
+) -> Point:
     """reports: of each row, where they are not those that were counted."""
-    by_row = evaluate.by_row(tasks, tasks.reports) if reports is None else reports / evaluate.count_by_row(tasks)
+    by_row = (
+        evaluate.by_row(tasks, tasks.reports)
+        if reports is None
+        else reports / evaluate.count_by_row(tasks)
+    )
     return Point(
         way,
         threshold,

@@ -1,7 +1,8 @@
-"""All policies at other arrival rates and server loads, in worlds of the evaluation's own shapes: nothing is retraced.
+"""All policies at other arrival rates and server loads, in worlds of the evaluation's own shapes:
+nothing is retraced.
 
-A world of K rows holds rows of several points, one point after another. All points share their randomness, so a line is
-smooth in its number.
+A world of K rows holds rows of several points, one point after another. All points share their
+randomness, so a line is smooth in its number.
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ _NO_LOAD = processes.PoissonBatches(load=0.0, job_s=1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """points: (axis, number), the number in tasks/s or as a share of the server; each has rows_each rows in worlds."""
+    """points: (axis, number), the number in tasks/s or as a share of the server; each has rows_each
+    rows in worlds.
+    """
 
     points: list[tuple[str, float]]
     rows_each: int
@@ -41,10 +44,14 @@ class Sweep:
     trained: float
 
 
-def plan(scenario: StoppingScenario, arrivals: Sequence[float], loads: Sequence[float], key: jax.Array) -> Plan:
-    """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes the key.
+def plan(
+    scenario: StoppingScenario, arrivals: Sequence[float], loads: Sequence[float], key: jax.Array
+) -> Plan:
+    """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes
+    the key.
 
-    As many rows a point as three worlds hold, two at least. A rate for which a recorded trace is too short is left out.
+    As many rows a point as three worlds hold, two at least. A rate for which a recorded trace is
+    too short is left out.
     """
     rows_each = max(2, 3 * scenario.rows // (len(arrivals) + len(loads)))
     own = _draw(scenario, key, rows_each)
@@ -58,7 +65,9 @@ def plan(scenario: StoppingScenario, arrivals: Sequence[float], loads: Sequence[
         points.append((ARRIVALS, tasks_a_second(busier)))
         draws.append(world.replace(edge_work=own.edge_work))
     for load in loads:
-        loaded = dataclasses.replace(scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load))
+        loaded = dataclasses.replace(
+            scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load)
+        )
         try:
             world = own if load == scenario.edge_load.load else _draw(loaded, key, rows_each)
         except TraceError:
@@ -68,14 +77,23 @@ def plan(scenario: StoppingScenario, arrivals: Sequence[float], loads: Sequence[
     if not points:
         return Plan([], rows_each, [])
     everything = exogenous.concatenate(draws)
-    n_worlds = -(-rows_each * len(points) // scenario.rows)  # the last is filled up with rows of the first
+    n_worlds = -(
+        -rows_each * len(points) // scenario.rows
+    )  # the last is filled up with rows of the first
     rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
-    worlds = [params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), split="eval") for of in rows]
+    worlds = [
+        params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), split="eval")
+        for of in rows
+    ]
     return Plan(points, rows_each, worlds)
 
 
-def collect(plan: Plan, scenario: StoppingScenario, played: Mapping[str, Sequence[Tasks]]) -> dict[str, Sweep]:
-    """Returns the sweeps by axis from what each policy did in the worlds of the plan, less rows without a task."""
+def collect(
+    plan: Plan, scenario: StoppingScenario, played: Mapping[str, Sequence[Tasks]]
+) -> dict[str, Sweep]:
+    """Returns the sweeps by axis from what each policy did in the worlds of the plan, less rows
+    without a task.
+    """
     trained = {ARRIVALS: tasks_a_second(scenario), LOAD: scenario.edge_load.load}
     lines = {name: _utility_by_point(plan, several) for name, several in played.items()}
     found = {}
@@ -100,10 +118,18 @@ def tasks_a_second(scenario: StoppingScenario) -> float:
 
 def _busier(scenario: StoppingScenario, factor: float) -> StoppingScenario:
     """`factor` times as many arrivals, in the mean one a slot at most."""
-    name = next(name for name in ("probability", "means", "mean") if hasattr(scenario.arrivals, name))
+    name = next(
+        name for name in ("probability", "means", "mean") if hasattr(scenario.arrivals, name)
+    )
     old = getattr(scenario.arrivals, name)
-    new = tuple(min(x * factor, 1.0) for x in old) if isinstance(old, tuple) else min(old * factor, 1.0)
-    return dataclasses.replace(scenario, arrivals=dataclasses.replace(scenario.arrivals, **{name: new}))
+    new = (
+        tuple(min(x * factor, 1.0) for x in old)
+        if isinstance(old, tuple)
+        else min(old * factor, 1.0)
+    )
+    return dataclasses.replace(
+        scenario, arrivals=dataclasses.replace(scenario.arrivals, **{name: new})
+    )
 
 
 def _draw(scenario: StoppingScenario, key: jax.Array, n_rows: int) -> exogenous.Draw:

@@ -1,4 +1,5 @@
-"""What a policy does: task by task, as a timeline in the Chrome trace format (which Perfetto opens), and everywhere.
+"""What a policy does: task by task, as a timeline in the Chrome trace format (which Perfetto
+opens), and everywhere.
 
 Axes: N tasks, P = Le+1 decisions of a task, W numbers of waiting tasks, X backlogs.
 """
@@ -24,9 +25,9 @@ from jaxcoinfer.systems.stopping.twin import workload
 class Trips(struct.PyTreeNode):
     """How N tasks went; those that are not `valid` (bool) came after the end of the row.
 
-    task, arrival (slot a_n), choice int32. slots int32 [N, P+1]: of each decision, last the end of the exit head.
-    upload_begin, upload_end: slots int32; server_wait_s, server_s: seconds; these mean something for choices below P.
-    latency_s seconds; energy_j joules; utility.
+    task, arrival (slot a_n), choice int32. slots int32 [N, P+1]: of each decision, last the end of
+    the exit head. upload_begin, upload_end: slots int32; server_wait_s, server_s: seconds; these
+    mean something for choices below P. latency_s seconds; energy_j joules; utility.
     """
 
     valid: Any
@@ -80,8 +81,9 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
 def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     """Returns trips as a Chrome trace, ready for JSON: times in microseconds since slot 0.
 
-    A track each for processor (a slice a task, in it one a layer), radio and server (own work), and a counter of the
-    tasks that wait for the processor. A task that uploads its input at once leaves no slice on the processor.
+    A track each for processor (a slice a task, in it one a layer), radio and server (own work), and
+    a counter of the tasks that wait for the processor. A task that uploads its input at once leaves
+    no slice on the processor.
     """
     slot_us = slot_s * 1e6
     events = tracks("stopping")
@@ -94,7 +96,15 @@ def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     for at_us in sorted({*arrived, *began}):
         waiting = sum(a <= at_us for a in arrived) - sum(b <= at_us for b in began)
         counted = {"tasks": int(waiting)}
-        events.append({"ph": "C", "pid": 1, "name": "waiting tasks", "ts": round(float(at_us), 3), "args": counted})
+        events.append(
+            {
+                "ph": "C",
+                "pid": 1,
+                "name": "waiting tasks",
+                "ts": round(float(at_us), 3),
+                "args": counted,
+            }
+        )
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
@@ -112,14 +122,20 @@ def _task_slices(trip: Trips, slot_us: float) -> list[dict[str, Any]]:
     slices = [slice_of(PROCESSOR, name, begins_us[0], begins_us[last], numbers)] if last else []
     for layer in range(last):
         what = f"layer {layer + 1}" if layer < n_points - 1 else "exit head"
-        slices.append(slice_of(PROCESSOR, what, begins_us[layer], begins_us[layer + 1], {"task": int(trip.task)}))
+        slices.append(
+            slice_of(
+                PROCESSOR, what, begins_us[layer], begins_us[layer + 1], {"task": int(trip.task)}
+            )
+        )
     if last < n_points:
         sent_us = float(trip.upload_end * slot_us)
         served_us = sent_us + float(trip.server_wait_s) * 1e6
         sending = {"layers_done": last, **numbers}
         waited = {"server_wait_s": round(float(trip.server_wait_s), 6), **numbers}
         slices.append(slice_of(RADIO, name, trip.upload_begin * slot_us, sent_us, sending))
-        slices.append(slice_of(SERVER, name, served_us, served_us + float(trip.server_s) * 1e6, waited))
+        slices.append(
+            slice_of(SERVER, name, served_us, served_us + float(trip.server_s) * 1e6, waited)
+        )
     return slices
 
 
@@ -128,7 +144,9 @@ def _task_slices(trip: Trips, slot_us: float) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Regions:
-    """Where a policy stops: bool [P, W, X], by other tasks waiting [W] and server backlog [X] seconds."""
+    """Where a policy stops: bool [P, W, X], by other tasks waiting [W] and server backlog [X]
+    seconds.
+    """
 
     stops: np.ndarray
     waiting_tasks: np.ndarray
@@ -136,7 +154,8 @@ class Regions:
 
 
 def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
-    """Returns where a policy stops that goes by `known` alone: radio idle, mean rate, nominal speed, own wait 0.
+    """Returns where a policy stops that goes by `known` alone: radio idle, mean rate, nominal
+    speed, own wait 0.
 
     An exit head that is looked at is as sure as it is of the median image.
     Backlogs reach to the 95th percentile of the others' in the bank, or to 1 s if that is less.
@@ -147,12 +166,16 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     zero, number = jnp.int32(0), jnp.int32(0)
     if params.samples is not None:
         confidence = np.asarray(params.samples.records[:, -1])
-        number = jnp.int32(np.argsort(confidence)[len(confidence) // 2])  # of the task that has this image in row 0
+        number = jnp.int32(
+            np.argsort(confidence)[len(confidence) // 2]
+        )  # of the task that has this image in row 0
 
     def stops(params, layer, tasks, ticks):
         begun, _ = env.reset_at(zero, zero, params)
         record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(number + tasks + 1)
-        record = record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
+        record = (
+            record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
+        )
         record = record.at[exogenous.BITS].set(params.mean_bits.astype(jnp.int32))
         taken = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
         state = begun.replace(
@@ -161,7 +184,9 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
             task=number,
             now=exogenous.Slot(record),
             known_s=jnp.float32(0.0),
-            **dict.fromkeys(("row", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero),
+            **dict.fromkeys(
+                ("row", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero
+            ),
         )
         return policy(jax.random.key(0), state, observe(state, params), params) == STOP
 

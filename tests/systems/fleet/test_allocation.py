@@ -5,14 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.systems.fleet.allocation import Tables, allocate, chosen, cost_of_changes, descend, total_cost
+from jaxcoinfer.systems.fleet.allocation import (
+    Tables,
+    allocate,
+    chosen,
+    cost_of_changes,
+    descend,
+    total_cost,
+)
 from tests.helpers.fleets import random_tables
 
 allocate_many = jax.jit(jax.vmap(allocate))
 
 
 def test_shares_by_hand():
-    # Roots of 4, 1, 0, 9 are 2, 1, 0, 3, their sum 6. Roots of 0, 0, 25, 0 are 0, 0, 5, 0, their sum 5.
+    # Roots of 4, 1, 0, 9 are 2, 1, 0, 3, their sum 6. Roots of 0, 0, 25, 0 are 0, 0, 5, 0, their
+    # sum 5.
     x, y = allocate(jnp.array([4.0, 1.0, 0.0, 9.0]), jnp.array([0.0, 0.0, 25.0, 0.0]))
     np.testing.assert_allclose(x, [2 / 6, 1 / 6, 0, 3 / 6], rtol=1e-6)
     np.testing.assert_array_equal(y, [0, 0, 1, 0])
@@ -22,7 +30,9 @@ def test_shares_sum_to_one_and_none_is_negative_in_1e5_cases():
     rng = np.random.default_rng(0)
     weights = 10.0 ** rng.uniform(-30, 30, (2, 100_000, 5)) * (rng.random((2, 100_000, 5)) < 0.6)
     weights[:, :10] = 0.0
-    for shares, given in zip(allocate_many(*jnp.asarray(weights, jnp.float32)), weights, strict=True):
+    for shares, given in zip(
+        allocate_many(*jnp.asarray(weights, jnp.float32)), weights, strict=True
+    ):
         shares = np.asarray(shares)
         assert np.isfinite(shares).all() and (shares >= 0).all() and (shares <= 1).all()
         assert (shares[given == 0] == 0).all()
@@ -34,7 +44,9 @@ def test_shares_sum_to_one_and_none_is_negative_in_1e5_cases():
 def test_moving_any_share_to_another_device_never_helps():
     rng = np.random.default_rng(1)
     for weights in rng.uniform(0.0, 1.0, (50, 6)):
-        shares = np.asarray(allocate(jnp.asarray(weights, jnp.float32), jnp.zeros(6))[0], np.float64)
+        shares = np.asarray(
+            allocate(jnp.asarray(weights, jnp.float32), jnp.zeros(6))[0], np.float64
+        )
         best = (weights / shares).sum()
         np.testing.assert_allclose(best, np.sqrt(weights).sum() ** 2, rtol=1e-5)
         for giver in range(6):
@@ -47,9 +59,10 @@ def test_moving_any_share_to_another_device_never_helps():
 
 
 def test_total_cost_by_hand():
-    # Choices 1 and 0: alone 2 + 3, roots of bandwidth 1 and 2, of compute 0 and 1: 5 + (1 + 2)^2 + (0 + 1)^2 = 15.
-    # The first device at choice 0 instead: alone 1 + 3, roots 2 + 2 and 1 + 1: 4 + 16 + 4 = 24, 9 more.
-    # The second at choice 1: alone 2 + 9, roots 1 + 0 and 0 + 0: 11 + 1 + 0 = 12, 3 less, and that is the best.
+    # Choices 1 and 0: alone 2 + 3, roots of bandwidth 1 and 2, of compute 0 and 1: 5 + (1 + 2)^2 +
+    # (0 + 1)^2 = 15. The first device at choice 0 instead: alone 1 + 3, roots 2 + 2 and 1 + 1: 4 +
+    # 16 + 4 = 24, 9 more. The second at choice 1: alone 2 + 9, roots 1 + 0 and 0 + 0: 11 + 1 + 0 =
+    # 12, 3 less, and that is the best.
     tables = Tables(
         base=jnp.array([[1.0, 2.0], [3.0, 9.0]]),
         bandwidth=jnp.array([[4.0, 1.0], [4.0, 0.0]]),
@@ -73,11 +86,15 @@ def test_every_change_costs_what_the_total_says(n_devices):
     x, y = allocate(of.bandwidth, of.compute)
     spent = [np.divide(b, s, out=np.zeros_like(s), where=np.asarray(s) > 0) for b, s in
              ((np.asarray(of.bandwidth), np.asarray(x)), (np.asarray(of.compute), np.asarray(y)))]  # fmt: skip
-    np.testing.assert_allclose(total(tables, choice), float(of.base.sum()) + sum(map(np.sum, spent)), rtol=1e-5)
+    np.testing.assert_allclose(
+        total(tables, choice), float(of.base.sum()) + sum(map(np.sum, spent)), rtol=1e-5
+    )
     for device in range(n_devices):
         for c in range(24):
             other = total(tables, choice.at[device].set(c))
-            np.testing.assert_allclose(changes[device, c], float(other - total(tables, choice)), atol=2e-5)
+            np.testing.assert_allclose(
+                changes[device, c], float(other - total(tables, choice)), atol=2e-5
+            )
 
 
 def test_no_single_change_helps_after_the_descent():

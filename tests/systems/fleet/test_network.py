@@ -1,4 +1,6 @@
-"""The network of the fleet: permutations, absent devices, other numbers of devices; and that it learns."""
+"""The network of the fleet: permutations, absent devices, other numbers of devices; and that it
+learns.
+"""
 
 import dataclasses
 
@@ -68,12 +70,17 @@ def test_absent_devices_change_nothing_and_weights_fit_any_number():
     net, weights, view = random_weights(env, params)
     here = view.active[:, None]
     view = jax.tree.map(
-        lambda leaf: jnp.where(here if leaf.ndim == 2 else here[:, 0], leaf, jnp.zeros_like(leaf)), view
+        lambda leaf: jnp.where(here if leaf.ndim == 2 else here[:, 0], leaf, jnp.zeros_like(leaf)),
+        view,
     )
-    view = view.replace(valid=jnp.ones_like(view.valid))  # the tables of an absent device are zeros, and all allowed
+    view = view.replace(
+        valid=jnp.ones_like(view.valid)
+    )  # the tables of an absent device are zeros, and all allowed
     assert not bool(view.active.all())
     logits, value = net.apply(weights, view)
-    padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros((5, *leaf.shape[1:]), leaf.dtype)]), view)
+    padded = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.zeros((5, *leaf.shape[1:]), leaf.dtype)]), view
+    )
     padded = padded.replace(valid=jnp.ones_like(padded.valid))
     more_logits, more_value = net.apply(weights, padded)
     np.testing.assert_allclose(more_logits[:7], logits, rtol=1e-4, atol=1e-4)
@@ -90,7 +97,9 @@ def test_gradients_are_finite_with_a_cloud_and_nobody_there():
         return jnp.where(view.valid, logits, 0.0).sum() + value
 
     for seen in (view, nobody):
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(weights, seen)))
+        assert all(
+            np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(weights, seen))
+        )
 
 
 def test_outcomes_are_what_the_environment_pays():
@@ -112,7 +121,9 @@ def test_levels_are_shares():
     state, _ = begun(env, params)
     levels = jnp.asarray([0, 2, 4], jnp.int32)  # powers of the root of two: 1, 2, 4
     action = fleet.FleetAction(jnp.zeros(3, jnp.int32), levels, levels[::-1])
-    by_hand = action.replace(bandwidth=jnp.asarray([1.0, 2.0, 4.0]), compute=jnp.asarray([4.0, 2.0, 1.0]))
+    by_hand = action.replace(
+        bandwidth=jnp.asarray([1.0, 2.0, 4.0]), compute=jnp.asarray([4.0, 2.0, 1.0])
+    )
     _, one = leveled.step(state, action, params)
     _, other = free.step(state, by_hand, params)
     np.testing.assert_allclose(one.outcome.latency_s, other.outcome.latency_s, rtol=1e-6)
@@ -124,7 +135,12 @@ def test_levels_are_shares():
 def test_it_learns_to_beat_equal_shares_at_other_numbers_of_devices_too():
     env, params = made(8)
     learned = ppo.train(
-        KEY, params, ppo.Hyper(learning_rate=1e-2), env=env, config=CONFIG, outcomes=fleet_actor.outcomes
+        KEY,
+        params,
+        ppo.Hyper(learning_rate=1e-2),
+        env=env,
+        config=CONFIG,
+        outcomes=fleet_actor.outcomes,
     )
     for devices in (8, 2, 32):
         other, numbers = made(devices, key=9)

@@ -1,4 +1,6 @@
-"""A run of `fleet`: what it writes, that it is read back, and what is counted and looked at in its policies."""
+"""A run of `fleet`: what it writes, that it is read back, and what is counted and looked at in its
+policies.
+"""
 
 import csv
 import dataclasses
@@ -75,15 +77,21 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     said = capsys.readouterr().out.splitlines()[:-1]
     assert max(map(len, said)) <= 80 and not any("…" in line for line in said)
     assert any("no policy does better than the mean certified dual bound" in line for line in said)
-    assert any(line.startswith(f"{REFERENCE} *") for line in said) and not any("late" in line for line in said[:2])
+    assert any(line.startswith(f"{REFERENCE} *") for line in said) and not any(
+        "late" in line for line in said[:2]
+    )
     names = {path.name for path in out.iterdir()}
     written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
     written |= {f"{name}.csv" for name in ("learning", "classes", "choices", "shares", "sweeps")}
-    written |= {f"{name}.png" for name in ("utility", "cost", "gap", "choices", "shares", "learning")}
+    written |= {
+        f"{name}.png" for name in ("utility", "cost", "gap", "choices", "shares", "learning")
+    }
     assert names == written
     summary = json.loads((out / "summary.json").read_text())
     _check_numbers(out, summary)
-    slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    slices = [
+        e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"
+    ]
     assert 0 < len(slices) <= fleet.N_TIMELINE and all(e["dur"] > 0 for e in slices)
     assert cli.main(["evaluate", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
@@ -104,7 +112,9 @@ def _check_numbers(out, summary):
         tasks[row["policy"]] = tasks.get(row["policy"], 0) + int(row["tasks"])
     assert set(tasks) == set(policies) and len(set(tasks.values())) == 1
     learned = list(csv.DictReader((out / "learning.csv").read_text().splitlines()))
-    assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(learned) == 6
+    assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(
+        learned
+    ) == 6
     swept = list(csv.DictReader((out / "sweeps.csv").read_text().splitlines()))
     assert {(row["what"], float(row["value"])) for row in swept} == {
         ("devices", 5.0),
@@ -118,13 +128,17 @@ def _check_export(out, target, capsys):
     """The function to export decides as the policy does, and gives what is not valid no chance."""
     checkpoint = run_folder.load(out)
     env, params = jaxcoinfer.make(SCENARIO)
-    states, timesteps = jax.vmap(env.reset, (0, None))(jax.random.split(jax.random.key(1), 7), params)
+    states, timesteps = jax.vmap(env.reset, (0, None))(
+        jax.random.split(jax.random.key(1), 7), params
+    )
     view = jax.vmap(lambda s, o: fleet_actor.view(env, s, o, params))(states, timesteps.observation)
     portable = fleet.portable(checkpoint)
     leaves = [getattr(view, name) for name in portable.inputs]
     logits = np.asarray(portable.function(*leaves))
     _, policy = LEARNERS[BEST].policy(env, checkpoint.hidden[BEST], checkpoint.weights[BEST])
-    act = jax.vmap(policy, (None, 0, 0, None))(jax.random.key(0), states, timesteps.observation, params)
+    act = jax.vmap(policy, (None, 0, 0, None))(
+        jax.random.key(0), states, timesteps.observation, params
+    )
     here = np.asarray(view.active)
     np.testing.assert_array_equal(np.asarray(act)[here], logits.argmax(axis=-1)[here])
     assert np.array_equal(np.isfinite(logits), np.asarray(view.valid))
@@ -133,9 +147,15 @@ def _check_export(out, target, capsys):
 
         assert cli.main(["export", str(out), "--out", str(target), "--json"]) == 0
         card = json.loads(capsys.readouterr().out)
-        assert card["policy"] == BEST and card["output"]["shape"] == ["batch", env.n_devices, env.n_choices]
+        assert card["policy"] == BEST and card["output"]["shape"] == [
+            "batch",
+            env.n_devices,
+            env.n_choices,
+        ]
         assert [array["name"] for array in card["input"]["arrays"]] == list(portable.inputs)
-        assert all(array["shape"][:2] == ["batch", env.n_devices] for array in card["input"]["arrays"])
+        assert all(
+            array["shape"][:2] == ["batch", env.n_devices] for array in card["input"]["arrays"]
+        )
         written = export.deserialize(bytearray(target.read_bytes())).call(*leaves)
         np.testing.assert_allclose(written, logits, rtol=1e-4, atol=1e-5)
 
@@ -159,8 +179,12 @@ def test_every_task_is_played_once_and_at_its_price(world, played):
 def test_the_bound_is_that_of_every_slot(world, played):
     env, params = world
     bound, cost = certified(env, params)
-    states = [env.reset_at(jnp.int32(2), jnp.int32(slot), params)[0] for slot in range(SCENARIO.slots)]
-    tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(env_of.tables(state, params) for state in states))
+    states = [
+        env.reset_at(jnp.int32(2), jnp.int32(slot), params)[0] for slot in range(SCENARIO.slots)
+    ]
+    tables = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(env_of.tables(state, params) for state in states)
+    )
     by_hand = jax.jit(jax.vmap(dual.solve))(tables)
     n_tasks = np.asarray(params.bank.active)[2, :-1].sum()
     np.testing.assert_allclose(bound[2], np.asarray(by_hand.bound).sum() / n_tasks, rtol=1e-5)
@@ -174,7 +198,8 @@ def test_classes_habits_and_shares_are_those_of_the_tasks(world, played):
     found = report.by_class(played)["device only"]
     assert len(found) == 2
     urgent_cost = [
-        -tasks.utility[tasks.urgent & (tasks.row == row)].mean() for row in np.unique(tasks.row[tasks.urgent])
+        -tasks.utility[tasks.urgent & (tasks.row == row)].mean()
+        for row in np.unique(tasks.row[tasks.urgent])
     ]
     assert found[1]["cost"].mean == pytest.approx(np.mean(urgent_cost), rel=1e-5)
     habits = report.habits(env, tasks, KINDS)
@@ -186,6 +211,8 @@ def test_classes_habits_and_shares_are_those_of_the_tasks(world, played):
 
 
 def test_a_sweep_tells_gaps_row_by_row():
-    found = report.sweep([4, 8], [{report.BOUND: np.array([1.0, 2.0]), "x": np.array([1.5, 2.0])}] * 2)
+    found = report.sweep(
+        [4, 8], [{report.BOUND: np.array([1.0, 2.0]), "x": np.array([1.5, 2.0])}] * 2
+    )
     assert found.values == [4, 8] and list(found.cost) == ["x"]
     assert found.gap["x"][1].mean == pytest.approx(0.25) and found.bound[0].mean == 1.5

@@ -1,4 +1,6 @@
-"""The network of `multi-user`: laws of the right shapes, that permute with the users; one trace; learning goes on."""
+"""The network of `multi-user`: laws of the right shapes, that permute with the users; one trace;
+learning goes on.
+"""
 
 import dataclasses
 
@@ -31,7 +33,9 @@ CONFIG = ppo.Config(
 
 @pytest.fixture(scope="module")
 def world():
-    scenario = dataclasses.replace(registry.load_scenario("multi-user"), rows=16, users=3, tasks=5.0)
+    scenario = dataclasses.replace(
+        registry.load_scenario("multi-user"), rows=16, users=3, tasks=5.0
+    )
     return jaxcoinfer.make(scenario)
 
 
@@ -48,7 +52,9 @@ def test_laws_and_what_they_see(world):
     of_users, value = net.apply(weights, seen)
     assert of_users.split.shape == (3, 6) and of_users.channel.shape == (3, 2) and value.shape == ()
     # Before anything is learned: half the largest power.
-    action = ppo.policy(env, CONFIG, weights)(jax.random.key(0), state, timestep.observation, params)
+    action = ppo.policy(env, CONFIG, weights)(
+        jax.random.key(0), state, timestep.observation, params
+    )
     np.testing.assert_allclose(action.power_w, [0.5] * 3, rtol=1e-6)
 
 
@@ -68,7 +74,9 @@ def test_the_order_of_users_means_nothing(world):
 def test_training_changes_all_parts_and_does_not_retrace(world):
     env, params = world
     before = ppo.train._cache_size()
-    first = ppo.train(jax.random.key(0), params, ppo.Hyper(learning_rate=1e-2), env=env, config=CONFIG)
+    first = ppo.train(
+        jax.random.key(0), params, ppo.Hyper(learning_rate=1e-2), env=env, config=CONFIG
+    )
     later = params.replace(noise_w=jnp.float32(1e-8))
     ppo.train(jax.random.key(1), later, ppo.Hyper(learning_rate=3e-3), env=env, config=CONFIG)
     assert ppo.train._cache_size() == before + 1

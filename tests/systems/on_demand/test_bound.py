@@ -11,7 +11,13 @@ import pytest
 
 from jaxcoinfer.data import profiles
 from jaxcoinfer.data.fields import ProfileError
-from jaxcoinfer.data.processes import ConstantRate, ConstantSpeed, HeldOutages, MarkovRate, MarkovSpeed
+from jaxcoinfer.data.processes import (
+    ConstantRate,
+    ConstantSpeed,
+    HeldOutages,
+    MarkovRate,
+    MarkovSpeed,
+)
 from jaxcoinfer.data.samples import Samples
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
@@ -21,7 +27,12 @@ from jaxcoinfer.systems.on_demand import bound as bounds
 from jaxcoinfer.systems.on_demand import make as generators_on_demand
 from jaxcoinfer.systems.on_demand import misses, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
-from jaxcoinfer.systems.on_demand.scenario import DeadlineClass, GridProfiles, grid_numbers, stationary
+from jaxcoinfer.systems.on_demand.scenario import (
+    DeadlineClass,
+    GridProfiles,
+    grid_numbers,
+    stationary,
+)
 from jaxcoinfer.systems.registry import make
 from tests.helpers.on_demand import random_system
 
@@ -33,7 +44,14 @@ TINY = dataclasses.replace(
     rows=8,
     slots=2000,
     classes=(
-        DeadlineClass(name="a", deadline_s=0.02, accuracy_weight=0.5, penalty=1.0, share=1.0, target_miss_ratio=0),
+        DeadlineClass(
+            name="a",
+            deadline_s=0.02,
+            accuracy_weight=0.5,
+            penalty=1.0,
+            share=1.0,
+            target_miss_ratio=0,
+        ),
     ),
     task=dataclasses.replace(
         registry.load_scenario("on-demand-wifi").task,
@@ -63,7 +81,9 @@ def built(scenario):
 
 
 def tiny_reward(action, rate_bps, speed):
-    """Device 4 ms to cut 1, 18 ms to the end; edge 2 ms for all, 1 ms from cut 1; round trip 1 ms; deadline 20 ms."""
+    """Device 4 ms to cut 1, 18 ms to the end; edge 2 ms for all, 1 ms from cut 1; round trip 1 ms;
+    deadline 20 ms.
+    """
     accuracy, latency_s = {
         0: (0.8, 0.0 + 200_000 / rate_bps + 0.001 + 0.002),
         1: (0.75, 0.004 / speed + 40_000 / rate_bps + 0.001 + 0.001),
@@ -90,7 +110,10 @@ def test_the_optimum_of_a_tiny_system_is_that_of_all_its_policies(delay):
 
     def value(policy):  # policy: the action in each observed state
         return sum(
-            laws[0][b[0]] * laws[1][b[1]] * chance(b, a) * tiny_reward(policy[i], rates[a[0]], speeds[a[1]])
+            laws[0][b[0]]
+            * laws[1][b[1]]
+            * chance(b, a)
+            * tiny_reward(policy[i], rates[a[0]], speeds[a[1]])
             for i, b in enumerate(states)
             for a in states
         )
@@ -101,7 +124,10 @@ def test_the_optimum_of_a_tiny_system_is_that_of_all_its_policies(delay):
     assert solution.gain_history == pytest.approx(solution.gain, abs=1e-9)
     assert tuple(solution.action[r, d, 0, 0] for r, d in states) == best
     assert solution.fixed_gain == pytest.approx(max(values[(a,) * 4] for a in range(3)), abs=1e-6)
-    full = sum(laws[0][r] * laws[1][d] * max(tiny_reward(a, rates[r], speeds[d]) for a in range(3)) for r, d in states)
+    full = sum(
+        laws[0][r] * laws[1][d] * max(tiny_reward(a, rates[r], speeds[d]) for a in range(3))
+        for r, d in states
+    )
     assert solution.full_information == pytest.approx(full, abs=1e-6)
     assert (delay == 0) == (solution.full_information == pytest.approx(solution.gain, abs=1e-6))
 
@@ -117,17 +143,24 @@ def baselines(env, params):
 
 
 def play(env, params, contenders):
-    """Utility and action [K, T] of each policy. No action moves the world, so every slot stands for itself."""
+    """Utility and action [K, T] of each policy. No action moves the world, so every slot stands for
+    itself.
+    """
 
     @jax.jit
     def all_of(params):
         def of_slot(row, slot):
             state, timestep = env.reset_at(row, slot, params)
             utility = twin.evaluate(env, state, params).utility
-            acts = {n: act(jax.random.key(0), state, timestep.observation, params) for n, act in contenders.items()}
+            acts = {
+                n: act(jax.random.key(0), state, timestep.observation, params)
+                for n, act in contenders.items()
+            }
             return {name: (utility[action], action) for name, action in acts.items()}
 
-        rows, slots = (jnp.arange(n, dtype=jnp.int32) for n in (params.bank.n_rows, params.bank.n_slots))
+        rows, slots = (
+            jnp.arange(n, dtype=jnp.int32) for n in (params.bank.n_rows, params.bank.n_slots)
+        )
         return jax.vmap(jax.vmap(of_slot, (None, 0)), (0, None))(rows, slots[1:])
 
     return jax.tree.map(np.asarray, all_of(params))
@@ -142,7 +175,10 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     scenario = dataclasses.replace(SHIPPED, rows=48, slots=1000)
     env, params = built(scenario)
     solution = bounds.of(scenario, env, params)
-    contenders = {"optimum": bounds.policy(solution), "full": policies.full_information(env)} | baselines(env, params)
+    contenders = {
+        "optimum": bounds.policy(solution),
+        "full": policies.full_information(env),
+    } | baselines(env, params)
     found = {name: utility for name, (utility, _) in play(env, params, contenders).items()}
     measured = {name: mean(utility) for name, utility in found.items()}
     # Two half widths are four deviations: a mean of rows that far off is no accident.
@@ -151,7 +187,12 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     for name in ("greedy", "neurosurgeon", "edgent", "device", "fixed"):
         assert mean(found["optimum"], found[name]).low > 0.0, name
     assert all((utility <= found["full"] + 1e-6).all() for utility in found.values())
-    assert solution.fixed_gain < solution.gain <= solution.gain_history + 1e-12 <= solution.full_information
+    assert (
+        solution.fixed_gain
+        < solution.gain
+        <= solution.gain_history + 1e-12
+        <= solution.full_information
+    )
 
 
 def test_evaluate_plays_on_demand():
@@ -160,11 +201,15 @@ def test_evaluate_plays_on_demand():
     policy = policies.full_information(env)
     tasks = evaluate.evaluate(env, params, {"full": policy}, jax.random.key(1))["full"]
     (utility, action) = play(env, params, {"full": policy})["full"]
-    np.testing.assert_allclose(evaluate.by_row(tasks, tasks.utility), utility.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        evaluate.by_row(tasks, tasks.utility), utility.mean(axis=1), rtol=1e-5
+    )
     np.testing.assert_array_equal(np.bincount(tasks.choice), np.bincount(action.flatten()))
     assert evaluate.summarise(tasks, env.n_choices, 0.01)["decisions_per_task"].mean == 1.0
     ratios = misses.miss_ratios(tasks, params)
-    assert sum(ratio.tasks for ratio in ratios) == 6 * 299 and all(r.low <= r.mean <= r.high for r in ratios)
+    assert sum(ratio.tasks for ratio in ratios) == 6 * 299 and all(
+        r.low <= r.mean <= r.high for r in ratios
+    )
 
 
 def test_memory_of_an_outage_is_worth_what_the_bound_says():
@@ -172,7 +217,11 @@ def test_memory_of_an_outage_is_worth_what_the_bound_says():
     env, params = built(scenario)
     solution = bounds.of(scenario, env, params)
     assert solution.gain_history > solution.gain + 0.004
-    found = play(env, params, {"memory": bounds.policy_with_memory(solution), "none": bounds.policy(solution)})
+    found = play(
+        env,
+        params,
+        {"memory": bounds.policy_with_memory(solution), "none": bounds.policy(solution)},
+    )
     for name, gain in (("memory", solution.gain_history), ("none", solution.gain)):
         measured = mean(found[name][0])
         assert abs(measured.mean - gain) < 2 * measured.half
@@ -181,8 +230,14 @@ def test_memory_of_an_outage_is_worth_what_the_bound_says():
 
 def test_the_chain_of_held_outages_is_right():
     chain = bounds._held(1e6, HeldOutages(0.2, 2, 3))
-    # Up; out for the 1st slot, which another follows; for the 2nd, which is the last for half; for the 3rd, the last.
-    wanted = [[0.8, 0.2, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.5, 0.0, 0.0, 0.5], [1.0, 0.0, 0.0, 0.0]]
+    # Up; out for the 1st slot, which another follows; for the 2nd, which is the last for half; for
+    # the 3rd, the last.
+    wanted = [
+        [0.8, 0.2, 0.0, 0.0],
+        [0.0, 0.0, 1.0, 0.0],
+        [0.5, 0.0, 0.0, 0.5],
+        [1.0, 0.0, 0.0, 0.0],
+    ]
     np.testing.assert_allclose(chain.transition, wanted)
     np.testing.assert_array_equal(chain.values, [1e6, 0.0, 0.0, 0.0])
     # A cycle has 1 / .2 = 5 slots up and 2.5 out, in one of two of which there is a 3rd.
@@ -232,7 +287,9 @@ def test_evaluation_reads_other_links_than_training():
 
 def test_a_markov_chain_moves_as_its_matrix_says():
     transition = np.array([[0.5, 0.5, 0.0], [0.1, 0.7, 0.2], [0.0, 0.4, 0.6]])
-    states = np.asarray(generators_on_demand.markov_chain(jax.random.key(0), (400, 500), transition))
+    states = np.asarray(
+        generators_on_demand.markov_chain(jax.random.key(0), (400, 500), transition)
+    )
     counts = np.zeros((3, 3))
     np.add.at(counts, (states[:, :-1], states[:, 1:]), 1)
     np.testing.assert_allclose(counts / counts.sum(axis=1, keepdims=True), transition, atol=0.01)
@@ -240,7 +297,9 @@ def test_a_markov_chain_moves_as_its_matrix_says():
     np.testing.assert_allclose(law @ transition, law, atol=1e-12)
     np.testing.assert_allclose(law.sum(), 1.0)
     for column in (0, -1):  # the first slot is as likely in a state as the last
-        np.testing.assert_allclose(np.bincount(states[:, column], minlength=3) / 400, law, atol=0.09)
+        np.testing.assert_allclose(
+            np.bincount(states[:, column], minlength=3) / 400, law, atol=0.09
+        )
 
 
 def test_outages_last_as_long_as_they_should():
@@ -260,14 +319,22 @@ def test_outages_last_as_long_as_they_should():
 
 
 def test_classes_come_with_their_shares():
-    drawn = np.asarray(generators_on_demand.task_classes(jax.random.key(0), (50, 1000), (0.6, 0.3, 0.1)))
+    drawn = np.asarray(
+        generators_on_demand.task_classes(jax.random.key(0), (50, 1000), (0.6, 0.3, 0.1))
+    )
     assert drawn.dtype == np.int32
-    np.testing.assert_allclose(np.bincount(drawn.flatten()) / drawn.size, [0.6, 0.3, 0.1], atol=0.01)
+    np.testing.assert_allclose(
+        np.bincount(drawn.flatten()) / drawn.size, [0.6, 0.3, 0.1], atol=0.01
+    )
 
 
 def test_a_task_from_profiles():
     task = GridProfiles(
-        dnn="alexnet", device="jetson-nano-5w", server="edge-gpu", link="wifi-5", bits_loss=(0.01, 0.0, 0.0)
+        dnn="alexnet",
+        device="jetson-nano-5w",
+        server="edge-gpu",
+        link="wifi-5",
+        bits_loss=(0.01, 0.0, 0.0),
     )
     scenario = dataclasses.replace(SHIPPED, rows=2, slots=64, task=task)
     env, params = built(scenario)
@@ -281,7 +348,8 @@ def test_a_task_from_profiles():
     assert float(params.t_dev_s[own]) == pytest.approx(
         layer_s[:4].sum() + profiles.head_seconds(device, dnn.exits[0]), rel=1e-6
     )
-    # Full network, cut after pool2 (layer 4) at 8 bits: 32,448 elements; at the input, 8-bit values of 3 * 224 * 224.
+    # Full network, cut after pool2 (layer 4) at 8 bits: 32,448 elements; at the input, 8-bit values
+    # of 3 * 224 * 224.
     sent = (2 * 12 + 4) * 3
     assert float(params.upload_bits[sent]) == 32_448 * 8
     assert float(params.accuracy[sent]) == pytest.approx(0.56522 - 0.01, rel=1e-6)
@@ -297,8 +365,12 @@ def test_measured_accuracy_is_used_where_there_is_some(monkeypatch):
     right = np.zeros((1, 3, 12, 3, 8), bool)
     right[0, 1, 2, 0, :6] = True  # exit 2, cut 2, 8 bits: 6 of 8 samples
     zeros = np.zeros((1, 3, 8))
-    samples = Samples(samples=8, correct=np.packbits(right, axis=-1), confidence=zeros, entropy=zeros)
-    monkeypatch.setattr(profiles, "load_dnn", lambda name: dataclasses.replace(dnn, samples=samples))
+    samples = Samples(
+        samples=8, correct=np.packbits(right, axis=-1), confidence=zeros, entropy=zeros
+    )
+    monkeypatch.setattr(
+        profiles, "load_dnn", lambda name: dataclasses.replace(dnn, samples=samples)
+    )
     task = GridProfiles(dnn="alexnet", device="jetson-nano-5w", server="edge-gpu", link="wifi-5")
     accuracy = grid_numbers(task)["accuracy"]
     assert accuracy.shape == (3, 12, 3) and accuracy[1, 2, 0] == 0.75 and accuracy.sum() == 0.75
@@ -335,20 +407,26 @@ def test_held_outages_that_end_before_they_last_are_refused(tmp_path):
     text = (profiles.profiles_root() / "scenarios" / "on-demand-outages.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace("longest_slots = 3", "longest_slots = 1"))
-    with pytest.raises(ProfileError, match="longest_slots = 1 is refused; allowed: an integer >= shortest_slots = 2"):
+    with pytest.raises(
+        ProfileError,
+        match="longest_slots = 1 is refused; allowed: an integer >= shortest_slots = 2",
+    ):
         registry.load_scenario(path)
     assert registry.load_scenario("on-demand-outages").outages == HeldOutages(0.2, 2, 3)
 
 
 def tasks_of(row, latency_s):
     zero = np.zeros(len(row))
-    return Tasks(np.asarray(row), zero, np.asarray(latency_s), zero, zero, zero, zero, np.zeros(2), n_rows=2)
+    return Tasks(
+        np.asarray(row), zero, np.asarray(latency_s), zero, zero, zero, zero, np.zeros(2), n_rows=2
+    )
 
 
 def test_misses_by_class():
     system = random_system(1)
     params, kinds = system.params(), system.draws[3]
-    # Rows come interleaved, as `evaluate.run` gives them: slot 1 of rows 0 and 1, slot 2 of both, ...
+    # Rows come interleaved, as `evaluate.run` gives them: slot 1 of rows 0 and 1, slot 2 of both,
+    # ...
     row, slot = np.tile([0, 1], 39), np.repeat(np.arange(1, 40), 2)
     tasks = tasks_of(row, np.full(78, 1e-9))
     np.testing.assert_array_equal(misses.task_classes(tasks, params), kinds[row, slot])
@@ -365,9 +443,13 @@ def test_the_interval_of_rare_misses():
     each = np.array([500, 500])
     none = misses._ratio(np.array([0, 0]), each)
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025**0.001, rel=1e-6))
-    # 10 of 1000 spread evenly: Clopper-Pearson says .0048 to .0183 (tables); all in one row: D = 10, so as 1 of 100.
+    # 10 of 1000 spread evenly: Clopper-Pearson says .0048 to .0183 (tables); all in one row: D =
+    # 10, so as 1 of 100.
     spread = misses._ratio(np.array([5, 5]), each)
-    assert (spread.low, spread.high) == (pytest.approx(0.0048, abs=1e-4), pytest.approx(0.0183, abs=1e-4))
+    assert (spread.low, spread.high) == (
+        pytest.approx(0.0048, abs=1e-4),
+        pytest.approx(0.0183, abs=1e-4),
+    )
     burst = misses._ratio(np.array([10, 0]), each)
     assert burst.mean == 0.01 and burst.low < 0.001 and burst.high > 0.04
     assert jnp.isnan(misses._ratio(np.array([0, 0]), np.array([0, 0])).mean)

@@ -1,4 +1,6 @@
-"""`on-demand`: environment, twin and policies against the reference, worked numbers, and what must always hold."""
+"""`on-demand`: environment, twin and policies against the reference, worked numbers, and what must
+always hold.
+"""
 
 import dataclasses
 from functools import partial
@@ -15,7 +17,16 @@ from jaxcoinfer.systems.on_demand import twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPEED, RATE
 from jaxcoinfer.systems.on_demand.params import make_params
-from tests.helpers.on_demand import CUTS, EXITS, ROWS, SLOTS, WIDTHS, bank_of, numbers_of, random_system
+from tests.helpers.on_demand import (
+    CUTS,
+    EXITS,
+    ROWS,
+    SLOTS,
+    WIDTHS,
+    bank_of,
+    numbers_of,
+    random_system,
+)
 from tests.helpers.stopping import assert_trees_close, assert_trees_equal
 from tests.reference import on_demand as reference
 
@@ -28,7 +39,9 @@ step = jax.jit(OnDemand.step, static_argnums=0)
 
 @partial(jax.jit, static_argnums=0)
 def play(env, params, actions, slot):
-    """Plays actions [T, K] from `slot` of every row; returns first, and (states before, time steps after) [T, K]."""
+    """Plays actions [T, K] from `slot` of every row; returns first, and (states before, time steps
+    after) [T, K].
+    """
     rows = jnp.arange(ROWS, dtype=jnp.int32)
     first = jax.vmap(env.reset_at, (0, None, None))(rows, slot, params)
 
@@ -60,9 +73,16 @@ def test_the_environment_agrees_with_the_reference(seed, delay):
             exit_, cut, width = (int(x) for x in system.env.unflatten(actions[t, row]))
             task = reference.run_task(system.scenario, draw, t + delay, exit_, cut, width)
             got = {name: getattr(steps.outcome, name)[t, row] for name in CHOICES[1:]}
-            wanted = dict(latency_s=task.latency_s, energy_j=task.energy_j, accuracy=task.accuracy, utility=task.reward)
+            wanted = dict(
+                latency_s=task.latency_s,
+                energy_j=task.energy_j,
+                accuracy=task.accuracy,
+                utility=task.reward,
+            )
             for name, value in wanted.items():
-                np.testing.assert_allclose(got[name], value, rtol=3e-5, atol=1e-6, err_msg=f"{name} {row} {t}")
+                np.testing.assert_allclose(
+                    got[name], value, rtol=3e-5, atol=1e-6, err_msg=f"{name} {row} {t}"
+                )
             np.testing.assert_allclose(steps.reward[t, row], task.reward, rtol=3e-5, atol=1e-6)
 
 
@@ -79,7 +99,9 @@ def test_the_mask_is_that_of_the_reference():
 
 
 def test_a_cut_that_is_not_allowed_is_masked():
-    params = make_params(bank_of(SYSTEM), **numbers_of(SYSTEM) | {"cut_allowed": [True, False, True, True]})
+    params = make_params(
+        bank_of(SYSTEM), **numbers_of(SYSTEM) | {"cut_allowed": [True, False, True, True]}
+    )
     allowed = np.asarray(params.valid).reshape(EXITS, CUTS, WIDTHS)
     assert not allowed[:, 1].any() and allowed[0, 2].any() and allowed[1, 2].all()
 
@@ -91,7 +113,9 @@ def test_an_invalid_action_is_lost_and_not_replaced():
     _, timestep = step(ENV, state, jnp.int32(invalid), params)
     deadline_s = float(params.deadline_s[int(state.now.task_class)])
     assert timestep.outcome.choice == invalid and timestep.outcome.accuracy == 0.0
-    np.testing.assert_allclose(timestep.outcome.latency_s, float(params.cap) * deadline_s, rtol=1e-6)
+    np.testing.assert_allclose(
+        timestep.outcome.latency_s, float(params.cap) * deadline_s, rtol=1e-6
+    )
 
 
 def test_the_twin_is_the_environment_for_every_action():
@@ -100,7 +124,9 @@ def test_the_twin_is_the_environment_for_every_action():
     @partial(jax.jit, static_argnums=0)
     def both(env, row, slot, params):
         state, _ = env.reset_at(row, slot, params)
-        done = jax.vmap(env.step, (None, 0, None))(state, jnp.arange(env.n_actions, dtype=jnp.int32), params)[1]
+        done = jax.vmap(env.step, (None, 0, None))(
+            state, jnp.arange(env.n_actions, dtype=jnp.int32), params
+        )[1]
         return twin.evaluate(env, state, params), done
 
     rng = np.random.default_rng(0)
@@ -111,14 +137,19 @@ def test_the_twin_is_the_environment_for_every_action():
     told, outcome, valid = *jax.tree.map(np.asarray, (told, done.outcome)), np.asarray(params.valid)
     for name in ("latency_s", "energy_j", "accuracy"):
         np.testing.assert_allclose(getattr(told, name), getattr(outcome, name), rtol=1e-6)
-    np.testing.assert_allclose(told.utility[:, valid], outcome.utility[:, valid], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        told.utility[:, valid], outcome.utility[:, valid], rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(told.utility[:, valid] == done.reward[:, valid], True)
     assert (told.utility[:, ~valid] == -np.inf).all()
-    parts = np.minimum(told.device_s + told.upload_s + told.edge_s, told.latency_s.max(axis=1, keepdims=True))
+    parts = np.minimum(
+        told.device_s + told.upload_s + told.edge_s, told.latency_s.max(axis=1, keepdims=True)
+    )
     np.testing.assert_allclose(parts[:, valid], told.latency_s[:, valid], rtol=1e-5)
 
 
-# Two blocks of 4 and 6 ms (edge 1 and 2 ms), an exit behind the first (head 1 ms, edge .5 ms), widths 4 and 8.
+# Two blocks of 4 and 6 ms (edge 1 and 2 ms), an exit behind the first (head 1 ms, edge .5 ms),
+# widths 4 and 8.
 WORKED = reference.Scenario(
     layer_device_s=(0.004, 0.006),
     layer_edge_s=(0.001, 0.002),
@@ -141,14 +172,16 @@ WORKED = reference.Scenario(
     cap=5.0,
 )
 EXAMPLES = [  # exit, cut, width; bit/s; latency, energy, accuracy, reward
-    # Full network on the device at half speed: 10 / .5 = 20 ms, not later than 20. .75 * .8 - .25 = .35
+    # Full network on the device at half speed: 10 / .5 = 20 ms, not later than 20. .75 * .8 - .25 =
+    # .35
     ((1, 2, 1), 2e6, 0.020, 0.05, 0.8, 0.35),
     # Exit on the device: (4 + 1) / .5 = 10 ms; 20 + 5 mJ. .75 * .6 - .25 * .5 = .325
     ((0, 1, 1), 2e6, 0.010, 0.025, 0.6, 0.325),
-    # Feature of 4000 bits: 4 / .5 + 4000 / 2e6 + 2 + 2 / .5 = 8 + 2 + 2 + 4 = 16 ms; 20 + 2 W * 2 ms + 4 = 28 mJ;
-    # .75 * .7 - .25 * .8 = .325
+    # Feature of 4000 bits: 4 / .5 + 4000 / 2e6 + 2 + 2 / .5 = 8 + 2 + 2 + 4 = 16 ms; 20 + 2 W * 2
+    # ms + 4 = 28 mJ; .75 * .7 - .25 * .8 = .325
     ((1, 1, 0), 2e6, 0.016, 0.028, 0.7, 0.325),
-    # Input: 20,000 / 2e6 = 10, + 2, edge (1 + 2) / .5 = 6: 18 ms; 20 mJ + 20 mJ. .6 - .25 * .9 = .375
+    # Input: 20,000 / 2e6 = 10, + 2, edge (1 + 2) / .5 = 6: 18 ms; 20 mJ + 20 mJ. .6 - .25 * .9 =
+    # .375
     ((1, 0, 1), 2e6, 0.018, 0.040, 0.8, 0.375),
     # Input for the exit: 10 + 2 + (1 + .5) / .5 = 15 ms. .45 - .25 * .75 = .2625
     ((0, 0, 1), 2e6, 0.015, 0.040, 0.6, 0.2625),
@@ -161,12 +194,16 @@ EXAMPLES = [  # exit, cut, width; bit/s; latency, energy, accuracy, reward
 ]
 
 
-@pytest.mark.parametrize(("choice", "rate_bps", "latency_s", "energy_j", "accuracy", "reward"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("choice", "rate_bps", "latency_s", "energy_j", "accuracy", "reward"), EXAMPLES
+)
 def test_worked_numbers(choice, rate_bps, latency_s, energy_j, accuracy, reward):
     row = np.ones((1, 4))
     # One slot on, all is different: it must not count.
     rates, halves = row * [9e9, rate_bps, 9e9, 9e9], row * [9.0, 0.5, 9.0, 9.0]
-    system = dataclasses.replace(SYSTEM, scenario=WORKED, draws=(rates, halves, halves, np.zeros((1, 4), int)))
+    system = dataclasses.replace(
+        SYSTEM, scenario=WORKED, draws=(rates, halves, halves, np.zeros((1, 4), int))
+    )
     env, params = system.env, system.params()
     state, _ = env.reset_at(jnp.int32(0), jnp.int32(1), params)
     exit_, cut, width = choice
@@ -210,14 +247,20 @@ def test_an_observation_knows_nothing_of_the_slot_to_come(delay):
     (_, one), (_, (_, steps)) = play(ENV, params, actions, jnp.int32(0))
     (_, other), (_, (_, spoilt_steps)) = play(ENV, spoilt, actions, jnp.int32(0))
     seen, spoilt_seen = (
-        np.concatenate([f.observation[None], s.observation]) for f, s in ((one, steps), (other, spoilt_steps))
+        np.concatenate([f.observation[None], s.observation])
+        for f, s in ((one, steps), (other, spoilt_steps))
     )
     same = [bool((a == b).all()) for a, b in zip(seen, spoilt_seen, strict=True)]
-    # Observation i is that of slot i + delay, which with a delay of 1 shows slot i, and the class of slot i + 1.
+    # Observation i is that of slot i + delay, which with a delay of 1 shows slot i, and the class
+    # of slot i + 1.
     assert same[:7] == [True] * 7 and not any(same[8:-1])
     for policy in (policies.greedy(ENV), policies.neurosurgeon(ENV), policies.edgent(ENV)):
-        state, spoilt_state = (ENV.reset_at(jnp.int32(0), jnp.int32(6 + delay), p)[0] for p in (params, spoilt))
-        acts = [policy(jax.random.key(0), s, one.observation[0], params) for s in (state, spoilt_state)]
+        state, spoilt_state = (
+            ENV.reset_at(jnp.int32(0), jnp.int32(6 + delay), p)[0] for p in (params, spoilt)
+        )
+        acts = [
+            policy(jax.random.key(0), s, one.observation[0], params) for s in (state, spoilt_state)
+        ]
         assert acts[0] == acts[1]
 
 
@@ -226,8 +269,16 @@ def test_an_observation_in_numbers():
     _, timestep = ENV.reset_at(jnp.int32(1), jnp.int32(5), params)
     rates, device, edge, kinds = SYSTEM.draws
     mean, kind = rates.mean(), kinds[1, 5]
-    wanted = [rates[1, 4] / (rates[1, 4] + mean), device[1, 4] / (device[1, 4] + 1), edge[1, 4] / (edge[1, 4] + 1)]
-    wanted += [SYSTEM.scenario.deadline_s[kind] / max(SYSTEM.scenario.deadline_s), kind == 0, kind == 1]
+    wanted = [
+        rates[1, 4] / (rates[1, 4] + mean),
+        device[1, 4] / (device[1, 4] + 1),
+        edge[1, 4] / (edge[1, 4] + 1),
+    ]
+    wanted += [
+        SYSTEM.scenario.deadline_s[kind] / max(SYSTEM.scenario.deadline_s),
+        kind == 0,
+        kind == 1,
+    ]
     np.testing.assert_allclose(timestep.observation, wanted, rtol=1e-6)
 
 
@@ -251,7 +302,8 @@ def test_new_numbers_retrace_nothing():
 def late(draw):
     """What a device sees a slot late: link and speeds of the slot before, the class of its own."""
     return reference.Draw(
-        *(np.roll(values, 1) for values in (draw.rate_bps, draw.device_speed, draw.edge_speed)), draw.task_class
+        *(np.roll(values, 1) for values in (draw.rate_bps, draw.device_speed, draw.edge_speed)),
+        draw.task_class,
     )
 
 
@@ -283,15 +335,22 @@ def test_a_rival_does_what_its_description_says(name):
         return policy(jax.random.key(0), state, timestep.observation, params)
 
     slots = jnp.arange(1, SLOTS, dtype=jnp.int32)
-    got = np.asarray(jax.vmap(jax.vmap(decide, (None, 0)), (0, None))(jnp.arange(ROWS, dtype=jnp.int32), slots))
+    got = np.asarray(
+        jax.vmap(jax.vmap(decide, (None, 0)), (0, None))(jnp.arange(ROWS, dtype=jnp.int32), slots)
+    )
     assert got.dtype == np.int32 and len(set(got.flatten().tolist())) > 1
     for row in range(ROWS):
         for slot in range(1, SLOTS):
             wanted = numpy_policy(name, SYSTEM.scenario, SYSTEM.draw(row), slot)
             chosen = tuple(int(x) for x in ENV.unflatten(got[row, slot - 1]))
-            if chosen != wanted:  # a tie, as where every choice is given up: as good in what the baseline looks at
+            if (
+                chosen != wanted
+            ):  # a tie, as where every choice is given up: as good in what the baseline looks at
                 draw = SYSTEM.draw(row) if name == "full_information" else late(SYSTEM.draw(row))
-                a, b = (reference.run_task(SYSTEM.scenario, draw, slot, *choice) for choice in (chosen, wanted))
+                a, b = (
+                    reference.run_task(SYSTEM.scenario, draw, slot, *choice)
+                    for choice in (chosen, wanted)
+                )
                 value = "reward" if name in ("greedy", "full_information") else "latency_s"
                 np.testing.assert_allclose(getattr(a, value), getattr(b, value), rtol=1e-5)
 
@@ -307,7 +366,9 @@ def test_simple_rivals():
     assert ENV.unflatten(act(policies.edge_only(ENV))) == (EXITS - 1, 0, WIDTHS - 1)
     assert act(policies.fixed(4)) == 4
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.vmap(lambda key: policies.random_valid()(key, state, timestep.observation, params))(keys)
+    drawn = jax.vmap(lambda key: policies.random_valid()(key, state, timestep.observation, params))(
+        keys
+    )
     assert set(np.asarray(drawn).tolist()) == set(np.flatnonzero(np.asarray(params.valid)).tolist())
 
 
@@ -317,7 +378,9 @@ def test_the_best_fixed_action_is_the_best_on_the_bank():
     valid = np.flatnonzero(np.asarray(params.valid))
     totals = {
         int(a): sum(
-            reference.run_task(SYSTEM.scenario, SYSTEM.draw(row), t, *(int(x) for x in ENV.unflatten(a))).reward
+            reference.run_task(
+                SYSTEM.scenario, SYSTEM.draw(row), t, *(int(x) for x in ENV.unflatten(a))
+            ).reward
             for row in range(ROWS)
             for t in range(SLOTS)
         )
@@ -331,9 +394,12 @@ def test_equal_environments_are_one_and_jit_is_eager():
     assert same == ENV and hash(same) == hash(ENV)
     params = SYSTEM.params()
     state, _ = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
-    assert_trees_close(step(ENV, state, jnp.int32(7), params), ENV.step(state, jnp.int32(7), params))
+    assert_trees_close(
+        step(ENV, state, jnp.int32(7), params), ENV.step(state, jnp.int32(7), params)
+    )
     assert_trees_equal(
-        ENV.reset_at(jnp.int32(0), jnp.int32(0), params), ENV.reset_at(jnp.int32(0), jnp.int32(1), params)
+        ENV.reset_at(jnp.int32(0), jnp.int32(0), params),
+        ENV.reset_at(jnp.int32(0), jnp.int32(1), params),
     )
 
 
@@ -355,7 +421,9 @@ REFUSED = [  # what is changed, what the message says
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), REFUSED, ids=[f"{next(iter(c))}-{i}" for i, (c, _) in enumerate(REFUSED)])
+@pytest.mark.parametrize(
+    ("change", "says"), REFUSED, ids=[f"{next(iter(c))}-{i}" for i, (c, _) in enumerate(REFUSED)]
+)
 def test_numbers_that_cannot_be_are_refused(change, says):
     with pytest.raises(ValueError) as error:
         make_params(bank_of(SYSTEM), **numbers_of(SYSTEM) | change)
@@ -375,4 +443,6 @@ def test_numbers_that_cannot_be_are_refused(change, says):
 def test_a_bank_that_cannot_be_is_refused(column, value, says):
     bank = bank_of(SYSTEM)
     with pytest.raises(ValueError, match=says):
-        make_params(bank.replace(slots=bank.slots.at[0, 3, column].set(value)), **numbers_of(SYSTEM))
+        make_params(
+            bank.replace(slots=bank.slots.at[0, 3, column].set(value)), **numbers_of(SYSTEM)
+        )

@@ -1,4 +1,6 @@
-"""A run of `on-demand`: what it writes, that it is read back, and what is looked at in its policies."""
+"""A run of `on-demand`: what it writes, that it is read back, and what is looked at in its
+policies.
+"""
 
 import csv
 import dataclasses
@@ -31,7 +33,8 @@ from jaxcoinfer.systems.on_demand.policies import (
 from training.curves import first_lasting
 
 SCENARIO = dataclasses.replace(registry.load_scenario("on-demand-markov"), rows=4, slots=300)
-# The same world with a task in round numbers: five layers, exits after the second and third, 20 ms on the device.
+# The same world with a task in round numbers: five layers, exits after the second and third, 20 ms
+# on the device.
 PLAIN = dataclasses.replace(
     SCENARIO,
     task=dataclasses.replace(registry.load_scenario("on-demand-wifi").task, rtt_s=0.001),
@@ -58,7 +61,9 @@ def _tiny(monkeypatch):
         batch=32,
         evaluation_steps=10,
     )
-    sizes = dataclasses.replace(on_demand.QUICK, learners={BEST: config}, seeds=2, rows=3, slots=200)
+    sizes = dataclasses.replace(
+        on_demand.QUICK, learners={BEST: config}, seeds=2, rows=3, slots=200
+    )
     monkeypatch.setattr(on_demand, "QUICK", sizes)
 
 
@@ -72,7 +77,9 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     names = {path.name for path in out.iterdir()}
     written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
     written |= {f"{name}.csv" for name in ("learning", "misses", "choices", "deadlines")}
-    written |= {f"{name}.png" for name in ("utility", "delay", "choices", "misses", "deadlines", "learning")}
+    written |= {
+        f"{name}.png" for name in ("utility", "delay", "choices", "misses", "deadlines", "learning")
+    }
     assert names == written
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["policies"]) == {*baseline_policies(*_solved()), BEST}
@@ -83,12 +90,20 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     assert set(shares) == set(summary["policies"])
     np.testing.assert_allclose(list(shares.values()), 1.0, atol=1e-9)
     learned = list(csv.DictReader((out / "learning.csv").read_text().splitlines()))
-    assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(learned) == 6
-    slices = [e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"]
-    assert len({e["name"] for e in slices}) == on_demand.N_TIMELINE and all(e["dur"] > 0 for e in slices)
+    assert {(row["learner"], row["seed"]) for row in learned} == {(BEST, "0"), (BEST, "1")} and len(
+        learned
+    ) == 6
+    slices = [
+        e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"
+    ]
+    assert len({e["name"] for e in slices}) == on_demand.N_TIMELINE and all(
+        e["dur"] > 0 for e in slices
+    )
     assert cli.main(["evaluate", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert set(again["policies"]) == set(summary["policies"]) and set(again["late_by_class"]) == set(shares)
+    assert set(again["policies"]) == set(summary["policies"]) and set(
+        again["late_by_class"]
+    ) == set(shares)
     _check_export(out, tmp_path / "policy", capsys)
 
 
@@ -101,7 +116,9 @@ def _check_export(out, target, capsys):
     """The function to export decides as the policy does, and gives what is not valid no chance."""
     checkpoint = run_folder.load(out)
     env, params = jaxcoinfer.make(SCENARIO)
-    states, timesteps = jax.vmap(env.reset, (0, None))(jax.random.split(jax.random.key(1), 50), params)
+    states, timesteps = jax.vmap(env.reset, (0, None))(
+        jax.random.split(jax.random.key(1), 50), params
+    )
     portable = on_demand.portable(checkpoint)
     logits = np.asarray(portable.function(timesteps.observation))
     assert np.array_equal(np.isfinite(logits), np.broadcast_to(params.valid, logits.shape))
@@ -110,7 +127,9 @@ def _check_export(out, target, capsys):
     config = LEARNERS[BEST].module.Config(hidden=checkpoint.hidden[BEST])
     policy = LEARNERS[BEST].policy(env, config, checkpoint.weights[BEST])
     act = jax.vmap(policy, (None, 0, 0, None))
-    assert np.array_equal(act(jax.random.key(0), states, timesteps.observation, params), logits.argmax(axis=-1))
+    assert np.array_equal(
+        act(jax.random.key(0), states, timesteps.observation, params), logits.argmax(axis=-1)
+    )
     if importlib.util.find_spec("flatbuffers"):  # an extra
         from jax import export
 
@@ -130,7 +149,10 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
         for name, policy in baseline_policies(env, 0, solution).items()
         if name in (COMPARED, INFORMED, EXACT, EXACT_MEMORY)
     }
-    tasks = {name: one for name, (one,) in on_demand.play(env, policies, [params], jax.random.key(0)).items()}
+    tasks = {
+        name: one
+        for name, (one,) in on_demand.play(env, policies, [params], jax.random.key(0)).items()
+    }
     table = on_demand.table(tasks, env, params, scenario, solution)
     assert table.bound.computed == solution.gain_history
     assert table.rows[EXACT_MEMORY].gap.mean == 0.0 and not table.rows[EXACT_MEMORY].deployable
@@ -141,7 +163,9 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
 
 def test_decisions_are_told_as_exit_cut_and_bits(world):
     env, params = world
-    action = np.array([env.n_actions - 1, ((3 - 1) * 6 + 1) * 3 - 1, (1 * 6 + 2) * 3 + 1])  # device, edge, exit 2
+    action = np.array(
+        [env.n_actions - 1, ((3 - 1) * 6 + 1) * 3 - 1, (1 * 6 + 2) * 3 + 1]
+    )  # device, edge, exit 2
     leaves, cut, bits = report.decisions(env, params, BITS, action)
     assert (leaves.tolist(), cut.tolist(), bits.tolist()) == ([3, 3, 2], [5, 0, 2], [0, 0, 4])
 
@@ -150,9 +174,15 @@ def test_maps_show_what_the_policy_does(world):
     env, params = world
     found = report.maps(env, params, BITS, baselines.edge_only(env), 2)
     assert found.exit.shape == (2, 41, 61) and (found.exit == 3).all() and (found.cut == 0).all()
-    assert found.rate_bps[0] == 3e6 and found.rate_bps[-1] == pytest.approx(200e6) and found.speed[0] == 0.5
+    assert (
+        found.rate_bps[0] == 3e6
+        and found.rate_bps[-1] == pytest.approx(200e6)
+        and found.speed[0] == 0.5
+    )
     greedy = report.maps(env, params, BITS, baselines.greedy(env), 2)
-    assert (greedy.cut[1, :, 0] > greedy.cut[1, :, -1]).any()  # slow links keep more layers on the device
+    assert (
+        greedy.cut[1, :, 0] > greedy.cut[1, :, -1]
+    ).any()  # slow links keep more layers on the device
 
 
 def test_accuracy_in_time_by_deadline(world):
@@ -160,7 +190,8 @@ def test_accuracy_in_time_by_deadline(world):
     sweep = report.sweep_deadline(
         env, params, {"device": baselines.device_only(env)}, 1, (0.5, 3.0, 5.0), jax.random.key(0)
     )
-    # Of the full network, 20 ms at speed 1 and 40 ms at speed 0.5: never within 5 ms, within 30 where not throttled.
+    # Of the full network, 20 ms at speed 1 and 40 ms at speed 0.5: never within 5 ms, within 30
+    # where not throttled.
     np.testing.assert_allclose(sweep.deadlines_s, [0.005, 0.03, 0.05])
     never, some, always = (interval.mean for interval in sweep.accuracy["device"])
     assert never == 0.0 and 0.3 < some < 0.76 and always == pytest.approx(0.76)
@@ -178,11 +209,16 @@ def test_counted_misses_are_those_of_the_tasks(world, memory):
 
 
 def test_shares_are_told_in_six_characters():
-    ratios = {"x": (MissRatio(0.42, 0.4, 0.44, 42, 100), MissRatio(0.0012, 0.0008, 0.0019, 12, 10000))}
+    ratios = {
+        "x": (MissRatio(0.42, 0.4, 0.44, 42, 100), MissRatio(0.0012, 0.0008, 0.0019, 12, 10000))
+    }
     ratios["y"] = (MissRatio(0.0, 0.0, 0.00028, 0, 10000), MissRatio(1.0, 0.999, 1.0, 10, 10))
     classes = SCENARIO.classes[:2]
     ((_, rows),) = report.misses_printed(dataclasses.replace(SCENARIO, classes=classes), ratios)
-    assert rows == [("x", "0.42 [0.40,0.44]", "1.2e-3 [8e-4,2e-3]"), ("y", "0 [0,3e-4]", "1.00 [1.00,1.00]")]
+    assert rows == [
+        ("x", "0.42 [0.40,0.44]", "1.2e-3 [8e-4,2e-3]"),
+        ("y", "0 [0,3e-4]", "1.00 [1.00,1.00]"),
+    ]
 
 
 def test_outcomes_look_through_memory(world):
@@ -190,7 +226,8 @@ def test_outcomes_look_through_memory(world):
     plain, _ = env.reset(jax.random.key(0), params)
     stacked, _ = Stacked(env, 4).reset(jax.random.key(0), params)
     np.testing.assert_array_equal(
-        outcomes(env, plain, jnp.int32(0), params), outcomes(Stacked(env, 4), stacked, jnp.int32(1), params)
+        outcomes(env, plain, jnp.int32(0), params),
+        outcomes(Stacked(env, 4), stacked, jnp.int32(1), params),
     )
     assert jnp.isfinite(outcomes(env, plain, jnp.int32(0), params)).sum() == params.valid.sum()
 
@@ -198,5 +235,7 @@ def test_outcomes_look_through_memory(world):
 def test_the_first_lasting_look_is_where_a_window_of_looks_is_good_enough():
     curve = np.array([0.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     assert first_lasting(curve, np.arange(8), 1.0, window=3) == 0.0  # (0 + 9 + 1) / 3
-    assert first_lasting(curve[2:] * 0.9, np.arange(6), 1.0, window=3) != first_lasting(curve, np.arange(8), 2.0, 3)
+    assert first_lasting(curve[2:] * 0.9, np.arange(6), 1.0, window=3) != first_lasting(
+        curve, np.arange(8), 2.0, 3
+    )
     assert np.isnan(first_lasting(curve * 0, np.arange(8), 1.0))

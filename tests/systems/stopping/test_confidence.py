@@ -1,4 +1,6 @@
-"""An exit head that is looked at: results image by image, in the environment, its twin, the bound and a baseline."""
+"""An exit head that is looked at: results image by image, in the environment, its twin, the bound
+and a baseline.
+"""
 
 import dataclasses
 
@@ -58,7 +60,9 @@ samples = "assumed: test"
 
 
 def results():
-    """correct [V=1, E=2, P=4, Q=2, S] and confidence [1, 2, S]: the head is right as often as it is sure."""
+    """correct [V=1, E=2, P=4, Q=2, S] and confidence [1, 2, S]: the head is right as often as it is
+    sure.
+    """
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.1, 1.0, (1, 2, S)).astype(np.float32)
     correct = rng.uniform(size=(1, 2, 4, 2, S)) < 0.75
@@ -73,7 +77,11 @@ def scenario(tmp_path_factory):
     (folder / "looked-at.toml").write_text(DNN)
     packed = np.packbits(correct, axis=-1)
     np.savez(
-        folder / "looked-at.npz", samples=np.array(S), correct=packed, confidence=confidence, entropy=1 - confidence
+        folder / "looked-at.npz",
+        samples=np.array(S),
+        correct=packed,
+        confidence=confidence,
+        entropy=1 - confidence,
     )
     task = FromProfiles(
         dnn=str(folder / "looked-at.toml"),
@@ -95,13 +103,19 @@ def world(scenario):
 
 def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(scenario):
     numbers = task_numbers(scenario.task)
-    # 3.3 ms a kernel, 22.7 GFLOP/s: a 3.3 + 10/22.7 = 3.7405 ms, b 3.3 + 20/22.7 = 4.1811 ms, head 3.3 + 2/22.7
-    np.testing.assert_allclose(numbers["layer_s"], [3.7405e-3, 4.1811e-3, 3.3881e-3, 0.0], rtol=1e-4)
+    # 3.3 ms a kernel, 22.7 GFLOP/s: a 3.3 + 10/22.7 = 3.7405 ms, b 3.3 + 20/22.7 = 4.1811 ms, head
+    # 3.3 + 2/22.7
+    np.testing.assert_allclose(
+        numbers["layer_s"], [3.7405e-3, 4.1811e-3, 3.3881e-3, 0.0], rtol=1e-4
+    )
     # input 24,000; 2000 and 1000 elements of 4 bits; after the head, b's output again
     np.testing.assert_allclose(numbers["upload_bits"], [24_000, 8_000, 4_000, 4_000])
     assert numbers["server_s"][2] == numbers["server_s"][3] < numbers["server_s"][1]
-    # 5.4 W * (3.7405 + 4.1811) ms = 42.777 mJ; with the head 5.4 * 11.3097 = 61.072 mJ, whatever comes then
-    np.testing.assert_allclose(numbers["device_energy_j"][2:], [0.042777, 0.061072, 0.061072], rtol=1e-4)
+    # 5.4 W * (3.7405 + 4.1811) ms = 42.777 mJ; with the head 5.4 * 11.3097 = 61.072 mJ, whatever
+    # comes then
+    np.testing.assert_allclose(
+        numbers["device_energy_j"][2:], [0.042777, 0.061072, 0.061072], rtol=1e-4
+    )
     correct, _ = results()
     uploads = [correct[0, 1, cut, 0].mean() for cut in (0, 1, 2, 2)]
     np.testing.assert_allclose(numbers["accuracy"], [*uploads, 0.5])
@@ -113,9 +127,15 @@ def test_learning_and_evaluation_see_different_images(scenario):
     judged, same = stopping_samples.make_samples(right, confidence, split="eval")
     np.testing.assert_array_equal(learned.records[:, -1], confidence[: S // 2])
     np.testing.assert_array_equal(judged.records[:, -1], confidence[S // 2 :])
-    np.testing.assert_array_equal(means, same)  # what a device may expect it knows from the first half
+    np.testing.assert_array_equal(
+        means, same
+    )  # what a device may expect it knows from the first half
     np.testing.assert_allclose(means, right[:, : S // 2].mean(axis=1), rtol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, (learned.edges, learned.expected), (judged.edges, judged.expected))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (learned.edges, learned.expected),
+        (judged.edges, judged.expected),
+    )
 
 
 def test_what_to_expect_of_a_confidence_by_hand():
@@ -126,7 +146,9 @@ def test_what_to_expect_of_a_confidence_by_hand():
     np.testing.assert_allclose(means, [1.0, 0.5])
     assert samples.expected.shape == (16, 2)  # four images a bin
     for confidence, expected in ((0.0, 0.0), (0.49, 0.0), (0.51, 1.0), (1.0, 1.0)):
-        np.testing.assert_allclose(stopping_samples.expected(samples, jnp.float32(confidence)), [1.0, expected])
+        np.testing.assert_allclose(
+            stopping_samples.expected(samples, jnp.float32(confidence)), [1.0, expected]
+        )
 
 
 def play(env, params, key, n_steps=600):
@@ -138,7 +160,9 @@ def play(env, params, key, n_steps=600):
         return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep, action)
 
     keys = jax.random.split(key, n_steps)
-    start = jax.vmap(env.reset_at, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
+    start = jax.vmap(env.reset_at, (0, 0, None))(
+        jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params
+    )
     _, (states, timesteps, actions) = jax.lax.scan(move, start, keys)
     following = jax.tree.map(lambda leaf: leaf[1:], timesteps)
     return jax.tree.map(lambda leaf: np.asarray(leaf[:-1]), (states, timesteps, actions)), following
@@ -156,7 +180,10 @@ def test_a_task_gets_right_what_its_image_says(world, played):
     records = np.asarray(params.samples.records)
     image = (np.maximum(states.task, 0) + 911 * states.row) % len(records)
     right = records[image, np.asarray(following.outcome.choice)]
-    assert finished.sum() > 100 and len(set(np.asarray(following.outcome.choice)[finished])) == env.n_choices
+    assert (
+        finished.sum() > 100
+        and len(set(np.asarray(following.outcome.choice)[finished])) == env.n_choices
+    )
     np.testing.assert_array_equal(np.asarray(following.outcome.accuracy)[finished], right[finished])
     assert 0.2 < right[finished].mean() < 0.95
 
@@ -168,13 +195,17 @@ def test_the_confidence_is_seen_once_the_head_ran_and_not_before(world, played):
     ran = states.layer == env.n_layers
     image = (np.maximum(states.task, 0) + 911 * states.row) % len(params.samples.records)
     assert timesteps.observation.shape[-1] == env.observation_shape[0] == 8 and ran.any()
-    np.testing.assert_array_equal(seen, np.where(ran, np.asarray(params.samples.records)[image, -1], 0.0))
+    np.testing.assert_array_equal(
+        seen, np.where(ran, np.asarray(params.samples.records)[image, -1], 0.0)
+    )
 
 
 def test_the_twin_is_the_environment_for_every_choice(world, played):
     env, params = world
     (states, _, _), _ = played
-    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf[(states.layer == 0) & ~states.done][:40]), states)
+    starts = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf[(states.layer == 0) & ~states.done][:40]), states
+    )
 
     @jax.jit
     def both(params, state, choice):
@@ -182,7 +213,9 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
 
         def move(carry, _):
             state, reward, _, over = carry
-            after, timestep = env.step(state, jnp.where(state.layer == choice, STOP, CONTINUE), params)
+            after, timestep = env.step(
+                state, jnp.where(state.layer == choice, STOP, CONTINUE), params
+            )
             now = (after, reward + timestep.reward, timestep.outcome, timestep.outcome.finished)
             return jax.tree.map(lambda old, new: jnp.where(over, old, new), carry, now), None
 
@@ -191,7 +224,11 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
         (after, reward, outcome, over), _ = jax.lax.scan(move, start, length=env.n_layers + 1)
         said = jax.tree.map(lambda leaf: leaf[choice], replay.choices)
         same = workload.follow(replay, choice, params).slot == after.slot
-        return (said.value, said.accuracy, said.latency_s), (reward, outcome.accuracy, outcome.latency_s), same & over
+        return (
+            (said.value, said.accuracy, said.latency_s),
+            (reward, outcome.accuracy, outcome.latency_s),
+            same & over,
+        )
 
     many = jax.vmap(jax.vmap(both, (None, None, 0)), (None, 0, None))
     said, found, same = many(params, starts, jnp.arange(env.n_choices, dtype=jnp.int32))
@@ -214,30 +251,46 @@ def test_the_forecast_believes_the_head_once_it_ran(world, played):
 def test_pruning_keeps_the_best(world, played):
     env, params = world
     (states, _, _), _ = played
-    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf[(states.layer == 0) & ~states.done][:60]), states)
+    starts = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf[(states.layer == 0) & ~states.done][:60]), states
+    )
     replay = jax.vmap(workload.evaluate, (None, 0, None))(env, starts, params)
     sure = jax.vmap(pruning.after_replay)(replay)
-    kept = np.asarray(jax.vmap(pruning.can_win, (None, 0, 0))(params, sure, replay.choices.value[:, -1]))
+    kept = np.asarray(
+        jax.vmap(pruning.can_win, (None, 0, 0))(params, sure, replay.choices.value[:, -1])
+    )
     value = np.asarray(replay.choices.value)
-    assert (np.where(kept, value, -np.inf).max(axis=1) >= value.max(axis=1) - 1e-5).all() and not kept.all()
+    assert (
+        np.where(kept, value, -np.inf).max(axis=1) >= value.max(axis=1) - 1e-5
+    ).all() and not kept.all()
 
 
 def test_the_bound_of_like_images_is_above_every_policy(world):
     env, params = world
     each = np.asarray(isolated.utility(env, params))
-    for policy in (policies.adaptive_waiting(env), policies.threshold_exit(env, 0.6), policies.fixed(env.n_layers)):
-        start = jax.vmap(env.reset_at, (0, 0, None))(jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params)
+    for policy in (
+        policies.adaptive_waiting(env),
+        policies.threshold_exit(env, 0.6),
+        policies.fixed(env.n_layers),
+    ):
+        start = jax.vmap(env.reset_at, (0, 0, None))(
+            jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params
+        )
 
         def move(carry, _, policy=policy):
             state, timestep = carry
-            action = jax.vmap(policy, (None, 0, 0, None))(jax.random.key(0), state, timestep.observation, params)
+            action = jax.vmap(policy, (None, 0, 0, None))(
+                jax.random.key(0), state, timestep.observation, params
+            )
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
             return (state, timestep), timestep.outcome
 
         _, outcome = jax.lax.scan(move, start, length=800)
         finished = np.asarray(outcome.finished)
         assert finished.sum() > 100
-        utility = np.where(finished, np.asarray(outcome.utility), 0.0).sum(axis=0) / finished.sum(axis=0)
+        utility = np.where(finished, np.asarray(outcome.utility), 0.0).sum(axis=0) / finished.sum(
+            axis=0
+        )
         bound = isolated.by_row(each, finished.sum(axis=0))
         assert (bound.mean() - utility.mean()) > 0
 
@@ -245,7 +298,9 @@ def test_the_bound_of_like_images_is_above_every_policy(world):
 def test_a_threshold_settles_where_the_head_is_sure(world, played):
     env, params = world
     (states, timesteps, _), _ = played
-    flat = jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])), (states, timesteps.observation))
+    flat = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])), (states, timesteps.observation)
+    )
     act = jax.vmap(policies.threshold_exit(env, 0.6), (None, 0, 0, None))
     action = np.asarray(act(jax.random.key(0), *flat, params))
     layer, confidence = np.asarray(flat[0].layer), np.asarray(flat[1][:, -1])
@@ -256,7 +311,8 @@ def test_the_threshold_is_chosen_by_what_it_gains(world):
     env, params = world
     found = choose(env, params, n_tasks=100)
     assert found.threshold is not None and 0.0 < found.threshold <= 1.001
-    # Where accuracy is all, the head is believed where it is right more often than the whole network, .75.
+    # Where accuracy is all, the head is believed where it is right more often than the whole
+    # network, .75.
     dear = params.replace(accuracy_weight=jnp.float32(1e5))
     assert 0.6 < choose(env, dear, n_tasks=100).threshold < 0.95
 
@@ -286,7 +342,10 @@ def test_a_world_with_samples_has_no_exact_optimum(scenario):
             {"dnn": "alexnet", "exit": 4, "bits": 32},
             "task.observe_confidence = true: 'alexnet' has no results image by image",
         ),
-        ({"dnn": "alexnet", "exit": 4, "bits": 8, "observe_confidence": False}, "bits = 8: what 'alexnet' loses by it"),
+        (
+            {"dnn": "alexnet", "exit": 4, "bits": 8, "observe_confidence": False},
+            "bits = 8: what 'alexnet' loses by it",
+        ),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(scenario, change, said):

@@ -1,4 +1,6 @@
-"""The learner of differential values: its parts by hand, that pairs tell the truth, and that it learns."""
+"""The learner of differential values: its parts by hand, that pairs tell the truth, and that it
+learns.
+"""
 
 import dataclasses
 
@@ -34,28 +36,42 @@ def busy():
 
 
 def test_loss_by_hand():
-    # Focus .1: an error counts 1 / (1 + (A / .1)^2). A = 0: weight 1, error 0 - .5: .25. A = .1: weight 1/2, sample 7
-    # within the limit 2: error 1.9^2 = 3.61, half 1.805. Mean (.25 + 1.805) / 2 = 1.0275.
+    # Focus .1: an error counts 1 / (1 + (A / .1)^2). A = 0: weight 1, error 0 - .5: .25. A = .1:
+    # weight 1/2, sample 7 within the limit 2: error 1.9^2 = 3.61, half 1.805. Mean (.25 + 1.805) /
+    # 2 = 1.0275.
     predicted, gain = jnp.asarray([0.0, 0.1]), jnp.asarray([0.5, 7.0])
     np.testing.assert_allclose(
-        differential_value.loss(predicted, gain, jnp.float32(0.1), jnp.float32(2.0)), 1.0275, rtol=1e-5
+        differential_value.loss(predicted, gain, jnp.float32(0.1), jnp.float32(2.0)),
+        1.0275,
+        rtol=1e-5,
     )
-    # The weight depends on what is known alone: the gradient is that of the square. d/dA at A = .1: 1/2 * 2 * -1.9 / 2.
-    slope = jax.grad(lambda a: differential_value.loss(a, gain, jnp.float32(0.1), jnp.float32(2.0)))(predicted)
+    # The weight depends on what is known alone: the gradient is that of the square. d/dA at A = .1:
+    # 1/2 * 2 * -1.9 / 2.
+    slope = jax.grad(
+        lambda a: differential_value.loss(a, gain, jnp.float32(0.1), jnp.float32(2.0))
+    )(predicted)
     np.testing.assert_allclose(slope, [-0.5, -0.95], rtol=1e-5)
 
 
 def test_first_stop_after():
     stops = jnp.asarray([True, False, True])
-    found = [int(differential_value.first_stop_after(stops, jnp.int32(layer))) for layer in range(3)]
+    found = [
+        int(differential_value.first_stop_after(stops, jnp.int32(layer))) for layer in range(3)
+    ]
     assert found == [2, 2, 3]  # the next one that stops; past the last decision the device finishes
 
 
 def test_decisions_that_are_tried():
     stops, keys = jnp.asarray([False, True, False, False]), jax.random.split(KEY, 2000)
-    tried = np.asarray(jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.0)))
-    np.testing.assert_array_equal(np.unique(tried), [0, 1])  # what the policy reaches: it stops at 1
-    tried = np.asarray(jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.5)))
+    tried = np.asarray(
+        jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.0))
+    )
+    np.testing.assert_array_equal(
+        np.unique(tried), [0, 1]
+    )  # what the policy reaches: it stops at 1
+    tried = np.asarray(
+        jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.5))
+    )
     # half of them anywhere, each of the four an eighth; half on the path, 0 and 1 a quarter each
     np.testing.assert_allclose(np.bincount(tried) / 2000, [3 / 8, 3 / 8, 1 / 8, 1 / 8], atol=0.04)
 
@@ -65,7 +81,9 @@ def test_samples_overwrite_the_oldest():
         return View(jnp.arange(n, dtype=jnp.int32), jnp.zeros((n, 7)), jnp.ones(n), jnp.zeros(n))
 
     samples = Samples(view(4), jnp.full(4, -1.0), jnp.int32(3))
-    pairs = Pair(jnp.zeros((3, 2)), view(3), jnp.asarray([10.0, 11.0, 12.0]), *jnp.zeros((2, 3), jnp.int32))
+    pairs = Pair(
+        jnp.zeros((3, 2)), view(3), jnp.asarray([10.0, 11.0, 12.0]), *jnp.zeros((2, 3), jnp.int32)
+    )
     after = differential_value.remember(samples, pairs, jnp.asarray([True, False, True]))
     # The 4th goes to place 3, the 5th to place 0 again; what is no sample is dropped.
     np.testing.assert_array_equal(after.gain, [12.0, -1.0, -1.0, 10.0])
@@ -76,10 +94,16 @@ def test_samples_overwrite_the_oldest():
 def test_without_training_it_decides_as_adaptive_waiting(busy):
     env, params = busy
     states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 200), params)
-    weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))  # the last layer starts at zero
+    weights = differential_value.network(env, SMALL).init(
+        KEY, jnp.zeros(7)
+    )  # the last layer starts at zero
     learned, rule = differential_value.policy(env, SMALL, weights), policies.adaptive_waiting(env)
     observation = jnp.zeros(env.observation_shape)
-    both = jax.jit(jax.vmap(lambda s: (learned(KEY, s, observation, params), rule(KEY, s, observation, params))))
+    both = jax.jit(
+        jax.vmap(
+            lambda s: (learned(KEY, s, observation, params), rule(KEY, s, observation, params))
+        )
+    )
     np.testing.assert_array_equal(*both(states))
 
 
@@ -93,7 +117,9 @@ def test_a_pair_earns_what_two_devices_earn(busy):
     @jax.jit
     def move(key, pairs):
         def one(key, pair):
-            return differential_value.next_task(key, pair, net, weights, params, hyper, env, SMALL.horizon)
+            return differential_value.next_task(
+                key, pair, net, weights, params, hyper, env, SMALL.horizon
+            )
 
         return jax.vmap(one)(jax.random.split(key, 32), pairs)
 
@@ -117,14 +143,18 @@ def test_a_pair_earns_what_two_devices_earn(busy):
     for key_task in jax.random.split(key, 30):
         before = pairs
         pairs, is_sample = move(key_task, pairs)
-        np.testing.assert_allclose(np.where(is_sample, before.gain, 0), np.where(is_sample, gain, 0), atol=1e-4)
+        np.testing.assert_allclose(
+            np.where(is_sample, before.gain, 0), np.where(is_sample, gain, 0), atol=1e-4
+        )
         n_met += int(is_sample.sum())
         devices, value = follow(devices)
         gain = gain + np.asarray(value[:, 0] - value[:, 1], np.float64)
         # Those that met parted anew: go on from what they are now.
         anew = np.asarray(pairs.age == 1)
         devices = jax.tree.map(
-            lambda a, b, anew=anew: jnp.where(anew.reshape((-1,) + (1,) * (a.ndim - 1)), b, a), devices, pairs.devices
+            lambda a, b, anew=anew: jnp.where(anew.reshape((-1,) + (1,) * (a.ndim - 1)), b, a),
+            devices,
+            pairs.devices,
         )
         gain = np.where(anew, pairs.gain, gain)
     assert n_met > 32
@@ -140,23 +170,35 @@ def test_the_exported_function_is_the_policy(busy):
     assert seen.features.shape == (50, len(face.features))
     each = function(seen.features)[jnp.arange(50), states.layer]
     net = differential_value.network(env, SMALL)
-    np.testing.assert_allclose(each, differential_value.advantage(net, weights, seen), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        each, differential_value.advantage(net, weights, seen), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(busy):
     env, params = busy
     config = Config(
-        n_pairs=256, n_evaluations=4, batch=2048, buffer_size=16384, evaluation_devices=64, evaluation_tasks=50
+        n_pairs=256,
+        n_evaluations=4,
+        batch=2048,
+        buffer_size=16384,
+        evaluation_devices=64,
+        evaluation_tasks=50,
     )
     before = differential_value.train._cache_size()
     learned = differential_value.train(jax.random.key(2), params, Hyper(), env=env, config=config)
     other = params.replace(accuracy_weight=params.accuracy_weight * 2)
-    differential_value.train(jax.random.key(4), other, Hyper(learning_rate=1e-3), env=env, config=config)
+    differential_value.train(
+        jax.random.key(4), other, Hyper(learning_rate=1e-3), env=env, config=config
+    )
     assert differential_value.train._cache_size() == before + 1
     assert np.isfinite(learned.curve).all()
     scenario = dataclasses.replace(registry.load_scenario("reference-busy"), rows=12, slots=65536)
     held_out = jaxcoinfer.make(scenario, jax.random.key(5))[1]
-    baselines = {"adaptive": policies.adaptive_waiting(env), "clairvoyant": policies.clairvoyant(env)}
+    baselines = {
+        "adaptive": policies.adaptive_waiting(env),
+        "clairvoyant": policies.clairvoyant(env),
+    }
     everyone = baselines | {"learned": differential_value.policy(env, config, learned.weights)}
     tasks = evaluate.evaluate(env, held_out, everyone, jax.random.key(6))
     for baseline in baselines:

@@ -1,4 +1,6 @@
-"""The `stopping` environment against the reference simulator, and what must hold whatever the numbers are."""
+"""The `stopping` environment against the reference simulator, and what must hold whatever the
+numbers are.
+"""
 
 import dataclasses
 import subprocess
@@ -35,7 +37,9 @@ N_LAYERS = 3  # of the tests that need one system only
 
 def reference_tasks(system, row, stops, slot):
     scenario, draw = system.reference(row)
-    return simulate(scenario, draw, lambda n, layer, t, view: bool(stops[n, layer]), start_slot=slot)
+    return simulate(
+        scenario, draw, lambda n, layer, t, view: bool(stops[n, layer]), start_slot=slot
+    )
 
 
 # --- against the reference simulator -----------------------------------------------------------------------------
@@ -54,8 +58,12 @@ def test_every_task_is_as_in_the_reference(n_layers):
         assert last.done.all()
         for row in range(ROWS):
             expected = reference_tasks(system, row, stops, int(slots[row]))
-            n = compare(system, jax.tree.map(lambda x, row=row: x[:, row], (states, steps)), expected)
-            if n < len(expected):  # the environment stopped early, so the next task must be one that might not fit
+            n = compare(
+                system, jax.tree.map(lambda x, row=row: x[:, row], (states, steps)), expected
+            )
+            if n < len(
+                expected
+            ):  # the environment stopped early, so the next task must be one that might not fit
                 start = expected[n].start
                 radio = max([task.upload_end or 0 for task in expected[:n]], default=0)
                 assert max(start + params.longest_local_slots, radio) > params.last_upload[row]
@@ -68,7 +76,9 @@ def test_every_task_is_as_in_the_reference(n_layers):
 
 
 def compare(system, trajectory, expected) -> int:
-    """Compares one row with the reference, task by task; returns how many tasks the environment finished."""
+    """Compares one row with the reference, task by task; returns how many tasks the environment
+    finished.
+    """
     states, steps = trajectory
     alive = ~states.done
     finished = steps.outcome.finished
@@ -77,7 +87,9 @@ def compare(system, trajectory, expected) -> int:
     expected = expected[:n]
     outcome = jax.tree.map(lambda x: x[finished], steps.outcome)
     assert list(outcome.choice) == [task.choice for task in expected]
-    assert list(outcome.reports) == [len(task.decision_slots) for task in expected]  # one before each decision
+    assert list(outcome.reports) == [
+        len(task.decision_slots) for task in expected
+    ]  # one before each decision
     begun = alive & (states.layer == 0)
     assert list(states.task[begun]) == [task.index for task in expected]
     assert list(states.arrival[begun]) == [task.arrival for task in expected]
@@ -91,8 +103,13 @@ def compare(system, trajectory, expected) -> int:
     np.testing.assert_allclose(outcome.energy_j, [task.energy_j for task in expected], **close)
     np.testing.assert_allclose(outcome.accuracy, [task.accuracy for task in expected], **close)
     np.testing.assert_allclose(outcome.utility, utility, **close)
-    ends = [[0.0] * (len(task.rewards) - 1) + [extra_s] for task, extra_s in zip(expected, rtt_s, strict=True)]
-    rewards = np.concatenate([task.rewards for task in expected] or [[]]) - np.concatenate(ends or [[]])
+    ends = [
+        [0.0] * (len(task.rewards) - 1) + [extra_s]
+        for task, extra_s in zip(expected, rtt_s, strict=True)
+    ]
+    rewards = np.concatenate([task.rewards for task in expected] or [[]]) - np.concatenate(
+        ends or [[]]
+    )
     np.testing.assert_allclose(steps.reward[alive], rewards, **close)
     return n
 
@@ -119,14 +136,22 @@ def test_what_the_device_knows_is_what_the_reference_shows(seed):
         views = views[: alive.sum()]
         assert list(mine.layer) == [layer for layer, _ in views]
         assert list(mine.waiting_tasks) == [view.waiting_tasks for _, view in views]
-        np.testing.assert_allclose(mine.wait_s, [view.wait_slots * slot_s for _, view in views], rtol=1e-6)
+        np.testing.assert_allclose(
+            mine.wait_s, [view.wait_slots * slot_s for _, view in views], rtol=1e-6
+        )
         assert list(mine.slot_bits) == [np.float32(view.rate_bits) for _, view in views]
         assert list(mine.speed) == [view.speed for _, view in views]
-        # The report counts own work from the moment the radio has it. So it equals the server's backlog up to the
-        # first upload, which tests the work of the others, and all work is in it where the radio is done.
-        first = next((i for i, (layer, _) in enumerate(views) if stops[states.task[alive, row][i], layer]), len(views))
+        # The report counts own work from the moment the radio has it. So it equals the server's
+        # backlog up to the first upload, which tests the work of the others, and all work is in it
+        # where the radio is done.
+        first = next(
+            (i for i, (layer, _) in enumerate(views) if stops[states.task[alive, row][i], layer]),
+            len(views),
+        )
         backlog = [view.server_backlog_s for _, view in views[: first + 1]]
-        np.testing.assert_allclose(mine.server_backlog_s[: first + 1], backlog, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            mine.server_backlog_s[: first + 1], backlog, rtol=1e-5, atol=1e-6
+        )
         # At the rate of each slot, the radio has bits to send only while the reference says so.
         busy = np.array([view.radio_backlog_slots > 0 for _, view in views], bool)
         assert (mine.radio_bits[~busy] == 0).all()
@@ -147,14 +172,17 @@ def all_choices(states, params):
     """The twin's choices at every state of an episode, [n_steps, rows, P+1]."""
     evaluate = jax.vmap(lambda state: workload.evaluate(stopping.Stopping(N_LAYERS), state, params))
     replay = jax.vmap(evaluate)(states)
-    return replay.choices, jnp.concatenate([replay.states.slot, replay.end.slot[..., None]], axis=-1)
+    return replay.choices, jnp.concatenate(
+        [replay.states.slot, replay.end.slot[..., None]], axis=-1
+    )
 
 
 def with_quiet_end(system: System) -> System:
-    """Three tasks each 80 slots and a link without outages, so that all that arrives is served within the row.
+    """Three tasks each 80 slots and a link without outages, so that all that arrives is served
+    within the row.
 
-    A task takes 12 slots of layers and 3 of the head at most, twice that at half speed: three take 90 only if all are
-    slow all the time, and the seeds below have none such.
+    A task takes 12 slots of layers and 3 of the head at most, twice that at half speed: three take
+    90 only if all are slow all the time, and the seeds below have none such.
     """
     arrivals = np.zeros((ROWS, SLOTS), np.int64)
     arrivals[:, [10, 90, 170]] = 3
@@ -172,13 +200,20 @@ def test_rewards_sum_to_values_and_waits_to_waiting_costs(seed, quiet_end):
     choices, slots = jax.tree.map(np.asarray, all_choices(states, params))
     for row in range(ROWS):
         finished = steps.outcome.finished[:, row]
-        at = np.flatnonzero(finished), np.full(finished.sum(), row), steps.outcome.choice[finished, row]
+        at = (
+            np.flatnonzero(finished),
+            np.full(finished.sum(), row),
+            steps.outcome.choice[finished, row],
+        )
         scale = np.abs(steps.reward[:, row]).sum() + 1.0
         np.testing.assert_allclose(
-            steps.reward[:, row].sum(dtype=np.float64), choices.value[at].sum(dtype=np.float64), atol=1e-6 * scale
+            steps.reward[:, row].sum(dtype=np.float64),
+            choices.value[at].sum(dtype=np.float64),
+            atol=1e-6 * scale,
         )
-        # Tasks that have arrived and not begun when the last one leaves the processor have waited since they arrived.
-        # Those waits were charged to the tasks that ran, and nobody has reported them yet.
+        # Tasks that have arrived and not begun when the last one leaves the processor have waited
+        # since they arrived. Those waits were charged to the tasks that ran, and nobody has
+        # reported them yet.
         n_done, free = last.task[row], slots[at][-1] if finished.any() else 0
         numbers = np.repeat(np.arange(SLOTS), system.arrivals[row])[n_done:]
         outstanding_s = np.maximum(free - numbers, 0).sum() * system.numbers["slot_s"]
@@ -219,7 +254,8 @@ def upload_ends(states, params):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_other_row_of_a_bank_is_never_read(seed):
-    # All rows lie behind one another in memory, so a slot past the end of row 0 would be a slot of row 1.
+    # All rows lie behind one another in memory, so a slot past the end of row 0 would be a slot of
+    # row 1.
     system = random_system(seed, N_LAYERS)
     params = system.params()
     stops = random_stops(seed, N_LAYERS, 0.3)
@@ -267,8 +303,8 @@ def test_an_episode_begun_after_the_last_arrival_has_ended():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_nothing_shown_depends_on_what_comes_later(seed):
-    # Two rows of one bank, equal up to slot t: work that others bring in slot t is met in t+1. Both worlds share every
-    # number of `params`, so whatever differs was read from the future.
+    # Two rows of one bank, equal up to slot t: work that others bring in slot t is met in t+1. Both
+    # worlds share every number of `params`, so whatever differs was read from the future.
     t = 40 + 15 * seed
     system = random_system(seed, N_LAYERS)
     slots = np.arange(SLOTS)
@@ -294,8 +330,9 @@ def test_nothing_shown_depends_on_what_comes_later(seed):
     together = alive.all(axis=1) & (states.slot <= t).all(axis=1)
     until = len(together) if together.all() else int(np.argmin(together))
     assert until > 4
-    # Up to t both worlds come to the same decisions. Only the end of an episode may come sooner in one of them: it is a
-    # matter of the record, not of what the device knows, that an upload would not end within the row.
+    # Up to t both worlds come to the same decisions. Only the end of an episode may come sooner in
+    # one of them: it is a matter of the record, not of what the device knows, that an upload would
+    # not end within the row.
     if until < len(together) and alive[until].all():
         assert (states.slot[until] > t).all()
     for leaf in flat(shown):
@@ -333,7 +370,9 @@ def test_vmap_is_a_loop():
     for row in range(ROWS):
         alone = play(system.env, params, stops, jnp.full(1, row, jnp.int32), slots[row : row + 1])
         mine = (jax.tree.map(lambda x, row=row: x[row : row + 1], together[0]),)
-        mine += tuple(jax.tree.map(lambda x, row=row: x[:, row : row + 1], part) for part in together[1:3])
+        mine += tuple(
+            jax.tree.map(lambda x, row=row: x[:, row : row + 1], part) for part in together[1:3]
+        )
         mine += (jax.tree.map(lambda x, row=row: x[row : row + 1], together[3]),)
         assert_trees_close(alone, mine, rtol=1e-5)
 
@@ -367,12 +406,16 @@ def test_new_numbers_never_retrace():
         state, _ = reset(jax.random.key(seed), params)
         for action in (CONTINUE, STOP, CONTINUE):
             state, _ = once(state, jnp.int32(action), params)  # the output fed back
-    with pytest.raises(AssertionError, match="traced"):  # the count counts: another dtype is another trace
+    with pytest.raises(
+        AssertionError, match="traced"
+    ):  # the count counts: another dtype is another trace
         once(state, jnp.uint32(0), params)
 
 
 def test_an_equal_environment_shares_the_trace():
-    assert stopping.Stopping(3) == stopping.Stopping(3) and hash(stopping.Stopping(3)) == hash(stopping.Stopping(3))
+    assert stopping.Stopping(3) == stopping.Stopping(3) and hash(stopping.Stopping(3)) == hash(
+        stopping.Stopping(3)
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         stopping.Stopping(3).n_layers = 4
 
@@ -393,18 +436,39 @@ assert xla_bridge.backends_are_initialized()  # the question can be answered wit
 # --- what make_params refuses --------------------------------------------------------------------------------------
 
 REFUSED = {
-    "not_finite": (dict(transmit_w=np.nan), r"transmit_w: nan; every number must be finite and at least 0"),
-    "negative": (dict(energy_weight=-1.0), r"energy_weight: -1\.0; every number must be finite and at least 0"),
+    "not_finite": (
+        dict(transmit_w=np.nan),
+        r"transmit_w: nan; every number must be finite and at least 0",
+    ),
+    "negative": (
+        dict(energy_weight=-1.0),
+        r"energy_weight: -1\.0; every number must be finite and at least 0",
+    ),
     "infinite_layer": (dict(layer_s=(0.01, np.inf, 0.01, 0.0)), r"layer_s: .*inf.*finite"),
-    "accuracy": (dict(accuracy=(0.9, 0.9, 0.9, 0.9, 1.1)), r"accuracy: \[.*1\.1.*\]; allowed: 0 to 1"),
-    "length": (dict(server_s=(0.1, 0.1)), r"server_s: shape \(2,\); must be \(4,\) for 3 layers and an exit"),
+    "accuracy": (
+        dict(accuracy=(0.9, 0.9, 0.9, 0.9, 1.1)),
+        r"accuracy: \[.*1\.1.*\]; allowed: 0 to 1",
+    ),
+    "length": (
+        dict(server_s=(0.1, 0.1)),
+        r"server_s: shape \(2,\); must be \(4,\) for 3 layers and an exit",
+    ),
     "choices": (dict(accuracy=(0.9,) * 4), r"accuracy: shape \(4,\); must be \(5,\)"),
     "scalar": (dict(slot_s=(0.1, 0.1)), r"slot_s: shape \(2,\); must be \(\)"),
     "slot": (dict(slot_s=0.0), r"slot_s .*must be above 0"),
     "layer": (dict(layer_s=(0.0, 0.01, 0.01, 0.0)), r"seconds of every layer must be above 0"),
-    "bits": (dict(upload_bits=(2.0**31, 0, 0, 0)), r"upload_bits: \[2\.147.*\]; allowed: below 2\*\*31"),
-    "never_sent": (dict(upload_bits=(2.0**31 - 200, 0, 0, 0)), r"row 0 of the bank \(320 slots.*too short.*Use longer"),
-    "never_computed": (dict(layer_s=(9.9, 0.01, 0.01, 0.0)), r"row 0 .*too short.*a task takes up to 9\d\d slots"),
+    "bits": (
+        dict(upload_bits=(2.0**31, 0, 0, 0)),
+        r"upload_bits: \[2\.147.*\]; allowed: below 2\*\*31",
+    ),
+    "never_sent": (
+        dict(upload_bits=(2.0**31 - 200, 0, 0, 0)),
+        r"row 0 of the bank \(320 slots.*too short.*Use longer",
+    ),
+    "never_computed": (
+        dict(layer_s=(9.9, 0.01, 0.01, 0.0)),
+        r"row 0 .*too short.*a task takes up to 9\d\d slots",
+    ),
 }
 
 PLAIN = System(
@@ -434,8 +498,12 @@ def test_make_params_refuses_and_says_what_is_allowed(name):
 BAD_RECORDS = {
     "stands_still": (dict(speed=np.zeros((ROWS, SLOTS))), "speed"),
     "runs_backwards": (dict(speed=-np.ones((ROWS, SLOTS))), "speed"),
-    "unsends": (dict(slot_bits=np.where(np.arange(SLOTS) == 9, -5, 100) * np.ones((ROWS, 1), np.int64)), "slot_bits"),
-    # A bank lists the arrivals of one task more than it has slots; the next would seem to have arrived in the past.
+    "unsends": (
+        dict(slot_bits=np.where(np.arange(SLOTS) == 9, -5, 100) * np.ones((ROWS, 1), np.int64)),
+        "slot_bits",
+    ),
+    # A bank lists the arrivals of one task more than it has slots; the next would seem to have
+    # arrived in the past.
     "too_many_tasks": (dict(arrivals=np.full((ROWS, SLOTS), 2)), "arriv|tasks"),
 }
 
@@ -464,8 +532,9 @@ def test_make_params_takes_what_it_should():
 
 
 def test_a_hand_worked_episode():
-    # Slots of 10 ms, 100 bits a slot. Task 0 arrives at 0, computes layer 1 in slots 0 and 1, stops at 2, sends 200
-    # bits in slots 2 and 3; idle server: T = 0.04 + 0.1. E = 0.1 + 0.1 W 0.02 s = 0.102.
+    # Slots of 10 ms, 100 bits a slot. Task 0 arrives at 0, computes layer 1 in slots 0 and 1, stops
+    # at 2, sends 200 bits in slots 2 and 3; idle server: T = 0.04 + 0.1. E = 0.1 + 0.1 W 0.02 s =
+    # 0.102.
     params = PLAIN.params()
     env = PLAIN.env
     state, timestep = reset_at(env, jnp.int32(0), jnp.int32(0), params)

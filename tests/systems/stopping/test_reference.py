@@ -1,4 +1,6 @@
-"""Hand-worked examples that pin the reference simulator of `stopping`; the arithmetic is in the comments."""
+"""Hand-worked examples that pin the reference simulator of `stopping`; the arithmetic is in the
+comments.
+"""
 
 from dataclasses import replace
 
@@ -7,7 +9,8 @@ import pytest
 
 from tests.reference.stopping import Draw, Scenario, backlog_of_others, counterfactual, simulate
 
-# Slots of 0.5 s. Layers take 2, 2 and (exit head) 1 slots; at 100 bits a slot uploads take 3, 2, 1 slots.
+# Slots of 0.5 s. Layers take 2, 2 and (exit head) 1 slots; at 100 bits a slot uploads take 3, 2, 1
+# slots.
 SCENARIO = Scenario(
     slot_s=0.5,
     layer_s=(1.0, 0.7, 0.2),
@@ -45,7 +48,8 @@ def test_backlog_of_others():
     np.testing.assert_allclose(backlog, [0.0, 2.0, 1.5, 1.3, 0.8, 0.3, 0.0], atol=1e-12)
 
 
-# One task, arriving in slot 2. Others: Q = 0, 2.0, 1.5, 1.0, then + 1.0 in slot 3: 1.5, 1.0, 0.5, 0, 0 ...
+# One task, arriving in slot 2. Others: Q = 0, 2.0, 1.5, 1.0, then + 1.0 in slot 3: 1.5, 1.0, 0.5,
+# 0, 0 ...
 ONE_TASK = make_draw(arrivals={2: 1}, work={0: 2.0, 3: 1.0})
 
 
@@ -94,7 +98,8 @@ def test_tasks_wait_for_the_processor():
     assert [t.arrival for t in tasks] == [0, 0, 1]
     assert [t.start for t in tasks] == [0, 5, 7]
     assert [t.free for t in tasks] == [5, 7, 7]
-    # Task 0, slots 0..4, has 1, 2, 2, 2, 2 behind it: D = 9. Task 1, slots 5, 6, has 1: D = 2. Task 2: D = 0.
+    # Task 0, slots 0..4, has 1, 2, 2, 2, 2 behind it: D = 9. Task 1, slots 5, 6, has 1: D = 2. Task
+    # 2: D = 0.
     assert [t.waiting_cost_s for t in tasks] == pytest.approx([4.5, 1.0, 0.0])
     # 0 + 5 + 6 slots waited = 9 + 2 + 0 slots charged
     # Task 0: (0, 1) -1.0 - 1.5 - 0.1 - 0.05; (2, 3) -1.0 - 2.0 - 0.15; (4) 6 - 0.5 - 1.0 - 0.05
@@ -119,7 +124,8 @@ def test_busy_radio_delays_the_next_upload():
 def test_next_own_upload_sees_own_work():
     draw = make_draw(arrivals={0: 2})
     first, second = simulate(SCENARIO, draw, choose(0, 2))
-    # First joins at 3 with 1.2 s. Second computes 0..4, uploads 4..5: slots 3, 4 leave 1.2 - 1.0 = 0.2.
+    # First joins at 3 with 1.2 s. Second computes 0..4, uploads 4..5: slots 3, 4 leave 1.2 - 1.0 =
+    # 0.2.
     assert (first.upload_end, second.upload_begin, second.upload_end) == (3, 4, 5)
     assert second.server_wait_s == pytest.approx(0.2)
 
@@ -163,7 +169,9 @@ def test_outage_holds_the_upload_and_burns_energy():
 def test_layer_slots(layer_s, speed, slots):
     scenario = replace(SCENARIO, layer_s=(layer_s, 0.7, 0.2))
     # Only the speed of the slot in which the layer begins counts, so the others crawl.
-    draw = make_draw(slots=40, arrivals={3: 1}, speed={s: 0.1 for s in range(40) if s != 3} | {3: speed})
+    draw = make_draw(
+        slots=40, arrivals={3: 1}, speed={s: 0.1 for s in range(40) if s != 3} | {3: speed}
+    )
     (task,) = simulate(scenario, draw, choose(1))
     assert task.decision_slots == [3, 3 + slots]
 
@@ -180,7 +188,8 @@ def test_start_slot_skips_earlier_tasks_but_not_earlier_server_load():
 
 def test_row_end_and_max_tasks():
     draw = make_draw(slots=6, arrivals={0: 1, 2: 1, 3: 1})
-    # Each uploads its input: 0..3, then 3..6 needs slot 6, which the row lacks: dropped with all after it.
+    # Each uploads its input: 0..3, then 3..6 needs slot 6, which the row lacks: dropped with all
+    # after it.
     assert [t.index for t in simulate(SCENARIO, draw, choose(0, 0, 0))] == [0]
     # Local: 0..5, and the next would hold the processor past the end
     assert [t.index for t in simulate(SCENARIO, draw, choose(LOCAL, LOCAL, LOCAL))] == [0]
@@ -253,6 +262,8 @@ def test_counterfactual_replays_the_row():
     tasks = simulate(SCENARIO, draw, choose(*choices, first=first), start_slot, max_tasks=6)
     for position, task in enumerate(tasks):
         assert counterfactual(SCENARIO, draw, choices, position, task.choice, start_slot) == task
-        others = [counterfactual(SCENARIO, draw, choices, position, c, start_slot) for c in range(4)]
+        others = [
+            counterfactual(SCENARIO, draw, choices, position, c, start_slot) for c in range(4)
+        ]
         assert [o.choice for o in others] == [0, 1, 2, 3]
         assert {o.start for o in others} == {task.start}  # the past is the same for every choice

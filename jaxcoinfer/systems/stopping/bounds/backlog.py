@@ -1,9 +1,10 @@
 """Law of the others' server backlog over many slots, on a grid of backlogs, in NumPy float64.
 
-The backlog follows `Q[t+1] = max(Q[t] - D, 0) + W[t]`: D one slot of service, W a Poisson number of independent jobs.
-A law on the grid spreads probability between neighbouring nodes so that the mean is kept, which is to give node j
-the expectation of its hat function; a hat is a second difference of `E (Q - x)+`, so these stop-loss values of the
-work that arrives are all that is needed. Axis `X`: nodes of the grid.
+The backlog follows `Q[t+1] = max(Q[t] - D, 0) + W[t]`: D one slot of service, W a Poisson number of
+independent jobs. A law on the grid spreads probability between neighbouring nodes so that the mean
+is kept, which is to give node j the expectation of its hat function; a hat is a second difference
+of `E (Q - x)+`, so these stop-loss values of the work that arrives are all that is needed. Axis
+`X`: nodes of the grid.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,17 +13,26 @@ import numpy as np
 
 
 def flows(
-    nodes_s: np.ndarray, slot_s: float, jobs_per_slot: float, job_mean_s: float, job_law: str, slots: int
+    nodes_s: np.ndarray,
+    slot_s: float,
+    jobs_per_slot: float,
+    job_mean_s: float,
+    job_law: str,
+    slots: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the law of the backlog after n = 0, 1 ... `slots` slots: rows sum to 1, [X from, X to] each.
+    """Yields the law of the backlog after n = 0, 1 ... `slots` slots: rows sum to 1, [X from, X to]
+    each.
 
-    From x >= n D the server never idles, `Q[n] = x - n D + work of n slots`: exact up to the final spread. Below, one
-    slot is followed by the law of n - 1, exact as far as x - D falls on a node.
+    From x >= n D the server never idles, `Q[n] = x - n D + work of n slots`: exact up to the final
+    spread. Below, one slot is followed by the law of n - 1, exact as far as x - D falls on a node.
 
-    nodes_s: seconds, increasing from 0, [X]; job_law: "uniform" on (0, 2 job_mean_s) or "exponential".
+    nodes_s: seconds, increasing from 0, [X]; job_law: "uniform" on (0, 2 job_mean_s) or
+    "exponential".
     """
     lattice_s = slot_s / 4
-    losses_after = _work(lattice_s, int(1.5 * nodes_s[-1] / lattice_s), jobs_per_slot, job_mean_s, job_law)
+    losses_after = _work(
+        lattice_s, int(1.5 * nodes_s[-1] / lattice_s), jobs_per_slot, job_mean_s, job_law
+    )
     one_slot = _spread(nodes_s, np.maximum(nodes_s - slot_s, 0), lattice_s, losses_after(1))
     law = np.eye(nodes_s.size)
     yield law
@@ -46,9 +56,11 @@ def job_stop_loss(at_s: np.ndarray, job_mean_s: float, job_law: str) -> np.ndarr
 def _work(
     lattice_s: float, size: int, jobs_per_slot: float, job_mean_s: float, job_law: str
 ) -> Callable[[int], np.ndarray]:
-    """Returns n -> `E (S - a)+` at a = 0, d, 2 d ... [size], S the work of n slots, jobs rounded to the lattice d.
+    """Returns n -> `E (S - a)+` at a = 0, d, 2 d ... [size], S the work of n slots, jobs rounded to
+    the lattice d.
 
-    The number of jobs is Poisson, so the transform of S is `exp(n * jobs_per_slot * (transform of a job - 1))`.
+    The number of jobs is Poisson, so the transform of S is `exp(n * jobs_per_slot * (transform of a
+    job - 1))`.
     """
     losses = job_stop_loss(lattice_s * np.arange(size), job_mean_s, job_law)
     losses = np.concatenate([[losses[0] + lattice_s], losses, [0.0]])
@@ -63,9 +75,17 @@ def _work(
     return losses_after
 
 
-def _spread(nodes_s: np.ndarray, start_s: np.ndarray, lattice_s: float, losses_s: np.ndarray) -> np.ndarray:
-    """Law of start + S on the grid [rows, X], from `E (S - a)+` on the lattice; the last node takes all beyond it."""
+def _spread(
+    nodes_s: np.ndarray, start_s: np.ndarray, lattice_s: float, losses_s: np.ndarray
+) -> np.ndarray:
+    """Law of start + S on the grid [rows, X], from `E (S - a)+` on the lattice; the last node takes
+    all beyond it.
+    """
     gap = nodes_s[None, :] - start_s[:, None]
     losses = np.interp(gap, lattice_s * np.arange(losses_s.size), losses_s) - np.minimum(gap, 0)
-    passed = -np.diff(losses, axis=1) / np.diff(nodes_s)[None, :]  # the share that lies beyond node j, in hats
-    return np.concatenate([1 - passed[:, :1], passed[:, :-1] - passed[:, 1:], passed[:, -1:]], axis=1)
+    passed = (
+        -np.diff(losses, axis=1) / np.diff(nodes_s)[None, :]
+    )  # the share that lies beyond node j, in hats
+    return np.concatenate(
+        [1 - passed[:, :1], passed[:, :-1] - passed[:, 1:], passed[:, -1:]], axis=1
+    )

@@ -16,9 +16,11 @@ from jaxcoinfer.systems.stopping.scenario import StoppingScenario
 
 
 def model_of(scenario: StoppingScenario) -> Model | None:
-    """Returns the model that `dynamic_program.solve` takes, or None where the scenario is beyond it.
+    """Returns the model that `dynamic_program.solve` takes, or None where the scenario is beyond
+    it.
 
-    It needs Bernoulli arrivals, Poisson batches of load, one rate without outages, one speed, and no look at an exit.
+    It needs Bernoulli arrivals, Poisson batches of load, one rate without outages, one speed, and
+    no look at an exit.
     """
     if scenarios.task_samples(scenario.task) is not None:
         return None
@@ -32,7 +34,10 @@ def model_of(scenario: StoppingScenario) -> Model | None:
             pass
         case _:
             return None
-    task = {name: np.asarray(value, float) for name, value in scenarios.task_numbers(scenario.task).items()}
+    task = {
+        name: np.asarray(value, float)
+        for name, value in scenarios.task_numbers(scenario.task).items()
+    }
     job_mean_s = job_s / 2 if jobs == "uniform" else job_s
     bits_a_slot = round(rate_bps * scenario.slot_s)
     upload_slots = np.ceil(np.round(task["upload_bits"]) / bits_a_slot).astype(int)
@@ -48,7 +53,10 @@ def model_of(scenario: StoppingScenario) -> Model | None:
         device_energy_j=task["device_energy_j"],
         transmit_energy_j=np.asarray(
             transmit_energy_j(
-                upload_slots * scenario.slot_s, task["transmit_w"], task["upload_bits"], task["transmit_j_per_bit"]
+                upload_slots * scenario.slot_s,
+                task["transmit_w"],
+                task["upload_bits"],
+                task["transmit_j_per_bit"],
             )
         ),
         accuracy=task["accuracy"],
@@ -63,10 +71,18 @@ def policy(solution: Solution) -> Policy:
 
     def act(key, state, observation, params):
         k = known(state, params)
-        radio = jnp.maximum(state.radio_free - state.slot, 0)  # at one rate, known from the bits that are left
-        # The device counts its work from the moment it is handed over, so none of it is under way any more.
+        radio = jnp.maximum(
+            state.radio_free - state.slot, 0
+        )  # at one rate, known from the bits that are left
+        # The device counts its work from the moment it is handed over, so none of it is under way
+        # any more.
         stops = dynamic_program.act(
-            solution, state.layer, k.waiting_tasks.astype(jnp.int32), k.server_backlog_s, radio, jnp.zeros(())
+            solution,
+            state.layer,
+            k.waiting_tasks.astype(jnp.int32),
+            k.server_backlog_s,
+            radio,
+            jnp.zeros(()),
         )
         return jnp.where(stops, STOP, CONTINUE)
 

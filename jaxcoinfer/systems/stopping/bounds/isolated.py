@@ -1,16 +1,19 @@
 """A certified upper bound on the utility of every task of a recorded world, whatever the policy.
 
-No task fares better than one that has the device, the radio and the server's own queue to itself from its arrival:
+No task fares better than one that has the device, the radio and the server's own queue to itself
+from its arrival:
 
     U_n <= max_l [alpha acc_l - beta E_l - (c_l + u_l + Q(tau_l) + e_l)]
 
-Proof. Starting later never ends earlier. The radio is first-come first-served: an upload that begins later ends no
-earlier. So is the server: the backlog of the others falls by at most one slot a slot, so `tau + Q(tau)` does not fall
-with tau, and own work of earlier tasks only adds to it. Layers take at least what they take at the row's fastest speed,
-and air time is at least the least that any slot of the row would give. What the queue costs is left out, so the bound
-is close where queues are short, and says little under load; `systems.stopping.bounds.dynamic_program` is for that. Where an exit head is
-looked at, acc_l is how often choice l is right on images of which the head is as sure: a bound on the mean over them.
-Axes: K rows, N tasks, P = Le+1 stopping points with an upload.
+Proof. Starting later never ends earlier. The radio is first-come first-served: an upload that
+begins later ends no earlier. So is the server: the backlog of the others falls by at most one slot
+a slot, so `tau + Q(tau)` does not fall with tau, and own work of earlier tasks only adds to it.
+Layers take at least what they take at the row's fastest speed, and air time is at least the least
+that any slot of the row would give. What the queue costs is left out, so the bound is close where
+queues are short, and says little under load; `systems.stopping.bounds.dynamic_program` is for that.
+Where an exit head is looked at, acc_l is how often choice l is right on images of which the head is
+as sure: a bound on the mean over them. Axes: K rows, N tasks, P = Le+1 stopping points with an
+upload.
 """
 
 from functools import partial
@@ -29,9 +32,13 @@ from jaxcoinfer.systems.stopping.samples import Samples
 
 
 def utility(env: Stopping, params: Params) -> jax.Array:
-    """Returns the bound of each task [K, N]; minus infinity where the row ends before every choice is through."""
+    """Returns the bound of each task [K, N]; minus infinity where the row ends before every choice
+    is through.
+    """
     samples = params.samples
-    like = samples and samples.replace(records=jnp.asarray(stopping_samples.of_like_images(samples)))
+    like = samples and samples.replace(
+        records=jnp.asarray(stopping_samples.of_like_images(samples))
+    )
     return _of_tasks(env, params, like)
 
 
@@ -41,17 +48,25 @@ def _of_tasks(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
     fastest = bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
     slots = layer_slots(params.layer_s, fastest, params.slot_s)
     # Energy counts air time, and a task that starts later may meet a better link: the least of all.
-    least_air_s = seconds(exogenous.upload_slots(bank, env.n_layers + 1).min(axis=(0, 1)), params.slot_s)
+    least_air_s = seconds(
+        exogenous.upload_slots(bank, env.n_layers + 1).min(axis=(0, 1)), params.slot_s
+    )
     upload_bits = params.upload_bits.astype(jnp.float32)
-    upload_energy_j = transmit_energy_j(least_air_s, params.transmit_w, upload_bits, params.transmit_j_per_bit)
+    upload_energy_j = transmit_energy_j(
+        least_air_s, params.transmit_w, upload_bits, params.transmit_j_per_bit
+    )
     energy_j = params.device_energy_j + jnp.append(upload_energy_j, 0.0)
     cost = params.energy_weight * energy_j
 
     def task(row, number):
         arrival = exogenous.arrival(bank, row, number)
         accuracy = params.accuracy if sure is None else stopping_samples.record(sure, row, number)
-        best = (params.accuracy_weight * accuracy - cost - _latency_s(params, row, arrival, slots)).max()
-        return jnp.where(arrival + params.longest_local_slots <= params.last_upload[row], best, -jnp.inf)
+        best = (
+            params.accuracy_weight * accuracy - cost - _latency_s(params, row, arrival, slots)
+        ).max()
+        return jnp.where(
+            arrival + params.longest_local_slots <= params.last_upload[row], best, -jnp.inf
+        )
 
     numbers = jnp.arange(bank.arrival_slot.shape[1], dtype=jnp.int32)
     rows = jnp.arange(bank.n_rows, dtype=jnp.int32)
@@ -59,7 +74,9 @@ def _of_tasks(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
 
 
 def _latency_s(params: Params, row: jax.Array, arrival: jax.Array, slots: jax.Array) -> jax.Array:
-    """Seconds from arrival to result of each choice [P+1] of a task that meets nobody of its own device."""
+    """Seconds from arrival to result of each choice [P+1] of a task that meets nobody of its own
+    device.
+    """
     layers = jnp.arange(slots.shape[0], dtype=jnp.int32)
     computed = jnp.append(jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32))
     begin = jnp.minimum(arrival + computed[:-1], params.last_upload[row])
@@ -71,6 +88,8 @@ def _latency_s(params: Params, row: jax.Array, arrival: jax.Array, slots: jax.Ar
 
 
 def by_row(bound: jax.Array, count: np.ndarray) -> np.ndarray:
-    """Returns the mean bound of the first count [K] tasks of each row, those a policy finished, [K]."""
+    """Returns the mean bound of the first count [K] tasks of each row, those a policy finished,
+    [K].
+    """
     counted = np.arange(bound.shape[1])[None] < count[:, None]
     return np.where(counted, np.asarray(bound, np.float64), 0.0).sum(axis=1) / np.maximum(count, 1)

@@ -1,6 +1,8 @@
-"""The `stopping` system on a grid of states: its numbers, checked, and the tables for a sweep of `dynamic_program`.
+"""The `stopping` system on a grid of states: its numbers, checked, and the tables for a sweep of
+`dynamic_program`.
 
-Host work in NumPy float64. Axes: A = Le+1 stopping points with an upload, R radio states, X backlogs, W waiting tasks.
+Host work in NumPy float64. Axes: A = Le+1 stopping points with an upload, R radio states, X
+backlogs, W waiting tasks.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -19,9 +21,10 @@ Table = np.ndarray | jax.Array  # made on the host, used on the device
 class Model:
     """Numbers of one system. Seconds, joules, slots; new numbers on the same grid retrace nothing.
 
-    jobs_per_slot: Poisson mean of the others' jobs, of `job_law` "uniform" on (0, 2 job_mean_s) or "exponential".
-    layer_slots int [A]: layers 1..Le, then the head. upload_slots int [A], server_s [A], transmit_energy_j [A]: when
-    stopping at l = 0..Le. device_energy_j [A+1] (cumulative), accuracy [A+1]: the same, then finished on the device.
+    jobs_per_slot: Poisson mean of the others' jobs, of `job_law` "uniform" on (0, 2 job_mean_s) or
+    "exponential". layer_slots int [A]: layers 1..Le, then the head. upload_slots int [A], server_s
+    [A], transmit_energy_j [A]: when stopping at l = 0..Le. device_energy_j [A+1] (cumulative),
+    accuracy [A+1]: the same, then finished on the device.
     """
 
     slot_s: float
@@ -44,9 +47,10 @@ class Model:
 class Grid:
     """Sizes of the state space: backlogs 0..backlog_max_s, W, R.
 
-    Nodes are spacing_s apart up to linear_s and then ever further by the factor 1 + growth. The law near an empty
-    server is exact if spacing_s divides the slot and linear_s covers the longest layer. Past the grid's ends work is
-    cut off, tasks beyond W-1 waiting are lost, and a radio busy for longer counts as busy for R-1 slots.
+    Nodes are spacing_s apart up to linear_s and then ever further by the factor 1 + growth. The law
+    near an empty server is exact if spacing_s divides the slot and linear_s covers the longest
+    layer. Past the grid's ends work is cut off, tasks beyond W-1 waiting are lost, and a radio busy
+    for longer counts as busy for R-1 slots.
     """
 
     backlog_max_s: float
@@ -93,9 +97,11 @@ class Tables(NamedTuple):
 
 
 def default_grid(model: Model, **sizes) -> Grid:
-    """Returns a grid up to the 1e-7 tail of the others' backlog; `sizes` replace fields of it. Raises like `solve`.
+    """Returns a grid up to the 1e-7 tail of the others' backlog; `sizes` replace fields of it.
+    Raises like `solve`.
 
-    `P(Q > x)` falls like `exp(-2 (1 - rho) x / (lambda E[job^2]))` (heavy traffic), lambda jobs a second, rho load.
+    `P(Q > x)` falls like `exp(-2 (1 - rho) x / (lambda E[job^2]))` (heavy traffic), lambda jobs a
+    second, rho load.
     """
     model = checked(model)
     second_moment = {"uniform": 4 / 3, "exponential": 2.0}[model.job_law] * model.job_mean_s**2
@@ -117,7 +123,9 @@ def checked(model: Model) -> Model:
     """The record with NumPy leaves; ValueError with field, value and what is allowed."""
     names = [field.name for field in fields(model) if field.name != "job_law"]
     leaves = {name: np.asarray(getattr(model, name)) for name in names}
-    model = replace(model, **{name: leaf.astype(leaf.dtype.kind + "8") for name, leaf in leaves.items()})
+    model = replace(
+        model, **{name: leaf.astype(leaf.dtype.kind + "8") for name, leaf in leaves.items()}
+    )
     places = model.layer_slots.size
     sizes = {"layer_slots": 0, "upload_slots": 0, "server_s": 0, "transmit_energy_j": 0}
     for name, more in {**sizes, "device_energy_j": 1, "accuracy": 1}.items():
@@ -133,7 +141,9 @@ def checked(model: Model) -> Model:
     if not 0 < model.arrival_probability < 1:
         raise ValueError(f"arrival_probability is {model.arrival_probability}, must be in (0, 1)")
     if not 0 <= model.jobs_per_slot * model.job_mean_s < model.slot_s:
-        raise ValueError(f"jobs_per_slot is {model.jobs_per_slot}, its work must be below slot_s a slot")
+        raise ValueError(
+            f"jobs_per_slot is {model.jobs_per_slot}, its work must be below slot_s a slot"
+        )
     backlog_law.job_stop_loss(np.zeros(()), float(model.job_mean_s), model.job_law)
     return model
 
@@ -145,10 +155,14 @@ def radio_states(model: Model, grid: Grid) -> tuple[int, ...]:
 
 
 def make_tables(model: Model, grid: Grid) -> Tables:
-    """Laws and rewards, float64. An idle period: `G = sum_{k <= K} p (1-p)^(k-1) P_k + (1-p)^K P_K G`."""
+    """Laws and rewards, float64. An idle period: `G = sum_{k <= K} p (1-p)^(k-1) P_k + (1-p)^K P_K
+    G`.
+    """
     nodes_s, late = grid.nodes_s(), 1 - float(model.arrival_probability)
     slots = int(max(model.layer_slots.max(), grid.radio - 1 + model.upload_slots.max(), 32))
-    slot_s, jobs_per_slot, job_mean_s = map(float, (model.slot_s, model.jobs_per_slot, model.job_mean_s))
+    slot_s, jobs_per_slot, job_mean_s = map(
+        float, (model.slot_s, model.jobs_per_slot, model.job_mean_s)
+    )
     kept, expected_s, soon = {}, [], np.zeros((nodes_s.size, nodes_s.size))
     laws = backlog_law.flows(nodes_s, slot_s, jobs_per_slot, job_mean_s, model.job_law, slots)
     for count, law in enumerate(laws):
@@ -164,15 +178,27 @@ def make_tables(model: Model, grid: Grid) -> Tables:
     return Tables(tuple(places), idle, kept[1], np.asarray(model.arrival_probability))
 
 
-def _place(model: Model, grid: Grid, layer: int, busy: np.ndarray, flow: np.ndarray, expected_s: np.ndarray):
+def _place(
+    model: Model, grid: Grid, layer: int, busy: np.ndarray, flow: np.ndarray, expected_s: np.ndarray
+):
     """Tables before layer l+1: `busy` slots of the radio [R], `expected_s` E[Q_n | y] [n, X]."""
-    nodes_s, slots, probability = grid.nodes_s(), model.layer_slots[layer], model.arrival_probability
+    nodes_s, slots, probability = (
+        grid.nodes_s(),
+        model.layer_slots[layer],
+        model.arrival_probability,
+    )
     flight = busy + model.upload_slots[layer]
     spare_s = flight * (model.slot_s - model.jobs_per_slot * model.job_mean_s)
     met_s = np.maximum(expected_s[flight] + spare_s[:, None], nodes_s) + model.server_s[layer]
     node = np.clip(np.searchsorted(nodes_s, met_s, side="right") - 1, 0, nodes_s.size - 2)
     stop = model.alpha * model.accuracy[layer] - model.beta * model.transmit_energy_j[layer]
-    stop = stop - model.server_s[layer] - model.rtt_s - model.slot_s * flight[:, None] - expected_s[flight]
+    stop = (
+        stop
+        - model.server_s[layer]
+        - model.rtt_s
+        - model.slot_s * flight[:, None]
+        - expected_s[flight]
+    )
     waits = slots * np.arange(grid.waiting) + probability * slots * (slots - 1) / 2
     go = -model.slot_s * (slots + waits) - model.beta * np.diff(model.device_energy_j)[layer]
     first = -model.beta * model.device_energy_j[0] * (layer == 0)

@@ -1,1 +1,3 @@
-"""The digital twin: what every choice would give, where the device stands, which choices cannot win."""
+"""The digital twin: what every choice would give, where the device stands, which choices cannot
+win.
+"""

@@ -1,28 +1,34 @@
 """Choices that cannot win, found without asking the server's queue.
 
-Compared is the `value` (Ũ) of one task n between its own choices. t_l is the slot before layer l+1; an upload of l
-begins at b_l = max(t_l, radio free), ends at τ_l, is a_l = τ_l − b_l slots on air; s is the task's start, Δ = slot_s.
-Lemma: for l < m with τ_l ≤ τ_m, and w ≥ 0 the waiting cost of the slots from t_l to t_m,
+Compared is the `value` (Ũ) of one task n between its own choices. t_l is the slot before layer l+1;
+an upload of l begins at b_l = max(t_l, radio free), ends at τ_l, is a_l = τ_l − b_l slots on air; s
+is the task's start, Δ = slot_s. Lemma: for l < m with τ_l ≤ τ_m, and w ≥ 0 the waiting cost of the
+slots from t_l to t_m,
 
-    value_m − value_l ≤ α (acc_m − acc_l) + (e_l − e_m) + β (E_tx(l) − E_tx(m)) − β (E_dev(m) − E_dev(l)) − w,
+    value_m − value_l ≤ α (acc_m − acc_l) + (e_l − e_m) + β (E_tx(l) − E_tx(m)) − β (E_dev(m) −
+    E_dev(l)) − w,
 
-and where the right side is ≤ 0, m cannot win. Proof: work that joins the server at t is begun at G(t) = tΔ + Q_tot(t).
-Q_tot is the others' work and that of our earlier tasks, through the radio by b_l (first come, first served): the same
-whatever task n chooses. Q_tot(t+1) ≥ Q_tot(t) − Δ, so G never falls and G(τ_m) ≥ G(τ_l). With N_l the tasks that wait,
-summed over s..t_l, value_l = α acc_l − (G(τ_l) − sΔ + e_l + rtt) − β (E_dev(l) + E_tx(l)) − Δ N_l. Subtract and drop
-G(τ_l) − G(τ_m) ≤ 0; left is the bound, where w = Δ (N_m − N_l) sums A[u] − (n+1) ≥ 0, since task n has arrived.
+and where the right side is ≤ 0, m cannot win. Proof: work that joins the server at t is begun at
+G(t) = tΔ + Q_tot(t). Q_tot is the others' work and that of our earlier tasks, through the radio by
+b_l (first come, first served): the same whatever task n chooses. Q_tot(t+1) ≥ Q_tot(t) − Δ, so G
+never falls and G(τ_m) ≥ G(τ_l). With N_l the tasks that wait, summed over s..t_l, value_l = α acc_l
+− (G(τ_l) − sΔ + e_l + rtt) − β (E_dev(l) + E_tx(l)) − Δ N_l. Subtract and drop G(τ_l) − G(τ_m) ≤ 0;
+left is the bound, where w = Δ (N_m − N_l) sums A[u] − (n+1) ≥ 0, since task n has arrived.
 
-τ_l ≤ τ_m is a condition: uploads l and m are alternatives, and a smaller m overtakes where l is long or both wait for a
-busy radio. As b_l ≤ b_m, it is sure beforehand if bits_l ≤ bits_m, for then C[τ_m] ≥ C[b_m] + bits_m ≥ C[b_l] + bits_l;
-or if max a_l ≤ min a_m + (b_m − b_l), where b_m − b_l is t_m − t_l for an idle radio, else ≥ 0. E_tx = power Δ a +
-j_per_bit bits has unknown air time a, but a_l − a_m = (b_m − b_l) − (τ_m − τ_l) ≤ t_m − t_l, and ≤ max a_l − min a_m.
+τ_l ≤ τ_m is a condition: uploads l and m are alternatives, and a smaller m overtakes where l is
+long or both wait for a busy radio. As b_l ≤ b_m, it is sure beforehand if bits_l ≤ bits_m, for then
+C[τ_m] ≥ C[b_m] + bits_m ≥ C[b_l] + bits_l; or if max a_l ≤ min a_m + (b_m − b_l), where b_m − b_l
+is t_m − t_l for an idle radio, else ≥ 0. E_tx = power Δ a + j_per_bit bits has unknown air time a,
+but a_l − a_m = (b_m − b_l) − (τ_m − τ_l) ≤ t_m − t_l, and ≤ max a_l − min a_m.
 
-Ceiling: value_m ≤ α acc_m − (τ_m − s)Δ − e_m − rtt − β E_m − Δ N_m at an empty server, the earliest τ_m, the least air
-time and N_m; on the device t for τ, no e, rtt, radio. Limits: m is out only while the l that beats it is open: once l
-is passed, m may be the best left. `value` ignores later tasks: a policy that values the queue it leaves may rightly
-take m. In float32, ties are decided by the rounding of `value`.
+Ceiling: value_m ≤ α acc_m − (τ_m − s)Δ − e_m − rtt − β E_m − Δ N_m at an empty server, the earliest
+τ_m, the least air time and N_m; on the device t for τ, no e, rtt, radio. Limits: m is out only
+while the l that beats it is open: once l is passed, m may be the best left. `value` ignores later
+tasks: a policy that values the queue it leaves may rightly take m. In float32, ties are decided by
+the rounding of `value`.
 
-P = L+1 uploads, P+1 choices. Source: in the manner of Hu et al. (arXiv 2405.17664); lemma and proof are ours.
+P = L+1 uploads, P+1 choices. Source: in the manner of Hu et al. (arXiv 2405.17664); lemma and proof
+are ours.
 """
 
 import jax
@@ -40,12 +46,14 @@ from jaxcoinfer.systems.stopping.twin.workload import Replay
 
 
 class Sure(struct.PyTreeNode):
-    """What is sure about the choices of one task; `[2, ...]` are least and most, equal after a replay.
+    """What is sure about the choices of one task; `[2, ...]` are least and most, equal after a
+    replay.
 
-    first: earliest open choice, int32. slots [2, P+1] int32: differences bound t_m − t_l, the least bound t_l − s. air
-    [2, P] int32: slots on air. end [P] int32: least slots τ_l − s. waiting_s [P+1], seconds: it and its differences
-    are at most the waiting cost. ordered [P, P] bool: τ_l ≤ τ_m, row l, column m. accuracy [P+1]: of each choice, or
-    what is expected of it: the lemma then holds for expected values.
+    first: earliest open choice, int32. slots [2, P+1] int32: differences bound t_m − t_l, the least
+    bound t_l − s. air [2, P] int32: slots on air. end [P] int32: least slots τ_l − s. waiting_s
+    [P+1], seconds: it and its differences are at most the waiting cost. ordered [P, P] bool: τ_l ≤
+    τ_m, row l, column m. accuracy [P+1]: of each choice, or what is expected of it: the lemma then
+    holds for expected values.
     """
 
     first: jax.Array
@@ -58,25 +66,41 @@ class Sure(struct.PyTreeNode):
 
 
 def limits(params: Params) -> tuple[jax.Array, jax.Array]:
-    """Returns least and most slots of layers [2, L+1] and on air [2, P] in the bank, as a profile would; int32."""
-    speed = params.bank.slots[:, :, exogenous.SPEED].astype(jnp.float32) * (1.0 / exogenous.SPEED_ONE)
+    """Returns least and most slots of layers [2, L+1] and on air [2, P] in the bank, as a profile
+    would; int32.
+    """
+    speed = params.bank.slots[:, :, exogenous.SPEED].astype(jnp.float32) * (
+        1.0 / exogenous.SPEED_ONE
+    )
     slots = [layer_slots(params.layer_s, v, params.slot_s) for v in (speed.max(), speed.min())]
-    possible = jnp.arange(params.bank.n_slots + 1)[None, :, None] <= params.last_upload[:, None, None]
+    possible = (
+        jnp.arange(params.bank.n_slots + 1)[None, :, None] <= params.last_upload[:, None, None]
+    )
     air = exogenous.upload_slots(params.bank, params.upload_bits.shape[0])
-    return jnp.stack(slots), jnp.stack([air.min(axis=(0, 1)), jnp.where(possible, air, 0).max(axis=(0, 1))])
+    return jnp.stack(slots), jnp.stack(
+        [air.min(axis=(0, 1)), jnp.where(possible, air, 0).max(axis=(0, 1))]
+    )
 
 
 def after_replay(replay: Replay) -> Sure:
-    """Returns what a replay tells of all choices before the server is asked: decisions, air times, waiting tasks."""
+    """Returns what a replay tells of all choices before the server is asked: decisions, air times,
+    waiting tasks.
+    """
     start, end = replay.end.start, replay.uploads.end
     slots = jnp.append(replay.states.slot, replay.end.slot) - start
     slots, air = (jnp.stack([x, x]) for x in (slots, end - replay.uploads.begin))
     choices, ordered = replay.choices, _step(end) >= 0
-    return Sure(jnp.int32(0), slots, air, end - start, choices.waiting_cost_s, ordered, choices.accuracy)
+    return Sure(
+        jnp.int32(0), slots, air, end - start, choices.waiting_cost_s, ordered, choices.accuracy
+    )
 
 
-def at_decision(env: Stopping, state: State, params: Params, limits: tuple[jax.Array, jax.Array]) -> Sure:
-    """Returns what is sure at a decision, given `limits(params)`; reads nothing that comes after its slot."""
+def at_decision(
+    env: Stopping, state: State, params: Params, limits: tuple[jax.Array, jax.Array]
+) -> Sure:
+    """Returns what is sure at a decision, given `limits(params)`; reads nothing that comes after
+    its slot.
+    """
     known, (layer_limits, air) = stopping.known(state, params), limits
     now = layer_slots(params.layer_s, known.speed, params.slot_s)[None]
     spent, layers = state.slot - state.start, jnp.arange(env.n_layers + 1)[None]
@@ -88,11 +112,21 @@ def at_decision(env: Stopping, state: State, params: Params, limits: tuple[jax.A
     apart = jnp.where(state.slot >= state.radio_free, _step(ahead[0, :-1]), 0)
     ordered = (_step(params.upload_bits) >= 0) | (air[1][:, None] <= air[0][None] + apart)
     accuracy = workload.expected_accuracy(env, state, params)
-    return Sure(state.layer, spent + ahead, air, spent + ahead[0, :-1] + air[0], waiting_s, ordered, accuracy)
+    return Sure(
+        state.layer,
+        spent + ahead,
+        air,
+        spent + ahead[0, :-1] + air[0],
+        waiting_s,
+        ordered,
+        accuracy,
+    )
 
 
 def most_gain(params: Params, sure: Sure) -> jax.Array:
-    """Returns the lemma's bound on value_m − value_l, [P, P], row l, column m; infinite where it does not apply."""
+    """Returns the lemma's bound on value_m − value_l, [P, P], row l, column m; infinite where it
+    does not apply.
+    """
     layers = jnp.arange(params.server_s.shape[0])
     applies = sure.ordered & (_step(layers) > 0) & (layers[:, None] >= sure.first)
     air = jnp.minimum(sure.air[1][:, None] - sure.air[0][None], _step(sure.slots[1, :-1]))
@@ -103,27 +137,41 @@ def most_gain(params: Params, sure: Sure) -> jax.Array:
 
 def ceiling(params: Params, sure: Sure) -> jax.Array:
     """Returns the most each choice can reach, [P+1]; of the device after a replay, its value."""
-    return _value(params, sure, seconds(jnp.append(sure.end, sure.slots[0, -1]), params.slot_s), sure.air[0])
+    return _value(
+        params, sure, seconds(jnp.append(sure.end, sure.slots[0, -1]), params.slot_s), sure.air[0]
+    )
 
 
 def can_win(params: Params, sure: Sure, device_value: jax.Array | float = -jnp.inf) -> jax.Array:
-    """Returns which open choices may be best, bool [P+1]: not beaten by the lemma, nor their ceiling by the device."""
+    """Returns which open choices may be best, bool [P+1]: not beaten by the lemma, nor their
+    ceiling by the device.
+    """
     loses = (most_gain(params, sure) <= 0).any(axis=0) | (ceiling(params, sure)[:-1] < device_value)
     return jnp.append(~loses & (jnp.arange(loses.shape[0]) >= sure.first), True)
 
 
 def floor_now(state: State, params: Params, sure: Sure, most_work_s: jax.Array) -> jax.Array:
-    """Returns the least value of stopping now, [P], if the others bring at most `most_work_s` (finite) seconds a slot.
+    """Returns the least value of stopping now, [P], if the others bring at most `most_work_s`
+    (finite) seconds a slot.
 
-    G(τ) ≤ max(G(t), τΔ) + (τ − t) most_work_s, since G(t+1) = max(G(t), (t+1)Δ) + W[t], at the longest air time. Minus
-    infinity for other l, and while the radio is busy: how much own work comes first is then not known.
+    G(τ) ≤ max(G(t), τΔ) + (τ − t) most_work_s, since G(t+1) = max(G(t), (t+1)Δ) + W[t], at the
+    longest air time. Minus infinity for other l, and while the radio is busy: how much own work
+    comes first is then not known.
     """
     tick_s = params.slot_s * (1.0 / exogenous.TICKS)
     own_s = excess_left_s(state.excess_s, seconds(state.now.idle - state.excess_idle, tick_s))
-    served_s = jnp.maximum(seconds(state.now.backlog, tick_s) + own_s, seconds(sure.air[1], params.slot_s))
-    served_s = served_s + seconds(sure.air[1], most_work_s) + seconds(state.slot - state.start, params.slot_s)
+    served_s = jnp.maximum(
+        seconds(state.now.backlog, tick_s) + own_s, seconds(sure.air[1], params.slot_s)
+    )
+    served_s = (
+        served_s
+        + seconds(sure.air[1], most_work_s)
+        + seconds(state.slot - state.start, params.slot_s)
+    )
     here = (jnp.arange(served_s.shape[0]) == state.layer) & (state.slot >= state.radio_free)
-    return jnp.where(here, _value(params, sure, jnp.append(served_s, 0.0), sure.air[1])[:-1], -jnp.inf)
+    return jnp.where(
+        here, _value(params, sure, jnp.append(served_s, 0.0), sure.air[1])[:-1], -jnp.inf
+    )
 
 
 def stop_now(params: Params, sure: Sure, value: jax.Array) -> jax.Array:
@@ -131,7 +179,9 @@ def stop_now(params: Params, sure: Sure, value: jax.Array) -> jax.Array:
 
     value [P]: of stopping at l, realised or a floor; where minus infinity the answer is False.
     """
-    loses = jnp.pad(most_gain(params, sure) <= 0, ((0, 0), (0, 1))) | (ceiling(params, sure)[None] <= value[:, None])
+    loses = jnp.pad(most_gain(params, sure) <= 0, ((0, 0), (0, 1))) | (
+        ceiling(params, sure)[None] <= value[:, None]
+    )
     return ~jnp.triu(~loses, 1).any(axis=1) & (jnp.arange(value.shape[0]) >= sure.first)
 
 
@@ -149,7 +199,9 @@ def _sent_j(params, air, bits):
     return transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit)
 
 
-def _value(params, sure, end_s, air):  # [P+1]; the server begins, or the device ends, end_s after the task's start
+def _value(
+    params, sure, end_s, air
+):  # [P+1]; the server begins, or the device ends, end_s after the task's start
     after_s = jnp.append(params.server_s + params.rtt_s, 0.0)
     energy_j = params.device_energy_j + jnp.append(_sent_j(params, air, params.upload_bits), 0.0)
     lost = after_s + sure.waiting_s + params.energy_weight * energy_j

@@ -1,12 +1,14 @@
 """Where the server believes the device to be, and when the device corrects it.
 
-The server decides. It knows the tasks' arrivals and the layers' times, so from the last report it can tell where the
-device is without being told: at layer l of task n at slot `t^_l`. The device's true progress depends on its speed, and
-it reports only where the estimate is off by more than a threshold. Between reports the server decides on what it knew
-at `t^_l`, and the command waits at the device for the layer to end. How sure an exit head is the device reports always.
+The server decides. It knows the tasks' arrivals and the layers' times, so from the last report it
+can tell where the device is without being told: at layer l of task n at slot `t^_l`. The device's
+true progress depends on its speed, and it reports only where the estimate is off by more than a
+threshold. Between reports the server decides on what it knew at `t^_l`, and the command waits at
+the device for the layer to end. How sure an exit head is the device reports always.
 
-The twin assumes the fastest speed of the device: it is never behind, so a command is always there in time and nothing
-is decided on what has not happened yet. Status twin of Hu et al. (arXiv 2405.17664); thresholds and speeds are ours.
+The twin assumes the fastest speed of the device: it is never behind, so a command is always there
+in time and nothing is decided on what has not happened yet. Status twin of Hu et al. (arXiv
+2405.17664); thresholds and speeds are ours.
 """
 
 from dataclasses import dataclass
@@ -25,9 +27,10 @@ from jaxcoinfer.systems.stopping.params import Params
 class StatusParams(Params):
     """Params of the system, and of the reports; build with `watch`.
 
-    threshold_slots int32: how far the device may be behind the estimate before it reports; assumed_speed: with which
-    the estimate runs ahead, 1 = nominal, at least the fastest; extrapolates bool: whether the estimate moves on between
-    reports, or the server holds the last report for the truth.
+    threshold_slots int32: how far the device may be behind the estimate before it reports;
+    assumed_speed: with which the estimate runs ahead, 1 = nominal, at least the fastest;
+    extrapolates bool: whether the estimate moves on between reports, or the server holds the last
+    report for the truth.
     """
 
     threshold_slots: jax.Array
@@ -36,27 +39,37 @@ class StatusParams(Params):
 
 
 class BeliefState(State):
-    """The state the server believes in, which policies see; truth: what it is about; reports int32, of this task."""
+    """The state the server believes in, which policies see; truth: what it is about; reports int32,
+    of this task.
+    """
 
     truth: State
     reports: jax.Array
 
 
 def watch(params: Params, threshold_slots: int, extrapolate: bool = True) -> StatusParams:
-    """Returns the params with a report threshold, in slots; one beyond the row's length means no report ever.
+    """Returns the params with a report threshold, in slots; one beyond the row's length means no
+    report ever.
 
-    extrapolate: the estimate moves on between reports; without it the server holds the last report for the truth.
+    extrapolate: the estimate moves on between reports; without it the server holds the last report
+    for the truth.
     """
     if threshold_slots < 0:
         raise ValueError(f"threshold_slots: {threshold_slots}; must be at least 0.")
-    fastest = params.bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
+    fastest = (
+        params.bank.slots[:, :, exogenous.SPEED].max().astype(jnp.float32) / exogenous.SPEED_ONE
+    )
     threshold, moves_on = jnp.asarray(threshold_slots, jnp.int32), jnp.asarray(extrapolate, bool)
-    return StatusParams(**vars(params), threshold_slots=threshold, assumed_speed=fastest, extrapolates=moves_on)
+    return StatusParams(
+        **vars(params), threshold_slots=threshold, assumed_speed=fastest, extrapolates=moves_on
+    )
 
 
 @dataclass(frozen=True)
 class StatusTwinEnv:
-    """`stopping` as the server sees it: the same contract, params from `watch`, observations of the believed state."""
+    """`stopping` as the server sees it: the same contract, params from `watch`, observations of the
+    believed state.
+    """
 
     env: Stopping
 
@@ -84,16 +97,24 @@ class StatusTwinEnv:
         """Starts at a random slot of a random row, with the truth reported; consumes the key."""
         return _first(*self.env.reset(key, params))
 
-    def reset_at(self, row: jax.Array, slot: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
+    def reset_at(
+        self, row: jax.Array, slot: jax.Array, params: StatusParams
+    ) -> tuple[BeliefState, TimeStep]:
         """Starts at a slot of a row, with the truth reported."""
         return _first(*self.env.reset_at(row, slot, params))
 
-    def step(self, state: BeliefState, action: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
-        """Continues (0) or stops (1) the true device; the server's estimate moves on by what it knows."""
+    def step(
+        self, state: BeliefState, action: jax.Array, params: StatusParams
+    ) -> tuple[BeliefState, TimeStep]:
+        """Continues (0) or stops (1) the true device; the server's estimate moves on by what it
+        knows.
+        """
         truth, timestep = self.env.step(state.truth, action, params)
         ends = (action == STOP) | (state.layer == self.env.n_layers)
         layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
-        slots = jnp.where(action == STOP, 0, layer_slots(layer_s, params.assumed_speed, params.slot_s))
+        slots = jnp.where(
+            action == STOP, 0, layer_slots(layer_s, params.assumed_speed, params.slot_s)
+        )
         moved = state.slot + slots
         moved = jnp.where(ends, jnp.maximum(truth.arrival, moved), moved)
         slot = jnp.where(params.extrapolates, moved, state.slot)
@@ -105,9 +126,15 @@ class StatusTwinEnv:
         outcome = timestep.outcome.replace(reports=state.reports)
         now = exogenous.slot_at(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
         told = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
-        believed = BeliefState(**vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told)
-        believed = jax.tree.map(lambda old, new: jnp.where(state.truth.done, old, new), state, believed)
-        return believed, timestep.replace(observation=stopping.observe(believed, params), outcome=outcome)
+        believed = BeliefState(
+            **vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told
+        )
+        believed = jax.tree.map(
+            lambda old, new: jnp.where(state.truth.done, old, new), state, believed
+        )
+        return believed, timestep.replace(
+            observation=stopping.observe(believed, params), outcome=outcome
+        )
 
 
 def _first(state: State, timestep: TimeStep) -> tuple[BeliefState, TimeStep]:

@@ -1,8 +1,9 @@
 """Every stopping point of a task at once, as if each had been chosen.
 
-`evaluate` replays the recorded world around one task: it reads past the decision, so it serves to learn from tasks
-that are over and to say what a clairvoyant would do. `forecast` says what each choice is expected to give from what is
-known now. Axes: P = Le+1 stopping points with an upload, P+1 choices, F features.
+`evaluate` replays the recorded world around one task: it reads past the decision, so it serves to
+learn from tasks that are over and to say what a clairvoyant would do. `forecast` says what each
+choice is expected to give from what is known now. Axes: P = Le+1 stopping points with an upload,
+P+1 choices, F features.
 """
 
 import jax
@@ -20,10 +21,11 @@ from jaxcoinfer.systems.stopping.env import Params, State, Stopping
 class Choices(struct.PyTreeNode):
     """What each choice of one task gives, [P+1]; the last choice finishes on the device.
 
-    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s counts waiting for
-    the radio and the round trip; energy_j, joules; accuracy; utility `alpha acc - T - beta E`; waiting_cost_s, seconds
-    other tasks wait because this one holds the processor; value, the utility with the task's own wait replaced by
-    waiting_cost_s, which is what the rewards of the task sum to.
+    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s
+    counts waiting for the radio and the round trip; energy_j, joules; accuracy; utility `alpha acc
+    - T - beta E`; waiting_cost_s, seconds other tasks wait because this one holds the processor;
+    value, the utility with the task's own wait replaced by waiting_cost_s, which is what the
+    rewards of the task sum to.
     """
 
     wait_s: jax.Array
@@ -40,7 +42,9 @@ class Choices(struct.PyTreeNode):
 
 
 class Replay(struct.PyTreeNode):
-    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, after the exit head."""
+    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, after the
+    exit head.
+    """
 
     choices: Choices
     states: State
@@ -49,7 +53,8 @@ class Replay(struct.PyTreeNode):
 
 
 def evaluate(env: Stopping, state: State, params: Params) -> Replay:
-    """Replays the task in hand from its start for every choice; exact: equal to what the environment would do.
+    """Replays the task in hand from its start for every choice; exact: equal to what the
+    environment would do.
 
     state: one device, at any decision of the task.
     """
@@ -61,7 +66,12 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *path)
     states = jax.tree.map(lambda leaf: leaf[:-1], stacked)
     uploads = jax.vmap(stopping.upload_at, in_axes=(0, None, 0, 0, 0, 0))(
-        states, params, states.slot, states.layer, params.upload_bits.astype(jnp.float32), params.server_s
+        states,
+        params,
+        states.slot,
+        states.layer,
+        params.upload_bits.astype(jnp.float32),
+        params.server_s,
     )
     first = jax.tree.map(lambda leaf: leaf[:1], stacked.now)
     waiting = stopping.waiting_slots(first, stacked.now, stacked.slot - state.start, state.task)
@@ -79,23 +89,29 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
 
 
 def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
-    """Returns the state at the start of the next task if `choice` (int32, 0..P) ends this one: a whole task a step."""
+    """Returns the state at the start of the next task if `choice` (int32, 0..P) ends this one: a
+    whole task a step.
+    """
     n_points = replay.uploads.end.shape[0]
     point = jnp.minimum(choice, n_points - 1)
     state, upload = jax.tree.map(lambda leaf: leaf[point], (replay.states, replay.uploads))
     sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
     after = jax.tree.map(lambda a, b: jnp.where(choice < n_points, a, b), sent, replay.end)
     following = stopping.next_task(after, params, after.slot)
-    now = exogenous.slot_at(params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots))
+    now = exogenous.slot_at(
+        params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots)
+    )
     following = following.replace(now=now)
     return jax.tree.map(lambda a, b: jnp.where(replay.end.done, a, b), replay.end, following)
 
 
 def forecast(env: Stopping, state: State, params: Params) -> Choices:
-    """Returns what each choice of the task in hand is expected to give if the world stays as it is now, [P+1].
+    """Returns what each choice of the task in hand is expected to give if the world stays as it is
+    now, [P+1].
 
-    Rate and speed stay; the server's backlog stays as reported; the tasks that wait now wait for the time still to be
-    computed. Choices that lie behind (stopping before the present layer) get value and utility of minus infinity.
+    Rate and speed stay; the server's backlog stays as reported; the tasks that wait now wait for
+    the time still to be computed. Choices that lie behind (stopping before the present layer) get
+    value and utility of minus infinity.
     """
     k = stopping.known(state, params)
     slots = layer_slots(params.layer_s, k.speed, params.slot_s)
@@ -114,7 +130,10 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
         upload_s=radio_s + air_s + params.rtt_s,
         server_wait_s=jnp.broadcast_to(k.server_backlog_s, air_s.shape),
         upload_energy_j=transmit_energy_j(
-            air_s, params.transmit_w, params.upload_bits.astype(jnp.float32), params.transmit_j_per_bit
+            air_s,
+            params.transmit_w,
+            params.upload_bits.astype(jnp.float32),
+            params.transmit_j_per_bit,
         ),
         waiting_cost_s=k.waiting_tasks * ahead_s,
     )
@@ -124,8 +143,9 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
 
 
 def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
-    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once an exit head has been looked at, that
-    of images of which it is as sure."""
+    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once an exit head has
+    been looked at, that of images of which it is as sure.
+    """
     if params.samples is None:
         return params.accuracy
     sure = stopping_samples.expected(params.samples, stopping.known(state, params).confidence)
@@ -135,10 +155,13 @@ def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
 def _assemble(
     params, *, accuracy, wait_s, compute_s, upload_s, server_wait_s, upload_energy_j, waiting_cost_s
 ) -> Choices:
-    """Joins the parts; compute_s, waiting_cost_s [P+1], wait_s scalar, the others [P]: zero for the last choice."""
+    """Joins the parts; compute_s, waiting_cost_s [P+1], wait_s scalar, the others [P]: zero for the
+    last choice.
+    """
     zero = jnp.zeros((1,), jnp.float32)
     upload_s, server_wait_s, server_s, upload_energy_j = (
-        jnp.concatenate([part, zero]) for part in (upload_s, server_wait_s, params.server_s, upload_energy_j)
+        jnp.concatenate([part, zero])
+        for part in (upload_s, server_wait_s, params.server_s, upload_energy_j)
     )
     own_s = compute_s + upload_s + server_wait_s + server_s
     energy_j = params.device_energy_j + upload_energy_j

@@ -1,4 +1,6 @@
-"""The exact optimum of `stopping` against exact linear algebra, theory, and slot-by-slot simulation."""
+"""The exact optimum of `stopping` against exact linear algebra, theory, and slot-by-slot
+simulation.
+"""
 
 import dataclasses
 import functools
@@ -28,8 +30,9 @@ REFERENCE = Model(
     alpha=1.0,
     beta=2.0,
 )
-# Own work only, in whole slots, an upload through before layer 1 ends: every law of the library is exact, so that only
-# float32 may differ. An empty server is worth a layer's time, and so is a radio that comes free.
+# Own work only, in whole slots, an upload through before layer 1 ends: every law of the library is
+# exact, so that only float32 may differ. An empty server is worth a layer's time, and so is a radio
+# that comes free.
 TINY = Model(
     slot_s=0.1,
     arrival_probability=0.14,
@@ -55,8 +58,9 @@ def coarse(arrival_probability, **changes):
     return model, grid, solve(model, grid)
 
 
-# The same system by another road: uploads that are really under way, states found by search, exact linear algebra.
-# A state is (layer, waiting, slots of work at the server, uploads under way as (slots to arrival, slots of work)).
+# The same system by another road: uploads that are really under way, states found by search, exact
+# linear algebra. A state is (layer, waiting, slots of work at the server, uploads under way as
+# (slots to arrival, slots of work)).
 
 
 def tiny_pass(backlog, under_way, slots):
@@ -93,7 +97,9 @@ def tiny_stop(layer, waiting, backlog, under_way):
 
 
 def tiny_go(layer, waiting, backlog, under_way):
-    """The same of continuing; tasks beyond the limit of those that wait are lost at the end of the layer."""
+    """The same of continuing; tasks beyond the limit of those that wait are lost at the end of the
+    layer.
+    """
     slots, p = int(TINY.layer_slots[layer]), TINY.arrival_probability
     energy_j = TINY.device_energy_j[layer + 1] - (TINY.device_energy_j[layer] if layer else 0.0)
     wait_slots = slots * waiting + sum(p * (slots - slot) for slot in range(1, slots))
@@ -104,14 +110,20 @@ def tiny_go(layer, waiting, backlog, under_way):
     for more in range(slots + 1):
         chance = math.comb(slots, more) * p**more * (1 - p) ** (slots - more)
         then = min(waiting + more, TINY_WAITING - 1)
-        after = tiny_free(then, backlog, under_way) if head else [(1.0, (layer + 1, then, backlog, under_way))]
+        after = (
+            tiny_free(then, backlog, under_way)
+            if head
+            else [(1.0, (layer + 1, then, backlog, under_way))]
+        )
         nexts += [(chance * share, state) for share, state in after]
     return reward + (TINY.alpha * TINY.accuracy[-1] if head else 0.0), nexts, head
 
 
 @functools.cache
 def tiny_chain():
-    """States, and of going on (0) and stopping (1): rewards [2, N], transitions [2, N, N], ends of tasks [2, N]."""
+    """States, and of going on (0) and stopping (1): rewards [2, N], transitions [2, N, N], ends of
+    tasks [2, N].
+    """
     index, moves = {(0, 0, 0, ()): 0}, []
     queue = list(index)
     while queue:
@@ -131,7 +143,9 @@ def tiny_chain():
 
 
 def tiny_gain(policy):
-    """Utility a task and relative values [N] of a policy [N]: v = reward - gain [a task ends] + flow v, v[0] = 0."""
+    """Utility a task and relative values [N] of a policy [N]: v = reward - gain [a task ends] +
+    flow v, v[0] = 0.
+    """
     states, rewards, flows, ends = tiny_chain()
     here = np.arange(len(states))
     system = np.eye(len(states)) - flows[policy, here]
@@ -175,21 +189,29 @@ def test_no_threshold_beats_the_optimum_and_its_policy_reaches_it():
     backlogs = np.array([backlog for _, _, backlog, _ in states])
     waiting = np.array([waiting for _, waiting, _, _ in states])
     thresholds = [
-        tiny_gain((backlogs <= limit + more * waiting).astype(int))[0] for limit in range(2, 8) for more in (0, 1)
+        tiny_gain((backlogs <= limit + more * waiting).astype(int))[0]
+        for limit in range(2, 8)
+        for more in (0, 1)
     ]
     assert max(thresholds) < gain - 0.005  # so the optimum is none of them
     assert 0.05 < policy.mean() < 0.95
     radio = [max([left for left, _ in under_way], default=0) for *_, under_way in states]
     work = [sum(work for _, work in under_way) for *_, under_way in states]
-    layer, waiting, radio = (jnp.asarray(value, jnp.int32) for value in ([s[0] for s in states], waiting, radio))
-    at_server_s, under_way_s = (jnp.asarray(TINY.slot_s * np.array(value), jnp.float32) for value in (backlogs, work))
+    layer, waiting, radio = (
+        jnp.asarray(value, jnp.int32) for value in ([s[0] for s in states], waiting, radio)
+    )
+    at_server_s, under_way_s = (
+        jnp.asarray(TINY.slot_s * np.array(value), jnp.float32) for value in (backlogs, work)
+    )
     stop = act(solution, layer, waiting, at_server_s, radio, under_way_s)
     assert tiny_gain(np.asarray(stop).astype(int))[0] > gain - 1e-3
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.03])
 def test_reference_agrees_with_the_measured_table(rate):
-    """The table of design.md section 6: .230 ± .010 and .054 ± .023, baselines .223 and -.051 at best."""
+    """The table of design.md section 6: .230 ± .010 and .054 ± .023, baselines .223 and -.051 at
+    best.
+    """
     solution = coarse(rate)[2]
     measured, half = {0.02: (0.230, 0.010), 0.03: (0.054, 0.023)}[rate]
     assert float(solution.span) < 1e-4
@@ -199,11 +221,15 @@ def test_reference_agrees_with_the_measured_table(rate):
 
 def test_a_smaller_grid_changes_little():
     gain = float(coarse(0.02)[2].gain_per_task)
-    assert float(coarse(0.02, waiting=20, growth=0.04, radio=3)[2].gain_per_task) == pytest.approx(gain, abs=1e-3)
+    assert float(coarse(0.02, waiting=20, growth=0.04, radio=3)[2].gain_per_task) == pytest.approx(
+        gain, abs=1e-3
+    )
 
 
 def test_certificate_holds_in_float64():
-    """Bellman's operator once more, in NumPy, on the values that came back: the span is no artefact of float32."""
+    """Bellman's operator once more, in NumPy, on the values that came back: the span is no artefact
+    of float32.
+    """
     model, grid, solution = coarse(0.02)
     values = np.asarray(solution.values, np.float64)
     tables = stopping_tables.make_tables(stopping_tables.checked(model), grid)
@@ -216,11 +242,19 @@ def test_certificate_holds_in_float64():
         share, radio = place.sent_weight[:, :, None], place.sent_radio[:, None]
         stop = (1 - share) * free[radio, place.sent_node] + share * free[radio, place.sent_node + 1]
         go = np.einsum(
-            "xy,ryw,vw->rxv", place.flow, after[: place.next_radio.max() + 1], place.arrivals.T, optimize=True
+            "xy,ryw,vw->rxv",
+            place.flow,
+            after[: place.next_radio.max() + 1],
+            place.arrivals.T,
+            optimize=True,
         )
-        after = np.maximum(stop + place.stop_reward[:, :, None], go[place.next_radio] + place.go_reward)
+        after = np.maximum(
+            stop + place.stop_reward[:, :, None], go[place.next_radio] + place.go_reward
+        )
     change = after - values
-    bulk = change[:, grid.nodes_s() < 3.0, :10]  # values of a few units, so float32 holds them to 1e-6
+    bulk = change[
+        :, grid.nodes_s() < 3.0, :10
+    ]  # values of a few units, so float32 holds them to 1e-6
     assert np.ptp(bulk) < 1.2e-4
     assert bulk.min() - 1e-5 <= float(solution.gain_per_task) <= bulk.max() + 1e-5
     assert np.ptp(change) < 2e-3  # values of hundreds, kept to a few 1e-5
@@ -228,13 +262,17 @@ def test_certificate_holds_in_float64():
 
 @pytest.mark.parametrize("job_law", ["uniform", "exponential"])
 def test_law_of_the_backlog_equals_slot_by_slot(job_law):
-    """Backlog on a fine lattice, each slot drained by a shift and loaded by a convolution; piecewise linear moments."""
+    """Backlog on a fine lattice, each slot drained by a shift and loaded by a convolution;
+    piecewise linear moments.
+    """
     slot_s, rate, mean_s, cells = 0.01, 0.036, 0.25, 4
     fine_s = slot_s / cells * np.arange(2400)
     grid = default_grid(dataclasses.replace(REFERENCE, job_law=job_law))
     nodes = grid.nodes_s()
     tail = np.maximum(1 - fine_s / 0.5, 0) if job_law == "uniform" else np.exp(-fine_s / mean_s)
-    job = np.convolve(-np.diff(np.append(tail, 0.0)), [0.5, 0.5])  # down and up to the lattice, half each
+    job = np.convolve(
+        -np.diff(np.append(tail, 0.0)), [0.5, 0.5]
+    )  # down and up to the lattice, half each
     job = job[: fine_s.size]
     twice = np.convolve(job, job)[: fine_s.size]
     thrice = np.convolve(twice, job)[: fine_s.size]
@@ -257,7 +295,9 @@ def test_law_of_the_backlog_equals_slot_by_slot(job_law):
 
 
 def test_backlog_in_the_long_run_is_pollaczek_khinchine():
-    """Mean of M/G/1 lambda E[job^2] / (2 (1 - rho)) = 3.6 / 12 / .2 = 1.5 s; work enters at the end of its slot."""
+    """Mean of M/G/1 lambda E[job^2] / (2 (1 - rho)) = 3.6 / 12 / .2 = 1.5 s; work enters at the end
+    of its slot.
+    """
     grid = default_grid(REFERENCE, growth=0.01)
     *_, law = backlog_law.flows(grid.nodes_s(), 0.01, 0.036, 0.25, "uniform", 32)
     flow = np.linalg.matrix_power(law, 2**12)
@@ -265,11 +305,18 @@ def test_backlog_in_the_long_run_is_pollaczek_khinchine():
 
 
 def simulate(policy, rate, rows, slots, warm, seed):
-    """Mean utility a task [rows], slot by slot; policy(layer, waiting, backlog_s, radio_slots) -> stop, all [rows]."""
+    """Mean utility a task [rows], slot by slot; policy(layer, waiting, backlog_s, radio_slots) ->
+    stop, all [rows].
+    """
     model, rng, every, ring = REFERENCE, np.random.default_rng(seed), np.arange(rows), 64
     last, local = model.layer_slots.size, model.accuracy.size - 1
-    # The others' backlog in the long run: a geometric number of residual jobs (Pollaczek-Khinchine).
-    residuals = 0.5 * (1 - np.sqrt(rng.random((rows, 200)))) * (np.arange(200) < rng.geometric(0.1, (rows, 1)) - 1)
+    # The others' backlog in the long run: a geometric number of residual jobs
+    # (Pollaczek-Khinchine).
+    residuals = (
+        0.5
+        * (1 - np.sqrt(rng.random((rows, 200))))
+        * (np.arange(200) < rng.geometric(0.1, (rows, 1)) - 1)
+    )
     backlog, total, count = residuals.sum(1), np.zeros(rows), np.zeros(rows)
     arrival, arrived, started = np.zeros((rows, 512), int), np.zeros(rows, int), np.zeros(rows, int)
     layer, decides, radio_free = np.full(rows, -1), np.zeros(rows, int), np.zeros(rows, int)
@@ -278,7 +325,9 @@ def simulate(policy, rate, rows, slots, warm, seed):
         new = rng.random(rows) < rate
         arrival[every[new], arrived[new]] = slot
         arrived += new
-        row, upload = np.nonzero(lands == slot)  # at most one a slot, the radio takes a slot or more for each
+        row, upload = np.nonzero(
+            lands == slot
+        )  # at most one a slot, the radio takes a slot or more for each
         backlog[row] += brings[row, upload]
         total[row] += (worth[row, upload] - backlog[row]) * (slot >= warm)
         count[row] += slot >= warm
@@ -299,14 +348,18 @@ def simulate(policy, rate, rows, slots, warm, seed):
             total += np.where(done & (slot >= warm), utility, 0.0)
             count += done & (slot >= warm)
             radio_free = np.where(stop, slot + radio + model.upload_slots[place], radio_free)
-            utility -= (radio_free - slot) * model.slot_s + model.beta * model.transmit_energy_j[place]
+            utility -= (radio_free - slot) * model.slot_s + model.beta * model.transmit_energy_j[
+                place
+            ]
             row, upload = every[stop], started[stop] % ring
             lands[row, upload], brings[row, upload] = radio_free[stop], model.server_s[place[stop]]
             worth[row, upload] = utility[stop]
             decides = np.where(go, slot + model.layer_slots[place], decides)
             layer = np.where(go, layer + 1, np.where(done | stop, -1, layer))
         jobs = rng.poisson(model.jobs_per_slot, rows)
-        work = (rng.uniform(0, 2 * model.job_mean_s, (rows, 6)) * (np.arange(6) < jobs[:, None])).sum(1)
+        work = (
+            rng.uniform(0, 2 * model.job_mean_s, (rows, 6)) * (np.arange(6) < jobs[:, None])
+        ).sum(1)
         backlog = np.maximum(backlog - model.slot_s, 0) + work
     return total / count
 
@@ -350,14 +403,26 @@ def test_act_is_the_same_jitted_and_holds_past_the_grid():
     layer, waiting, radio = (jnp.asarray(value, jnp.int32) for value in (layer, waiting, radio))
     backlog_s = jnp.asarray(backlog_s, jnp.float32)
     eager = act(solution, layer, waiting, backlog_s, radio)
-    one = jax.vmap(jax.jit(act), in_axes=(None, 0, 0, 0, 0))(solution, layer, waiting, backlog_s, radio)
+    one = jax.vmap(jax.jit(act), in_axes=(None, 0, 0, 0, 0))(
+        solution, layer, waiting, backlog_s, radio
+    )
     np.testing.assert_array_equal(eager, one)
     assert eager.dtype == bool
     start = (layer == 0) & (radio == 0) & (waiting < 10)
     assert np.all(eager[start & (backlog_s == 0)])
     assert not np.any(eager[start & (backlog_s > 1)])
-    end = act(solution, *(jnp.asarray([value], jnp.int32) for value in (1, 39)), jnp.float32([25.0]), jnp.int32([4]))
-    past = act(solution, *(jnp.asarray([value], jnp.int32) for value in (1, 1000)), jnp.float32([1e4]), jnp.int32([99]))
+    end = act(
+        solution,
+        *(jnp.asarray([value], jnp.int32) for value in (1, 39)),
+        jnp.float32([25.0]),
+        jnp.int32([4]),
+    )
+    past = act(
+        solution,
+        *(jnp.asarray([value], jnp.int32) for value in (1, 1000)),
+        jnp.float32([1e4]),
+        jnp.int32([99]),
+    )
     assert end == past
 
 

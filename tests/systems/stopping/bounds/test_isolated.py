@@ -28,13 +28,19 @@ def test_no_task_of_any_policy_exceeds_it(seed):
 
 
 def test_a_task_that_meets_nobody_reaches_it():
-    """With one task a row nothing is left out: the clairvoyant gets the bound, but for energy of the best link."""
+    """With one task a row nothing is left out: the clairvoyant gets the bound, but for energy of
+    the best link.
+    """
     system = random_system(5, 2)
     env, params = system.env, system.params()
     never = params.bank.n_slots + 1
-    only = jnp.where(jnp.arange(params.bank.arrival_slot.shape[1])[None] == 0, params.bank.arrival_slot, never)
+    only = jnp.where(
+        jnp.arange(params.bank.arrival_slot.shape[1])[None] == 0, params.bank.arrival_slot, never
+    )
     slots = params.bank.slots.at[:, :, SPEED].set(params.bank.slots[:, :, SPEED].max())  # one speed
-    params = params.replace(bank=params.bank.replace(arrival_slot=only, slots=slots), energy_weight=jnp.float32(0.0))
+    params = params.replace(
+        bank=params.bank.replace(arrival_slot=only, slots=slots), energy_weight=jnp.float32(0.0)
+    )
     bound = np.asarray(isolated.utility(env, params))[:, 0]
     tasks = evaluate.evaluate(env, params, {"c": policies.clairvoyant(env)}, KEY)["c"]
     assert len(tasks.utility) == tasks.n_rows

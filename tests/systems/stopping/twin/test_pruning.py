@@ -26,27 +26,41 @@ TOLERANCE = 1e-5  # of `value`, relative to 1 + |value|: float32
 
 
 def jobs(rng, shape, load, job_s):
-    """Ticks of Poisson many jobs a slot, uniform on (0, job_s), that take the share `load` of the server."""
-    where = np.repeat(np.arange(shape[0] * shape[1]), rng.poisson(load * SLOT_S / (job_s / 2), shape).ravel())
+    """Ticks of Poisson many jobs a slot, uniform on (0, job_s), that take the share `load` of the
+    server.
+    """
+    where = np.repeat(
+        np.arange(shape[0] * shape[1]), rng.poisson(load * SLOT_S / (job_s / 2), shape).ravel()
+    )
     work_s = np.zeros(shape[0] * shape[1])
     np.add.at(work_s, where, rng.uniform(0, job_s, where.size))
     return np.round(work_s.reshape(shape) / SLOT_S * TICKS).astype(np.int32)
 
 
 def blocks(rng, shape, length, values):
-    return np.repeat(rng.choice(values, (shape[0], -(-shape[1] // length))), length, axis=1)[:, : shape[1]]
+    return np.repeat(rng.choice(values, (shape[0], -(-shape[1] // length))), length, axis=1)[
+        :, : shape[1]
+    ]
 
 
 def random_draw(rng, shape):
-    """A rate that varies with outages or not at all, varying speed, light to heavy load; the row's end has a link."""
+    """A rate that varies with outages or not at all, varying speed, light to heavy load; the row's
+    end has a link.
+    """
     rate = 10.0 ** rng.uniform(4, 6)
-    bits = rate * rng.uniform(0.3, 1.7, shape) * blocks(rng, shape, rng.integers(2, 30), [0, 1, 1, 1, 0.3])
+    bits = (
+        rate
+        * rng.uniform(0.3, 1.7, shape)
+        * blocks(rng, shape, rng.integers(2, 30), [0, 1, 1, 1, 0.3])
+    )
     bits[:, -shape[1] // 4 if rng.integers(3) else 0 :] = rate
     return Draw(
         arrivals=jnp.asarray(rng.poisson(rng.uniform(0.01, 0.1), shape), jnp.int32),
         edge_work=jnp.asarray(jobs(rng, shape, rng.uniform(0.0, 0.95), rng.uniform(0.02, 0.5))),
         slot_bits=jnp.asarray(bits, jnp.int32),
-        speed=jnp.asarray(blocks(rng, shape, rng.integers(1, 40), [1.0, 1.0, 0.7, 1.4]), jnp.float32),
+        speed=jnp.asarray(
+            blocks(rng, shape, rng.integers(1, 40), [1.0, 1.0, 0.7, 1.4]), jnp.float32
+        ),
     )
 
 
@@ -56,7 +70,11 @@ def random_numbers(rng, n_layers, mean_bits):
     slots = rng.integers(0, 2, n) * rng.uniform(0, 12, n)
     if rng.integers(3):
         slots = np.sort(rng.uniform(0, 15, n))[::-1]
-    accuracy = np.append(np.full(n, 0.9), rng.uniform()) if rng.integers(2) else np.sort(rng.uniform(0.5, 1, n + 1))
+    accuracy = (
+        np.append(np.full(n, 0.9), rng.uniform())
+        if rng.integers(2)
+        else np.sort(rng.uniform(0.5, 1, n + 1))
+    )
     return {
         "slot_s": SLOT_S,
         "layer_s": rng.uniform(0.001, 0.06, n),
@@ -111,7 +129,8 @@ def most_work_s(params):
 
 @functools.partial(jax.jit, static_argnums=0)
 def play(env, params, play_best, key):
-    """Plays every row, at random or the best choice; what pruning says of each task, fields [K, N_TASKS, ...].
+    """Plays every row, at random or the best choice; what pruning says of each task, fields [K,
+    N_TASKS, ...].
 
     `then` is by layer l of the decision: [K, N_TASKS, P, ...]; both have to be right where `live`.
     """
@@ -130,7 +149,10 @@ def play(env, params, play_best, key):
         sure = pruning.at_decision(env, state, params, limits)
         told = jnp.where(jnp.arange(value.shape[0]) == state.layer, value, -jnp.inf)
         floor = pruning.floor_now(state, params, sure, work_s)
-        return say(sure, told) | {"floor": floor, "stop_on_floor": pruning.stop_now(params, sure, floor)}
+        return say(sure, told) | {
+            "floor": floor,
+            "stop_on_floor": pruning.stop_now(params, sure, floor),
+        }
 
     def task(state, key_task):
         replay = workload.evaluate(env, state, params)
@@ -154,7 +176,10 @@ def play(env, params, play_best, key):
 def played(n_layers, worlds, play_best=False):
     """`play` in every world, only the tasks that are live: NumPy, [N, ...]."""
     keys = jax.random.split(jax.random.key(0), len(worlds))
-    told = [play(Stopping(n_layers), world, play_best, key) for world, key in zip(worlds, keys, strict=True)]
+    told = [
+        play(Stopping(n_layers), world, play_best, key)
+        for world, key in zip(worlds, keys, strict=True)
+    ]
     told = jax.tree.map(lambda *leaves: np.concatenate(leaves), *told)
     return jax.tree.map(lambda leaf: leaf[told["live"]], told)
 
@@ -163,7 +188,9 @@ def played(n_layers, worlds, play_best=False):
 
 
 def worst_errors(told):
-    """How far each claim is broken at worst, relative to 1 + |value|; every one must be at most TOLERANCE."""
+    """How far each claim is broken at worst, relative to 1 + |value|; every one must be at most
+    TOLERANCE.
+    """
     value = told["value"].astype(np.float64)
     n_points = value.shape[1] - 1
     scale = 1.0 + np.abs(value).max(axis=1)
@@ -190,7 +217,9 @@ def worst_errors(told):
         claim(f"gain at {layer}", difference - at["gain"])
         claim(f"ceiling at {layer}", value[:, layer:] - at["ceiling"][:, layer:])
         claim(f"can_win at {layer}", still_best - where(at["can_win"], value).max(axis=1))
-        claim(f"passed at {layer}", where(at["can_win"][:, :layer], 1.0).max(axis=1, initial=-np.inf))
+        claim(
+            f"passed at {layer}", where(at["can_win"][:, :layer], 1.0).max(axis=1, initial=-np.inf)
+        )
         claim(
             f"order at {layer}",
             where(
@@ -215,7 +244,8 @@ def assert_right(told):
 def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
     told = played(n_layers, [random_world(100 + seed, n_layers) for seed in range(n_worlds)])
     assert_right(told)
-    # The worlds are not easy ones: every choice is best at times, the radio is busy, uploads overtake.
+    # The worlds are not easy ones: every choice is best at times, the radio is busy, uploads
+    # overtake.
     n_points, n_tasks = n_layers + 1, told["value"].shape[0]
     assert n_tasks > 100 * n_worlds
     assert np.bincount(told["value"].argmax(axis=1), minlength=n_points + 1).min() > 0.02 * n_tasks
@@ -225,7 +255,11 @@ def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
     # Nor are the claims empty.
     assert 0.05 < float(pruning.saved(told["after"]["can_win"])) < 0.9
     assert float(pruning.saved(told["strict"])) > float(pruning.saved(told["after"]["can_win"]))
-    assert 0.02 < float(pruning.saved(told["then"]["can_win"][:, 0])) <= float(pruning.saved(told["after"]["can_win"]))
+    assert (
+        0.02
+        < float(pruning.saved(told["then"]["can_win"][:, 0]))
+        <= float(pruning.saved(told["after"]["can_win"]))
+    )
     assert told["after"]["stop_now"].mean() > told["then"]["stop_now"].mean() > 0.01
     assert told["then"]["stop_on_floor"].mean() > 0.002
 
@@ -264,25 +298,41 @@ lemma_bound = jax.jit(pruning.most_gain)
 def test_lemma_holds_in_the_slot_by_slot_reference(seed, history):
     rng = np.random.default_rng(seed)
     draw = random_draw(rng, (1, 400))
-    numbers = random_numbers(rng, 2, float(draw.slot_bits.astype(jnp.float32).mean())) | {"rtt_s": 0.0}
+    numbers = random_numbers(rng, 2, float(draw.slot_bits.astype(jnp.float32).mean())) | {
+        "rtt_s": 0.0
+    }
     params = make_params(make_bank(draw), draw.slot_bits, **numbers)
-    others = {name: numbers[name] for name in ("slot_s", "layer_s", "server_s", "device_energy_j", "accuracy")}
-    others |= {"transmit_w": numbers["transmit_w"], "transmit_j_per_bit": numbers["transmit_j_per_bit"]}
+    others = {
+        name: numbers[name]
+        for name in ("slot_s", "layer_s", "server_s", "device_energy_j", "accuracy")
+    }
+    others |= {
+        "transmit_w": numbers["transmit_w"],
+        "transmit_j_per_bit": numbers["transmit_j_per_bit"],
+    }
     scenario = slow.Scenario(
         **others,
         upload_bits=np.round(numbers["upload_bits"]),
         alpha=numbers["accuracy_weight"],
         beta=numbers["energy_weight"],
     )
-    arrivals, ticks, bits, speed = (np.asarray(leaf[0], np.float64) for leaf in jax.tree.leaves(draw))
+    arrivals, ticks, bits, speed = (
+        np.asarray(leaf[0], np.float64) for leaf in jax.tree.leaves(draw)
+    )
     world = slow.Draw(arrivals.astype(int), ticks * SLOT_S / TICKS, bits, speed)
     try:
-        tasks = [slow.counterfactual(scenario, world, history, len(history), choice) for choice in range(4)]
+        tasks = [
+            slow.counterfactual(scenario, world, history, len(history), choice)
+            for choice in range(4)
+        ]
     except IndexError:
         return  # the row was too short for this history
     uploads, start = tasks[:-1], tasks[0].start
     slots = np.array([task.free - start for task in tasks], np.int32)
-    end, begin = (np.array([getattr(u, "upload_" + name) for u in uploads], np.int32) for name in ("end", "begin"))
+    end, begin = (
+        np.array([getattr(u, "upload_" + name) for u in uploads], np.int32)
+        for name in ("end", "begin")
+    )
     sure = pruning.Sure(
         first=jnp.int32(0),
         slots=jnp.stack([slots] * 2),
@@ -326,21 +376,33 @@ def one_task(**numbers):
 
 
 def test_a_smaller_upload_overtakes():
-    # τ = 10 and 1 + 1 = 2: value 2 - 10, 2 - 2, 0 - 2. The right side of the lemma is 0, and yet 1 wins.
+    # τ = 10 and 1 + 1 = 2: value 2 - 10, 2 - 2, 0 - 2. The right side of the lemma is 0, and yet 1
+    # wins.
     replay, params = one_task()
     np.testing.assert_allclose(replay.choices.value, [-8.0, 0.0, -2.0])
     assert pruning.can_win(params, pruning.after_replay(replay)).tolist() == [True, True, True]
     # Its own value -2 shows that 0, whose ceiling is -8, is out.
-    assert pruning.can_win(params, pruning.after_replay(replay), jnp.float32(-2.0)).tolist() == [False, True, True]
+    assert pruning.can_win(params, pruning.after_replay(replay), jnp.float32(-2.0)).tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_bound_of_the_lemma():
-    # τ = 2, 1 + 3 = 4. acc 4 (.75 - .5) = 1; e .5 - .25 = .25; air 2 W (2 - 3) s = -2 J, device .5 J: 3 (-2.5) = -7.5
-    numbers = {"upload_bits": [2, 3], "server_s": [0.5, 0.25], "accuracy": [0.5, 0.75, 0.0], "transmit_w": 2.0}
+    # τ = 2, 1 + 3 = 4. acc 4 (.75 - .5) = 1; e .5 - .25 = .25; air 2 W (2 - 3) s = -2 J, device .5
+    # J: 3 (-2.5) = -7.5
+    numbers = {
+        "upload_bits": [2, 3],
+        "server_s": [0.5, 0.25],
+        "accuracy": [0.5, 0.75, 0.0],
+        "transmit_w": 2.0,
+    }
     replay, params = one_task(**numbers, device_energy_j=[0.0, 0.5, 0.5])
     sure = pruning.after_replay(replay)
     np.testing.assert_allclose(pruning.most_gain(params, sure), [[np.inf, -6.25], [np.inf, np.inf]])
-    # value 0: 2 - 2 - .5 - 3 · 4 = -12.5; 1: 3 - 4 - .25 - 3 (.5 + 6) = -20.75; on the device: 0 - 2 - 1.5
+    # value 0: 2 - 2 - .5 - 3 · 4 = -12.5; 1: 3 - 4 - .25 - 3 (.5 + 6) = -20.75; on the device: 0 -
+    # 2 - 1.5
     np.testing.assert_allclose(pruning.ceiling(params, sure), [-12.5, -20.75, -3.5])
     np.testing.assert_allclose(replay.choices.value, [-12.5, -20.75, -3.5])
     assert pruning.can_win(params, sure).tolist() == [True, False, True]
@@ -350,9 +412,12 @@ def test_bound_of_the_lemma():
     state = jax.tree.map(lambda leaf: leaf[0], replay.states)
     then = pruning.at_decision(Stopping(1), state, params, pruning.limits(params))
     np.testing.assert_allclose(pruning.most_gain(params, then), [[np.inf, -6.25], [np.inf, np.inf]])
-    # Not sure of them: a_0 - a_1 <= t_1 - t_0 = 1 slot, so 2 W · 1 s = 2 J: 1 + .25 + 3 (2 - .5) = 5.75
+    # Not sure of them: a_0 - a_1 <= t_1 - t_0 = 1 slot, so 2 W · 1 s = 2 J: 1 + .25 + 3 (2 - .5) =
+    # 5.75
     unsure = replace(then, air=jnp.asarray([[1, 1], [9, 9]], jnp.int32))
-    np.testing.assert_allclose(pruning.most_gain(params, unsure), [[np.inf, 5.75], [np.inf, np.inf]])
+    np.testing.assert_allclose(
+        pruning.most_gain(params, unsure), [[np.inf, 5.75], [np.inf, np.inf]]
+    )
 
 
 def test_floor_counts_the_work_that_may_come():
@@ -360,7 +425,9 @@ def test_floor_counts_the_work_that_may_come():
     replay, params = one_task(upload_bits=[2, 3], server_s=[0.5, 0.25], transmit_w=2.0)
     state = jax.tree.map(lambda leaf: leaf[0], replay.states)
     sure = pruning.at_decision(Stopping(1), state, params, pruning.limits(params))
-    np.testing.assert_allclose(pruning.floor_now(state, params, sure, jnp.float32(0.25)), [-13.0, -np.inf])
+    np.testing.assert_allclose(
+        pruning.floor_now(state, params, sure, jnp.float32(0.25)), [-13.0, -np.inf]
+    )
     busy = state.replace(radio_free=state.slot + 1)
     assert (pruning.floor_now(busy, params, sure, jnp.float32(0.25)) == -jnp.inf).all()
 
@@ -388,7 +455,9 @@ def test_a_decision_reads_nothing_after_its_slot():
             action = jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
             return env.step(state, action, params)[0], told
 
-        start = jax.vmap(env.reset_at, (0, None, None))(jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params)[0]
+        start = jax.vmap(env.reset_at, (0, None, None))(
+            jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params
+        )[0]
         keys = jax.random.split(jax.random.key(0), 60)
         return jax.vmap(lambda state: jax.lax.scan(step, state, keys)[1])(start)
 
@@ -406,7 +475,8 @@ def test_saves_on_the_reference_scenario(arrivals):
     told = played(2, [reference_world(arrivals, seed) for seed in range(6)], play_best=True)
     assert_right(told)
     kept, stop = told["after"]["can_win"], told["after"]["stop_now"]
-    # Stopping after one or two layers costs .014 or .059 of energy and saves at most .0014 or .0059 s on the server.
+    # Stopping after one or two layers costs .014 or .059 of energy and saves at most .0014 or .0059
+    # s on the server.
     assert (kept == np.array([True, False, False, True])).all()
     assert (told["then"]["can_win"][:, 0] == kept).all()
     assert float(pruning.saved(kept)) == 0.5

@@ -22,7 +22,9 @@ NEVER = 1 << 20  # slots: no device is ever that far behind
 
 def _system(speed):
     scenario = registry.load_scenario("reference")
-    scenario = dataclasses.replace(scenario, rows=4, slots=3000, arrivals=processes.Bernoulli(0.025), speed=speed)
+    scenario = dataclasses.replace(
+        scenario, rows=4, slots=3000, arrivals=processes.Bernoulli(0.025), speed=speed
+    )
     return jaxcoinfer.make(scenario, jax.random.key(3))
 
 
@@ -67,7 +69,9 @@ def test_reports_fall_with_the_threshold_and_with_extrapolation(varying):
 
 @pytest.mark.parametrize("extrapolate", [True, False])
 @pytest.mark.parametrize("threshold", [3, NEVER])
-def test_the_server_is_never_ahead_of_the_device_nor_beyond_the_threshold(varying, extrapolate, threshold):
+def test_the_server_is_never_ahead_of_the_device_nor_beyond_the_threshold(
+    varying, extrapolate, threshold
+):
     env, params = varying
     watched, params = status.StatusTwinEnv(env), status.watch(params, threshold, extrapolate)
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
@@ -79,7 +83,9 @@ def test_the_server_is_never_ahead_of_the_device_nor_beyond_the_threshold(varyin
         state, timestep, _ = unroll(watched, params, policy, key, state, timestep, 1)
         return (state, timestep), jnp.where(state.done, 0, state.truth.slot - state.slot)
 
-    slots = jax.jit(lambda s, t: jax.lax.scan(behind, (s, t), jax.random.split(KEY, 400))[1])(state, timestep)
+    slots = jax.jit(lambda s, t: jax.lax.scan(behind, (s, t), jax.random.split(KEY, 400))[1])(
+        state, timestep
+    )
     assert slots.min() >= 0
     assert slots.max() <= threshold
     assert slots.max() > 0  # the estimate is put to the test

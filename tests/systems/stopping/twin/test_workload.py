@@ -1,4 +1,6 @@
-"""The workload twin against the environment: whatever it says of a choice is what happens when that choice is made."""
+"""The workload twin against the environment: whatever it says of a choice is what happens when that
+choice is made.
+"""
 
 from functools import partial
 
@@ -29,7 +31,8 @@ PAIRS = 500  # of one system
 def force(env, state, choice, params):
     """Steps from `state` until its task ends at `choice`.
 
-    Returns the state after it, its time step, and the rewards [Le+1] in the order of the steps, zero after the end.
+    Returns the state after it, its time step, and the rewards [Le+1] in the order of the steps,
+    zero after the end.
     """
 
     def one(state, choice):
@@ -40,7 +43,9 @@ def force(env, state, choice, params):
             reward = jnp.where(ended, 0.0, new[1].reward)
             return jax.tree.map(lambda old, new: jnp.where(ended, old, new), carry, new), reward
 
-        blank = env.reset_at(state.row, state.slot, params)[1]  # a time step in which nothing has finished
+        blank = env.reset_at(state.row, state.slot, params)[
+            1
+        ]  # a time step in which nothing has finished
         (state, timestep), rewards = jax.lax.scan(move, (state, blank), length=env.n_layers + 1)
         return state, timestep, rewards
 
@@ -61,9 +66,12 @@ forecast_all = jax.jit(jax.vmap(workload.forecast, (None, 0, None)), static_argn
 
 
 def pairs(seed, n_layers):
-    """Random decisions of random episodes: params, states at the start of the task and now, choices, [PAIRS]."""
+    """Random decisions of random episodes: params, states at the start of the task and now,
+    choices, [PAIRS].
+    """
     system = random_system(seed, n_layers)
-    # A task more every twelve slots, else a light draw would give a handful of states again and again.
+    # A task more every twelve slots, else a light draw would give a handful of states again and
+    # again.
     changes = dict(arrivals=system.arrivals + (np.arange(SLOTS) % 12 == 0))
     system = random_system(seed, n_layers, **changes)
     params = system.params()
@@ -89,7 +97,8 @@ def test_ten_thousand_choices_are_as_in_the_environment(n_layers):
         after, timestep, rewards = numpy(force(env, begun, choice, params))
         check(twin.choices, choice, timestep, rewards)
         assert_trees_close(following, after)
-        # The same from where the task stands, if the choice is still open: one reward for each layer to come.
+        # The same from where the task stands, if the choice is still open: one reward for each
+        # layer to come.
         ahead = choice >= now.layer
         assert 0.3 < ahead.mean() < 1.0
         mine = numpy(force(env, now, choice, params))
@@ -128,10 +137,14 @@ def check(choices, choice, timestep, rewards):
     rewards = rewards.astype(np.float64)
     scale = 1.0 + np.abs(rewards).sum(axis=1)
     assert (np.abs(rewards.sum(axis=1) - chosen.value) <= 1e-6 * scale).all()
-    parts = chosen.wait_s + chosen.compute_s + chosen.upload_s + chosen.server_wait_s + chosen.server_s
+    parts = (
+        chosen.wait_s + chosen.compute_s + chosen.upload_s + chosen.server_wait_s + chosen.server_s
+    )
     np.testing.assert_allclose(parts, chosen.latency_s, rtol=1e-6)
     np.testing.assert_allclose(
-        chosen.value, chosen.utility + chosen.wait_s - chosen.waiting_cost_s, atol=2e-6 * scale.max()
+        chosen.value,
+        chosen.utility + chosen.wait_s - chosen.waiting_cost_s,
+        atol=2e-6 * scale.max(),
     )
 
 
@@ -149,7 +162,9 @@ def test_states_of_the_replay_are_the_decisions_of_the_environment():
     for layer in range(env.n_layers + 1):
         assert_trees_close(jax.tree.map(lambda x, layer=layer: x[:, layer], twin.states), state)
         state, _ = step_all(state, jnp.full(PAIRS, CONTINUE, jnp.int32), params)
-    assert (np.asarray(twin.end.slot) <= np.asarray(state.slot)).all()  # the next task begins then, or when it arrives
+    assert (
+        np.asarray(twin.end.slot) <= np.asarray(state.slot)
+    ).all()  # the next task begins then, or when it arrives
 
 
 def test_following_an_ended_state_stays_ended():
@@ -165,7 +180,9 @@ def test_following_an_ended_state_stays_ended():
 
 
 def still_world(arrivals):
-    """Slots of 10 ms, speed .75: layers of ceil(8 / .75) = 11, ceil(23.5 / .75) = 32 and 4, a head of 3 slots."""
+    """Slots of 10 ms, speed .75: layers of ceil(8 / .75) = 11, ceil(23.5 / .75) = 32 and 4, a head
+    of 3 slots.
+    """
     return System(
         numbers=dict(
             slot_s=0.01,
@@ -195,7 +212,10 @@ def test_forecast_is_the_truth_when_the_world_stands_still():
         alone = many(at(numpy(state), None))
         true = at(numpy(replay(env, alone, np.zeros(PAIRS, np.int32), params)[0].choices), 0)
         behind = np.arange(5) < int(state.layer)
-        assert np.isneginf(expected.utility[behind]).all() and np.isneginf(expected.value[behind]).all()
+        assert (
+            np.isneginf(expected.utility[behind]).all()
+            and np.isneginf(expected.value[behind]).all()
+        )
         assert_trees_close(at(expected, ~behind), at(true, ~behind))
         assert not true.waiting_cost_s.any() and not true.server_wait_s.any()
         state, _ = step(env, state, jnp.int32(action), params)
@@ -209,15 +229,20 @@ def test_forecast_by_hand():
     state, _ = reset_at(env, jnp.int32(0), jnp.int32(0), params)
     first = forecast(env, state, params)
     np.testing.assert_allclose(first.compute_s, [0.0, 0.11, 0.43, 0.47, 0.50], rtol=1e-6)
-    np.testing.assert_allclose(first.upload_s, [0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6)  # 250, 120, 30 bits, 100 a slot
+    np.testing.assert_allclose(
+        first.upload_s, [0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6
+    )  # 250, 120, 30 bits, 100 a slot
     np.testing.assert_allclose(first.waiting_cost_s, first.compute_s, rtol=1e-6)  # one task waits
     np.testing.assert_allclose(first.latency_s, [0.0443, 0.1429, 0.4484, 0.47, 0.50], rtol=1e-5)
-    # Stop at 0: the radio has 250 bits = 2.5 slots to send. The second task finds the radio busy for 2.5 slots if it
-    # stops at once, not after 11 slots of a layer; the device knows of e_0 = 14.3 ms on its way to the server.
+    # Stop at 0: the radio has 250 bits = 2.5 slots to send. The second task finds the radio busy
+    # for 2.5 slots if it stops at once, not after 11 slots of a layer; the device knows of e_0 =
+    # 14.3 ms on its way to the server.
     state, _ = step(env, state, jnp.int32(STOP), params)
     second = forecast(env, state, params)
     np.testing.assert_allclose(second.upload_s, [0.025 + 0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(second.server_wait_s, [0.0143, 0.0143, 0.0143, 0.0143, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        second.server_wait_s, [0.0143, 0.0143, 0.0143, 0.0143, 0.0], rtol=1e-6
+    )
     np.testing.assert_allclose(second.wait_s, 0.0)
     np.testing.assert_allclose(second.waiting_cost_s, 0.0)
 
