@@ -1,52 +1,54 @@
-"""What the gymnax face costs: steps a second through it beside the native step, in one run, same
-actions.
+"""What the gymnax adapter costs: steps per second through it and of the native step, in one run,
+with the same actions.
 
     python -m benchmarks.adapters [--scenario reference] [--sizes 1024 16384]
 
-Native: `env.step` under vmap in a scan, no restarts, so that replicas that have ended idle in it;
-the face restarts them in the step that ends. Actions come from a linear congruential generator, and
-so do the keys of `given`, for a face costs what is its own. `split` divides a key for every step
-and replica, as trainers for gymnax do, on both sides. Observations are carried to the next step, as
-for a policy that acts on them.
+Native: `env.step` under vmap in a scan, no restarts, so replicas that are done stay idle; the
+adapter restarts them in the step that ends them. Actions come from a linear congruential generator.
+With `given`, so do the keys, so that only the cost of the adapter counts; with `split`, both sides
+split a key for every step and replica, as trainers for gymnax do. Observations are carried to the
+next step, as for a policy that acts on them.
 """
 
-import argparse
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import coins, measure, record
+from benchmarks.harness import coins
 from jaxcoinfer.adapters import Gymnax
+from training.common import measure, parser, record
 
 STEPS_PER_CALL = 1 << 20
 
 
-def steps_loop(env: Any, n_envs: int, n_steps: int, face: bool, split: bool):
+def steps_loop(env: Any, n_envs: int, n_steps: int, adapted: bool, split: bool) -> Callable:
     """A function (key, params, state, observation) -> sums over n_steps of n_envs environments, and
-    how many ended.
+    how many were done.
     """
 
-    def step(carry, key, params):
+    def step(carry: tuple, key: jax.Array, params: Any) -> tuple[tuple, jax.Array]:
         state, observation, seeds, total = carry
         seeds = coins(seeds)
         action = (seeds >> jnp.uint32(31)).astype(jnp.int32) % env.n_actions
         keys = jax.random.split(key, n_envs) if split else _keys(seeds)
         total = total + observation.sum(axis=-1)
-        if face:
+        if adapted:
             out = jax.vmap(Gymnax(env).step, (0, 0, 0, None))(keys, state, action, params)
             observation, state, reward, terminated, truncated, _ = out
             ends = (terminated | truncated).sum()
         else:
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
             observation, reward = timestep.observation, timestep.reward
-            ends = (
-                jax.random.key_data(keys).sum() if split else jnp.zeros((), jnp.int32)
-            )  # or nobody would divide it
+            # Read the keys, or the compiler would leave out their split.
+            ends = jax.random.key_data(keys).sum() if split else jnp.zeros((), jnp.int32)
         return (state, observation, seeds, total + reward), ends
 
-    def loop(key, params, state, observation):
+    def loop(
+        key: jax.Array, params: Any, state: Any, observation: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
         carry = (state, observation, seeds, jnp.zeros(n_envs))
         carry, ends = jax.lax.scan(
@@ -62,14 +64,12 @@ def _keys(seeds: jax.Array) -> jax.Array:
 
 
 def main() -> None:
-    """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenario", default="reference")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 16384])
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    """Measures every size and appends one line for each."""
+    command = parser(__doc__)
+    command.add_argument("--scenario", default="reference")
+    command.add_argument("--sizes", type=int, nargs="+", default=[1024, 16384])
+    command.add_argument("--repeats", type=int, default=7)
+    options = command.parse_args()
     env, params = jaxcoinfer.make(options.scenario)
     for n_envs in options.sizes:
         n_steps = max(16, STEPS_PER_CALL // n_envs)

@@ -1,42 +1,44 @@
-"""How close the certified bound of `fleet` is to the answer that comes with it, and what it costs
-to compute.
+"""How close the certified bound of `fleet` is to the cost of its answer, and how long it takes.
 
 python -m benchmarks.bounds [--scenario fleet] [--devices 8 64 512] [--instances 200]
 """
 
-import argparse
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxcoinfer
-from benchmarks.harness import measure, record
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.fleet import bound as dual
 from jaxcoinfer.systems.fleet import env as fleet
+from training.common import measure, parser, record
 
 
 def gap(scenario: str, devices: int, instances: int) -> None:
-    """Appends one line: gap in shares of the cost over slots of as many rows, and seconds a slot,
-    all side by side.
+    """Appends one line: gap as a share of the cost over one slot of each of `instances` rows, and
+    seconds per slot, with all in one batch.
     """
     drawn = dataclasses.replace(
         registry.load_scenario(scenario), devices=devices, rows=instances, slots=2
     )
     env, params = jaxcoinfer.make(drawn, jax.random.key(devices))
 
-    def solve(params):
-        def of_row(row):
+    def solve(params: Any) -> dual.Certificate:
+        def of_row(row: jax.Array) -> dual.Certificate:
             state, _ = env.reset_at(row, jnp.int32(0), params)
             return dual.solve(fleet.tables(state, params))
 
         return jax.vmap(of_row)(jnp.arange(instances, dtype=jnp.int32))
 
     timed = measure("dual", solve, params, repeats=3)
-    found = jax.jit(solve)(params)
-    cost, bound = np.asarray(found.cost, np.float64), np.asarray(found.bound, np.float64)
+    certificate = jax.jit(solve)(params)
+    cost, bound = (
+        np.asarray(certificate.cost, np.float64),
+        np.asarray(certificate.bound, np.float64),
+    )
     gaps = (cost - bound)[cost > 0] / cost[cost > 0]
     line = {
         "scenario": scenario,
@@ -52,14 +54,12 @@ def gap(scenario: str, devices: int, instances: int) -> None:
 
 
 def main() -> None:
-    """One line a number of devices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenario", default="fleet")
-    parser.add_argument("--devices", nargs="+", type=int, default=[8, 64, 512])
-    parser.add_argument("--instances", type=int, default=200)
-    options = parser.parse_args()
+    """Appends one line per number of devices."""
+    command = parser(__doc__)
+    command.add_argument("--scenario", default="fleet")
+    command.add_argument("--devices", nargs="+", type=int, default=[8, 64, 512])
+    command.add_argument("--instances", type=int, default=200)
+    options = command.parse_args()
     for devices in options.devices:
         gap(options.scenario, devices, options.instances)
 

@@ -1,6 +1,6 @@
 """What `benchmarks.speed` times: every environment, twin, bound and learner, at a batch size.
 
-Worlds are shipped scenarios on banks of at most 16 rows of 8,192 slots, which fit a cache.
+Worlds are shipped scenarios on banks of up to 16 rows of 8,192 slots, which fit a cache.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.fleet import bound as dual
 from jaxcoinfer.systems.fleet import env as fleet
-from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import network as fleet_network
 from jaxcoinfer.systems.fleet import twin as fleet_twin
-from jaxcoinfer.systems.multi_user import network as multi_user_actor
+from jaxcoinfer.systems.multi_user import network as multi_user_network
 from jaxcoinfer.systems.on_demand import bound as on_demand_bound
 from jaxcoinfer.systems.on_demand import twin as on_demand_twin
 from jaxcoinfer.systems.on_demand.policies import outcomes
@@ -30,21 +30,19 @@ from jaxcoinfer.systems.stopping.twin import workload
 
 STEPS = 256  # of a loop that is timed
 SINGLE = ("reference", "wifi", "camera", "on-demand-markov")  # worlds of one device
-MANY = ("fleet", "fleet-cloud")  # of many, each of which decides
+MANY = ("fleet", "fleet-cloud")  # worlds of many devices that all decide
 
 
 class Case(NamedTuple):
-    """What is timed: `loop(*arguments)` makes `items`; once: `once(*once_arguments)` makes
-    once_items, counted.
-    """
+    """What is timed, and where it has no loop inside, what its operations are counted on."""
 
     name: str
-    items: int
+    items: int  # that one call of `loop(*arguments)` makes
     loop: Callable
     arguments: tuple
-    once: Callable | None = None
+    once: Callable | None = None  # one turn of the loop, whose bytes and FLOP are counted
     once_arguments: tuple = ()
-    once_items: int = 1
+    once_items: int = 1  # that one call of `once(*once_arguments)` makes
 
 
 def world(name: str) -> tuple[Any, Any]:
@@ -65,11 +63,11 @@ def starts(env: Any, params: Any, size: int) -> tuple[Any, Any]:
 
 
 def environments(size: int) -> Iterator[Case]:
-    """Steps under random actions that leave the observation in memory; no restarts, as ended ones
-    cost the same.
+    """Steps under random actions that leave the observation in memory; no restarts, as a step costs
+    the same when an environment is done.
 
-    An item is a decision, in `multi-user` those of all users of a slot. Worlds of many devices end
-    at 16,384 replicas.
+    An item is a decision; in `multi-user`, the decisions of all users in a slot. Worlds of many
+    devices are timed up to 16,384 replicas.
     """
     yield _null(size)
     for name in SINGLE:
@@ -100,18 +98,18 @@ def _index(env: Any) -> Callable:
 def _steps(
     name: str, env: Any, params: Any, size: int, shape: tuple, action: Callable, items: int = 0
 ) -> Case:
-    """items: 0 where a step has a loop inside, whose operations cannot be counted; it then is one
-    item.
+    """items: per step; 0 where a step has a loop inside, whose operations cannot be counted, and
+    which is one item per replica.
     """
     state, first = starts(env, params, size)
 
-    def once(state, seeds, params):
+    def once(state: Any, seeds: jax.Array, params: Any) -> tuple:
         seeds = coins(seeds)
         state, timestep = jax.vmap(env.step, (0, 0, None))(state, action(seeds), params)
         return state, seeds, timestep.observation, timestep.reward
 
-    def loop(state, seeds, params):
-        def step(carry, _):
+    def loop(state: Any, seeds: jax.Array, params: Any) -> tuple:
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
             state, seeds, _, total = carry
             state, seeds, observation, reward = once(state, seeds, params)
             return (state, seeds, observation, total + reward), None
@@ -120,49 +118,49 @@ def _steps(
         return jax.lax.scan(step, begin, None, length=n_steps, unroll=UNROLL if items else 1)[0]
 
     n_steps = STEPS if items else 16
-    given = (state, jax.random.bits(jax.random.key(2), shape), params)
-    whole = Case(f"{name} step", (items or size) * n_steps, loop, given)
-    return whole._replace(once=once, once_arguments=given, once_items=items) if items else whole
+    arguments = (state, jax.random.bits(jax.random.key(2), shape), params)
+    case = Case(f"{name} step", (items or size) * n_steps, loop, arguments)
+    return case._replace(once=once, once_arguments=arguments, once_items=items) if items else case
 
 
 def _null(size: int) -> Case:
-    def once(state, seeds):
+    def once(state: tuple, seeds: jax.Array) -> tuple:
         seeds = coins(seeds)
         x = (seeds >> jnp.uint32(9)).astype(jnp.float32)
         return tuple(0.9 * leaf + x for leaf in state), seeds, state[0] + x
 
-    def loop(state, seeds):
-        def step(carry, _):
+    def loop(state: tuple, seeds: jax.Array) -> tuple:
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
             state, seeds, total = carry
-            state, seeds, seen = once(state, seeds)
-            return (state, seeds, total + seen), None
+            state, seeds, reward = once(state, seeds)
+            return (state, seeds, total + reward), None
 
         return jax.lax.scan(step, (state, seeds, jnp.zeros(size)), None, length=STEPS)[0]
 
-    given = (tuple(jnp.zeros(size) for _ in range(8)), jnp.arange(size, dtype=jnp.uint32))
-    return Case("null step", size * STEPS, loop, given, once, given, size)
+    arguments = (tuple(jnp.zeros(size) for _ in range(8)), jnp.arange(size, dtype=jnp.uint32))
+    return Case("null step", size * STEPS, loop, arguments, once, arguments, size)
 
 
 def twins(size: int) -> Iterator[Case]:
-    """Outcomes of every choice of a task a device, or of every device of a slot."""
+    """Outcomes of every choice: of one task per device, or of every device in a slot."""
 
-    def replayed(state, params, env):
+    def replayed(state: Any, params: Any, env: Any) -> tuple[Any, jax.Array]:
         replay = jax.vmap(workload.evaluate, (None, 0, None))(env, state, params)
         choice = jnp.argmax(replay.choices.value, axis=-1).astype(jnp.int32)
         return jax.vmap(workload.follow, (0, 0, None))(
             replay, choice, params
         ), replay.choices.utility.sum()
 
-    yield _asked("workload twin", "camera", size, replayed, lambda env: env.n_choices)
+    yield _twin("workload twin", "camera", size, replayed, lambda env: env.n_choices)
 
-    def priced(state, params, env):
+    def priced(state: Any, params: Any, env: Any) -> tuple[Any, jax.Array]:
         choices = jax.vmap(on_demand_twin.evaluate, (None, 0, None))(env, state, params)
         best = jnp.argmax(choices.utility, axis=-1).astype(jnp.int32)
         return jax.vmap(env.step, (0, 0, None))(state, best, params)[0], choices.utility.sum()
 
-    yield _asked("on-demand twin", "on-demand-markov", size, priced, lambda env: env.n_actions)
+    yield _twin("on-demand twin", "on-demand-markov", size, priced, lambda env: env.n_actions)
 
-    def changed(state, params, env):
+    def changed(state: Any, params: Any, env: Any) -> tuple[Any, jax.Array]:
         valid = jax.vmap(env.mask, (0, None))(state, params)
         cost = jax.vmap(fleet_twin.evaluate, (0, 0, None))(
             state, jnp.argmax(valid, -1).astype(jnp.int32), params
@@ -172,32 +170,32 @@ def twins(size: int) -> Iterator[Case]:
             valid, cost, 0.0
         ).sum()
 
-    yield _asked("fleet twin", "fleet", size, changed, lambda env: env.n_devices * env.n_choices)
+    yield _twin("fleet twin", "fleet", size, changed, lambda env: env.n_devices * env.n_choices)
 
 
-def _asked(
+def _twin(
     name: str, scenario: str, size: int, once: Callable, outcomes_of: Callable[[Any], int]
 ) -> Case:
     env, params = world(scenario)
-    given = (starts(env, params, size)[0], params)
+    arguments = (starts(env, params, size)[0], params)
     items = size * outcomes_of(env)
 
-    def one(state, params):
+    def one(state: Any, params: Any) -> tuple[Any, jax.Array]:
         return once(state, params, env)
 
-    def loop(state, params):
-        def task(carry, _):
+    def loop(state: Any, params: Any) -> tuple:
+        def task(carry: tuple, _: None) -> tuple[tuple, None]:
             state, total = carry
-            state, seen = one(state, params)
-            return (state, total + seen), None
+            state, utility = one(state, params)
+            return (state, total + utility), None
 
         return jax.lax.scan(task, (state, jnp.float32(0)), None, length=16)[0]
 
-    return Case(name, 16 * items, loop, given, one, given, items)
+    return Case(name, 16 * items, loop, arguments, one, arguments, items)
 
 
 def bounds(size: int) -> Iterator[Case]:
-    """The bound of every task of a world, whatever the size, and of slots of a fleet."""
+    """The isolated bound of every task of a world, at size 1, and the dual bound of fleet slots."""
     env, params = world("wifi")
     if size == 1:
         n_tasks = params.bank.arrival_slot.size
@@ -213,19 +211,19 @@ def bounds(size: int) -> Iterator[Case]:
 
 
 def optima() -> dict[str, Callable[[], Any]]:
-    """The exact optima: functions that find one each."""
+    """Functions that compute one exact optimum each."""
     model = stopping_bound.model_of(registry.load_scenario("reference-busy"))
     scenario: Any = registry.load_scenario("on-demand-markov")
     env, params = jaxcoinfer.make(scenario)
     assert model is not None
     return {
         "reference-busy optimum": lambda: dynamic_program.solve(model),
-        "on-demand-markov optimum": lambda: on_demand_bound.of(scenario, env, params),
+        "on-demand-markov optimum": lambda: on_demand_bound.solve(scenario, env, params),
     }
 
 
 def learners(size: int) -> Iterator[Case]:
-    """Whole training on `size` environments, steps, slots or tasks a second."""
+    """Whole trainings on `size` environments; an item is a step, slot or task."""
     of_tasks: dict[str, Any] = {"n_evaluations": 1, "evaluation_devices": 1, "evaluation_tasks": 1}
     config: Any = continuation_value.Config(**of_tasks, n_devices=size, updates_per_evaluation=50)
     yield _learner("continuation value", continuation_value, "camera", config, 50 * size)
@@ -233,7 +231,7 @@ def learners(size: int) -> Iterator[Case]:
     yield _learner(
         "differential value", differential_value, "camera", config, 2 * config.block_tasks * size
     )
-    look: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "n_evaluations": 1,
         "evaluation_envs": 1,
         "evaluation_steps": 1,
@@ -241,10 +239,10 @@ def learners(size: int) -> Iterator[Case]:
     }
     for name, module in (("soft actor-critic", sac), ("deep Q", dqn)):
         config = module.Config(
-            **look, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size)
+            **shared, n_steps=1, updates_per_evaluation=20, buffer_size=max(1 << 13, 2 * size)
         )
         yield _learner(name, module, "on-demand-markov", config, 20 * size, outcomes=outcomes)
-    rolled = {**look, "n_steps": 8, "updates_per_evaluation": 2}
+    rolled = {**shared, "n_steps": 8, "updates_per_evaluation": 2}
     yield _learner(
         "proximal policy",
         ppo,
@@ -253,7 +251,7 @@ def learners(size: int) -> Iterator[Case]:
         16 * size,
         outcomes=outcomes,
     )
-    for name, module in (("fleet", fleet_actor), ("multi-user", multi_user_actor)):
+    for name, module in (("fleet", fleet_network), ("multi-user", multi_user_network)):
         config = ppo.Config(**rolled, view=module.view, network=module.network, twin=False)
         yield _learner(f"{name} policy", ppo, name, config, 16 * size)
 
@@ -261,7 +259,7 @@ def learners(size: int) -> Iterator[Case]:
 def _learner(name: str, module: Any, scenario: str, config: Any, items: int, **given: Any) -> Case:
     env, params = world(scenario)
 
-    def train(key, params):
+    def train(key: jax.Array, params: Any) -> Any:
         return module.train(key, params, module.Hyper(), env=env, config=config, **given).weights
 
     return Case(name, items, train, (jax.random.key(3), params))

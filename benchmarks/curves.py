@@ -1,20 +1,19 @@
-"""How rates grow with the batch, drawn from the lines of `benchmarks.speed`:
-benchmarks/results/speed.png.
+"""How rates grow with the batch, drawn from the lines of `benchmarks.speed`, as `speed.png`.
 
 python -m benchmarks.curves
 """
 
 from matplotlib.figure import Figure
 
-from benchmarks.harness import RESULTS
 from benchmarks.tables import CPU, lines
 from jaxcoinfer.evaluation.plots import STYLES, panels
+from training.common import RESULTS
 
 PANELS = {"environments": "decisions/s", "twins": "outcomes/s"}
 
 
 def draw() -> Figure:
-    """A panel a kind, a line a subject."""
+    """Draws a panel per kind, a line per case."""
     figure, axes = panels(1, len(PANELS))
     for panel, (kind, unit) in zip(axes, PANELS.items(), strict=True):
         names = list(dict.fromkeys(line["name"] for line in lines("speed", kind=kind, device=CPU)))

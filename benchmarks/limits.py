@@ -1,4 +1,4 @@
-"""What the machine at hand can do at most, measured in the same run as what is held against it."""
+"""The peak rates of this machine, measured in the same run as what is compared with them."""
 
 import math
 from functools import partial
@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import measure
+from training.common import measure
 
-_LARGE, _SMALL = (
-    1 << 24,
-    1 << 17,
-)  # float32 numbers in each of three arrays: memory, and cache on a CPU
+# float32 numbers in each of three arrays: in memory, and in the cache of a CPU.
+_LARGE, _SMALL = 1 << 24, 1 << 17
 _FUSED = 64  # multiply-adds on each number
 
 
@@ -31,7 +29,7 @@ def limits() -> dict[str, float]:
 def against(
     limit: dict[str, float], items_per_s: float, counted: dict[str, float]
 ) -> dict[str, float]:
-    """Returns the counts of one item and what share of each limit the rate reaches."""
+    """Returns the counts per item and the share of each limit that the rate reaches."""
     return counted | {
         "share_of_memory": items_per_s * counted["bytes_per_item"] / limit["memory_bytes_per_s"],
         "share_of_cache": items_per_s * counted["bytes_per_item"] / limit["cache_bytes_per_s"],
@@ -40,8 +38,8 @@ def against(
 
 
 def count(function: Any, items: int, size: int, *arguments: Any) -> dict[str, float]:
-    """Returns bytes and FLOP of one item of a program without loops that makes `items` from batches
-    of `size`.
+    """Returns bytes and FLOP per item of a program without loops that makes `items` from batches of
+    `size`.
 
     Bytes: of every argument and result that has the batch as its first axis, once, and of all that
     is gathered; what a perfect program would move. FLOP: as the compiler counts them.
@@ -63,7 +61,7 @@ def count(function: Any, items: int, size: int, *arguments: Any) -> dict[str, fl
 
 
 def _gathered(jaxpr: Any) -> int:
-    """Bytes that gathers bring, those of inner programs included."""
+    """Bytes that gathers read, those of inner programs included."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "gather":
@@ -81,9 +79,8 @@ def _bytes(leaf: Any) -> int:
 def _triad(size: int, times: int) -> float:
     b, c = jnp.ones(size), jnp.full(size, 2.0)
 
-    def sweep(b, c):
-        # Each overwrites one array and reads two, so that none is copied between sweeps; new
-        # memory, only before.
+    def sweep(b: jax.Array, c: jax.Array) -> jax.Array:
+        # Each sweep reads two arrays and overwrites one of them, so none is copied between sweeps.
         return jax.lax.fori_loop(0, times, lambda _, b: 0.5 * b + c, b)
 
     timed = measure("triad", sweep, b, c)

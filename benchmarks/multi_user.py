@@ -20,11 +20,12 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxcoinfer
-from benchmarks.harness import coins, measure, record
+from benchmarks.harness import coins
 from jaxcoinfer.core.rollout import restart_ended
 from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
 from tests.reference import multi_user as reference
+from training.common import measure, record
 
 SLOTS_PER_CALL = 1 << 15
 BLOCK = 16  # slots between restarts of ended episodes

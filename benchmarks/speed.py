@@ -1,24 +1,23 @@
-"""How fast every environment, twin, bound and learner is, and how far from what the machine could
-do at most.
+"""How fast every environment, twin, bound and learner is, and how far from the peak rates of the
+machine.
 
     python -m benchmarks.speed [environments twins bounds learners] [--sizes 1 64 1024 16384 131072]
     [--only NAME]
 
-A line for each and size: items a second (decisions, outcomes, bounds, learned steps), seconds to
-compile, memory of the program, and for what has no loop inside bytes and FLOP of an item with the
-shares of the machine's limits they reach. `null` is a step that does next to nothing, and
-`share_of_null` the rate beside its rate: the ceiling of any environment here. The same on CPU and
-GPU. Bounds, learners and worlds of many devices leave out sizes that say nothing more.
+One line for each and size: items per second (decisions, outcomes, bounds, learned steps), seconds
+to compile, memory of the program, and for what has no loop inside, bytes and FLOP per item with the
+shares of the machine's limits that they reach. `null` is a step that does next to nothing, and
+`share_of_null` the rate relative to its rate, which no environment here can exceed. The same on CPU
+and GPU. Bounds, learners and worlds of many devices are measured at fewer sizes.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import cases, limits
 from benchmarks.cases import Case
-from benchmarks.harness import measure, record
+from training.common import measure, parser, record
 
 KINDS = {
     "environments": cases.environments,
@@ -26,31 +25,27 @@ KINDS = {
     "bounds": cases.bounds,
     "learners": cases.learners,
 }
-SIZES = {
-    "bounds": (1, 16384),
-    "learners": (64, 4096),
-}  # least and most that are measured; of the others all
+# Smallest and largest size measured; the other kinds are measured at all sizes.
+SIZES = {"bounds": (1, 16384), "learners": (64, 4096)}
 
 
 def main() -> None:
-    """Measures what is asked for and appends a line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    """Measures the chosen kinds and appends one line per case and size."""
+    command = parser(__doc__)
+    command.add_argument(
         "kinds", nargs="*", default=list(KINDS), metavar="KIND", help=", ".join(KINDS)
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
-    parser.add_argument("--only", metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    command.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
+    command.add_argument("--only", metavar="NAME")
+    command.add_argument("--repeats", type=int, default=7)
+    options = command.parse_args()
     if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"{', '.join(sorted(unknown))}: no such kind; there are {', '.join(KINDS)}")
+        command.error(f"{', '.join(sorted(unknown))}: no such kind; there are {', '.join(KINDS)}")
     limit = limits.limits()
     record("speed", {"kind": "limits", **limit})
     for kind in options.kinds:
-        least, most = SIZES.get(kind, (1, max(options.sizes)))
-        for size in (size for size in options.sizes if least <= size <= most):
+        smallest, largest = SIZES.get(kind, (1, max(options.sizes)))
+        for size in (size for size in options.sizes if smallest <= size <= largest):
             null_per_s = None
             for case in KINDS[kind](size):
                 if options.only not in (None, case.name) and case.name != "null step":

@@ -1,46 +1,48 @@
-"""How many decisions a second: `stopping` under random actions, beside gymnax CartPole-v1, in one
-run.
+"""Decisions per second: `stopping` under random actions and gymnax CartPole-v1, in one run.
 
     python -m benchmarks.stopping [--sizes 1 64 1024 16384 131072] [--rows 16] [--slots 8192]
 
-The bank (8 MB at these sizes) fits the last cache of a server; with --rows 64 --slots 16384 it does
-not. Every step leaves its observation in memory, as a policy needs it. Actions come from a linear
-congruential generator in the loop, a few instructions each. CartPole runs with gymnax's own
+The bank (8 MB at these sizes) fits the last-level cache of a server; with --rows 64 --slots 16384
+it does not. Every step leaves its observation in memory, as a policy needs it. Actions come from a
+linear congruential generator in the loop, a few instructions each. CartPole runs with gymnax's own
 auto-reset and the same actions (needs the `bench` extra; left out if absent).
 """
 
-import argparse
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import UNROLL, coins, measure, record
+from benchmarks.harness import UNROLL, coins
+from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.core.rollout import restart_ended
 from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.stopping.env import Stopping
+from training.common import measure, parser, record
 
 DECISIONS_PER_CALL = 1 << 22
-BLOCK = 256  # steps between restarts of ended environments
+BLOCK = 256  # steps between restarts of environments that are done
 
 
-def stopping_loop(env, n_envs: int, n_blocks: int):
+def stopping_loop(env: Stopping, n_envs: int, n_blocks: int) -> Callable:
     """A function (key, params, state, timestep) -> last state and observation, sums of rewards;
     n_blocks × BLOCK steps.
 
-    What nobody reads at the end, as the outcome of the last step, the compiler leaves out of the
-    loop.
+    The compiler leaves out of the loop what is not read, such as the outcome of a step.
     """
 
-    def loop(key, params, state, timestep):
-        def step(carry, _):
+    def loop(key: jax.Array, params: Any, state: Any, timestep: TimeStep) -> tuple:
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
             state, timestep, seeds, total = carry
             seeds = coins(seeds)
             action = (seeds >> jnp.uint32(31)).astype(jnp.int32)
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
             return (state, timestep, seeds, total + timestep.reward), None
 
-        def block(carry, key):
+        def block(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
             (state, timestep, seeds, total), _ = jax.lax.scan(
                 step, carry, None, length=BLOCK, unroll=UNROLL
             )
@@ -55,21 +57,21 @@ def stopping_loop(env, n_envs: int, n_blocks: int):
     return loop
 
 
-def cartpole_loop(n_envs: int, n_steps: int):
-    """The same for gymnax CartPole-v1 with its own auto-reset; None where gymnax is not installed."""
+def cartpole_loop(n_envs: int, n_steps: int) -> Callable | None:
+    """The same for gymnax CartPole-v1 with its own auto-reset; None if gymnax is not installed."""
     try:
         import gymnax  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     env, env_params = gymnax.make("CartPole-v1")
 
-    def loop(key, start_key):
+    def loop(key: jax.Array, start_key: jax.Array) -> tuple:
         first, state = jax.vmap(env.reset, (0, None))(
             jax.random.split(start_key, n_envs), env_params
         )
         seeds = jnp.arange(n_envs, dtype=jnp.uint32) * jnp.uint32(2654435761)
 
-        def step(carry, key):
+        def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
             state, _, seeds, total = carry
             seeds = coins(seeds)
             action = (seeds >> jnp.uint32(31)).astype(jnp.int32)
@@ -87,15 +89,13 @@ def cartpole_loop(n_envs: int, n_steps: int):
 
 
 def main() -> None:
-    """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--slots", type=int, default=8192)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    """Measures every size and appends one line for each."""
+    command = parser(__doc__)
+    command.add_argument("--sizes", type=int, nargs="+", default=[1, 64, 1024, 16384, 131072])
+    command.add_argument("--rows", type=int, default=16)
+    command.add_argument("--slots", type=int, default=8192)
+    command.add_argument("--repeats", type=int, default=7)
+    options = command.parse_args()
     scenario = dataclasses.replace(
         registry.load_scenario("reference"), rows=options.rows, slots=options.slots
     )

@@ -1,4 +1,4 @@
-"""The tables of README.md, made from the results; a test holds the two together.
+"""The tables of README.md, made from the results; a test checks that both agree.
 
 python -m benchmarks.tables  # writes them into README.md, between the lines that name them
 """
@@ -9,30 +9,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS
+from training.common import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
-CPU = "cpu:cpu"  # of what is said of speed
+CPU = "cpu:cpu"  # the device of the tables of speed
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def lines(question: str, /, **wanted: Any) -> list[dict[str, Any]]:
     """The result lines of a question that have all the wanted values, oldest first."""
     text = (RESULTS / f"{question}.jsonl").read_text("utf-8")
-    found = [json.loads(line) for line in text.splitlines()]
+    results = [json.loads(line) for line in text.splitlines()]
     return [
-        line for line in found if all(line.get(name) == value for name, value in wanted.items())
+        line for line in results if all(line.get(name) == value for name, value in wanted.items())
     ]
 
 
 def last(question: str, /, **wanted: Any) -> dict[str, Any]:
     """The newest of `lines`. Raises LookupError where there is none."""
-    found = lines(question, **wanted)
-    if not found:
+    matching = lines(question, **wanted)
+    if not matching:
         raise LookupError(
             f"{question}.jsonl has no line with {wanted}; run the recipe that writes it"
         )
-    return found[-1]
+    return matching[-1]
 
 
 def seeds(question: str, number: str, /, **wanted: Any) -> float:
@@ -57,18 +57,19 @@ def run() -> str:
     """The main job: every policy, by utility."""
     newest = {line["policy"]: line for line in lines("run", scenario="camera", seed=0)}
     rows = []
-    for name, of in sorted(newest.items(), key=lambda item: -item[1]["utility"]):
-        numbers = [
-            f"{1e3 * of['latency_s']:.0f}",
-            f"{of['accuracy']:.3f}",
-            f"{1e3 * of['energy_j']:.0f}",
+    for name, line in sorted(newest.items(), key=lambda item: -item[1]["utility"]):
+        cells = [
+            name if line["deployable"] else f"{name} \\*",
+            within(line["utility"], line["utility_half"]),
+            f"{line['gap']:.3f}",
+            f"{1e3 * line['latency_s']:.0f}",
+            f"{line['accuracy']:.3f}",
+            f"{1e3 * line['energy_j']:.0f}",
+            f"{100 * line['deadline_misses']:.1f}",
         ]
-        numbers.append(f"{100 * of['deadline_misses']:.1f}")
-        gain = "" if name == "one-time greedy" else within(of["gain"], of["gain_half"], sign=True)
-        shown = name if of["deployable"] else f"{name} \\*"
-        rows.append(
-            [shown, within(of["utility"], of["utility_half"]), f"{of['gap']:.3f}", *numbers, gain]
-        )
+        compared = name == "one-time greedy"
+        gain = "" if compared else within(line["gain"], line["gain_half"], sign=True)
+        rows.append([*cells, gain])
     head = [
         "policy",
         "utility",
@@ -85,7 +86,7 @@ def run() -> str:
 def recorded() -> str:
     """What the differential learner gains on recorded links."""
     names = ("wifi", "campus-pi", "office-bursts")
-    of = {name: last("reference", scenario=name, policy="differential value") for name in names}
+    results = [last("reference", scenario=name, policy="differential value") for name in names]
     above = {
         "one-time greedy": "greedy",
         "one-time waiting": "waiting",
@@ -94,12 +95,12 @@ def recorded() -> str:
     above |= {"clairvoyant": "clairvoyant"}
     rows = [
         [
-            said,
-            *(within(of[n][f"above_{key}"], of[n][f"above_{key}_half"], sign=True) for n in names),
+            baseline,
+            *(within(r[f"above_{key}"], r[f"above_{key}_half"], sign=True) for r in results),
         ]
-        for said, key in above.items()
+        for baseline, key in above.items()
     ]
-    return table(["utility a task above …", *(f"`{name}`" for name in names)], rows)
+    return table(["utility per task above …", *(f"`{name}`" for name in names)], rows)
 
 
 def reference() -> str:
@@ -132,9 +133,9 @@ def reference() -> str:
 
 
 def status_reports() -> str:
-    """Reports a task, and utility, of each way to tell the server."""
+    """Reports per task, and utility, of each way of reporting to the server."""
     shown = [
-        ("told at every layer", "every layer", 0),
+        ("reported at every layer", "every layer", 0),
         ("twin, corrected at once", "status twin", 0),
     ]
     shown += [(f"twin, {n} slots", "status twin", n) for n in (5, 10, 50)]
@@ -144,13 +145,14 @@ def status_reports() -> str:
     ]
     shown += [("planned as the task arrives", "at generation", None)]
     rows = []
-    for said, way, threshold in shown:
-        found = [
+    for label, way, threshold in shown:
+        results = [
             last("status_reports", scenario=s, way=way, threshold_slots=threshold)
             for s in ("reference", "wifi")
         ]
-        rows.append([said, *(f"{line['reports']:.3f} ({line['utility']:.4f})" for line in found)])
-    return table(["reports a task (utility)", "`reference`", "`wifi`"], rows)
+        cells = [f"{line['reports']:.3f} ({line['utility']:.4f})" for line in results]
+        rows.append([label, *cells])
+    return table(["reports per task (utility)", "`reference`", "`wifi`"], rows)
 
 
 def on_demand() -> str:
@@ -167,13 +169,14 @@ def on_demand() -> str:
         for n in learned
     ]
     known = (
-        ("exact optimum given what was seen", "exact optimum"),
+        ("exact optimum given the observations", "exact optimum"),
         ("full information", "full information"),
     )
     rows += [
-        [said, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for said, name in known
+        [label, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"]
+        for label, name in known
     ]
-    return table(["`on-demand-markov`", "utility a task"], rows)
+    return table(["`on-demand-markov`", "utility per task"], rows)
 
 
 def fleet() -> str:
@@ -182,36 +185,36 @@ def fleet() -> str:
     wanted = {"recipe": "table", "scenario": "fleet"}
     rows = []
     for name in ("one version", "equal shares", "alternating"):
-        found = [last("fleet", policy=name, devices=size, **wanted)["gap_ratio"] for size in sizes]
-        rows.append([name, *(f"{100 * ratio:.2f} %" for ratio in found)])
-    found = [
+        gaps = [last("fleet", policy=name, devices=size, **wanted)["gap_ratio"] for size in sizes]
+        rows.append([name, *(f"{100 * gap:.2f} %" for gap in gaps)])
+    gaps = [
         seeds("fleet", "gap_ratio", policy="price network", devices=size, **wanted)
         for size in sizes
     ]
-    rows.append(["price network, five seeds", *(f"{100 * ratio:.2f} %" for ratio in found)])
+    rows.append(["price network, five seeds", *(f"{100 * gap:.2f} %" for gap in gaps)])
     return table(["cost above the bound", *(f"{size} devices" for size in sizes)], rows)
 
 
 def multi_user() -> str:
-    """Reward of an episode and cost of a task of every policy; of the learner, over its seeds."""
+    """Reward per episode and cost per task of every policy; of the learner, over its seeds."""
     wanted = {"recipe": "table", "scenario": "multi-user"}
     rows = []
     for name in ("all local", "random", "greedy", "best fixed split", "proximal policy"):
         if name == "proximal policy":
-            of = {
+            means = {
                 key: seeds("multi_user", key, policy=name, **wanted)
                 for key in ("reward", "cost", "delay_s", "energy_j")
             }
         else:
-            of = last("multi_user", policy=name, **wanted)
+            means = last("multi_user", policy=name, **wanted)
         shown = f"{name}, five seeds" if name == "proximal policy" else name
         numbers = [
-            f"{of['reward']:.2f}",
-            *(f"{1e3 * of[key]:.0f}" for key in ("cost", "delay_s", "energy_j")),
+            f"{means['reward']:.2f}",
+            *(f"{1e3 * means[key]:.0f}" for key in ("cost", "delay_s", "energy_j")),
         ]
         rows.append([shown, *numbers])
     return table(
-        ["`multi-user`", "reward of an episode", "cost of a task, 10⁻³", "delay ms", "energy mJ"],
+        ["`multi-user`", "reward per episode", "cost per task, 10⁻³", "delay ms", "energy mJ"],
         rows,
     )
 
@@ -245,28 +248,28 @@ def features() -> str:
 
 
 def speed() -> str:
-    """Items a second at each size, and at 16,384 what they are of the null step's rate and of the
+    """Items per second at each size, and at 16,384 their shares of the null step's rate and of the
     nearer limit.
     """
     sizes = (1, 64, 1024, 16384, 131072)
     rows = []
     measured = [line for line in lines("speed", device=CPU) if "size" in line]
     for name in dict.fromkeys(line["name"] for line in measured):
-        found = {line["size"]: line for line in measured if line["name"] == name}
-        cells = [_count(found[size]["items_per_s"]) if size in found else "" for size in sizes]
-        large = found.get(16384, {})
+        of_size = {line["size"]: line for line in measured if line["name"] == name}
+        cells = [_count(of_size[size]["items_per_s"]) if size in of_size else "" for size in sizes]
+        large = of_size.get(16384, {})
         nearer = max(large.get("share_of_cache", 0.0), large.get("share_of_flop", 0.0))
         shares = [large.get("share_of_null", 0.0) if name != "null step" else 0.0, nearer]
         rows.append([name, *cells, *(f"{100 * share:.0f} %" if share else "" for share in shares)])
     return table(
-        ["items a second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"],
+        ["items per second at batch", *(f"{size:,}" for size in sizes), "of null", "of the limit"],
         rows,
     )
 
 
-def beside() -> str:
-    """What is compared with something else in one run: as many times its rate."""
-    cartpole, face = (
+def compared() -> str:
+    """What is compared with something else in one run: the ratio of the rates."""
+    cartpole, adapter = (
         last("stopping", n_envs=16384, device=CPU),
         last("adapters", scenario="reference", n_envs=16384),
     )
@@ -279,22 +282,23 @@ def beside() -> str:
         ["`stopping`, 16,384 environments", "gymnax CartPole-v1", cartpole["ratio"]],
         [f"`multi-user`, {users['n_envs']} environments", "plain Python", users["times_python"]],
         [
-            "`stopping` through the gymnax face, 16,384 environments",
+            "`stopping` through the gymnax adapter, 16,384 environments",
             "native step",
-            1.0 / face["times_native_given"],
+            1.0 / adapter["times_native_given"],
         ],
         [
-            "the same, a key split for every step on both sides",
+            "the same, with a key split for every step on both sides",
             "native step",
-            1.0 / face["times_native_split"],
+            1.0 / adapter["times_native_split"],
         ],
         ["rollout of `stopping` on two CPU devices", "on one", rollout["ratio"]],
         ["proximal policy's update on two CPU devices", "on one", update["ratio"]],
-        ["soft actor-critic, whole training", "rejax on the gymnax face", sac["times_ours"]],
-        ["proximal policy, whole training", "rejax on the gymnax face", ppo["times_ours"]],
+        ["soft actor-critic, whole training", "rejax on the gymnax adapter", sac["times_ours"]],
+        ["proximal policy, whole training", "rejax on the gymnax adapter", ppo["times_ours"]],
     ]
     return table(
-        ["steps a second of", "beside", "times"], [[a, b, f"{ratio:.3g}"] for a, b, ratio in rows]
+        ["steps per second of", "compared with", "ratio"],
+        [[a, b, f"{ratio:.3g}"] for a, b, ratio in rows],
     )
 
 
@@ -316,12 +320,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "network": network,
     "features": features,
     "speed": speed,
-    "beside": beside,
+    "compared": compared,
 }
 
 
 def made(text: str) -> str:
-    """README's text with every named table made anew."""
+    """README's text with every named table made again."""
     return PLACE.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}", text)
 
 

@@ -1,19 +1,18 @@
-"""Environment steps a second of whole training, ours beside a trainer of others on the same
+"""Environment steps per second of whole trainings, ours and those of other libraries on the same
 environment, in one run.
 
-python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
-python -m benchmarks.training --sb3 [--scenario reference] [--steps 20000]
+    python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
+    python -m benchmarks.training --sb3 [--scenario reference] [--steps 20000]
 
-Same network, environments, steps and batches; all learning, no evaluation counted on either side.
-The other trainer is rejax (python -m pip install 'jaxcoinfer[bench]') through
-`jaxcoinfer.adapters`; without it only ours is timed.
+Same network, environments, steps and batches; only learning is timed, on both sides. The other
+trainer is rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`; without
+it only ours is timed.
 
-`--sb3`: Stable-Baselines3's proximal policy optimisation instead, on the Gymnasium face: mean
-reward a step of its deterministic policy before and after, on the same held-out starts, and its
-steps a second.
+`--sb3`: Stable-Baselines3's proximal policy optimisation instead, through the Gymnasium adapter:
+mean reward per step of its deterministic policy before and after, on the same held-out starts, and
+its steps per second.
 """
 
-import argparse
 import importlib
 import importlib.util
 import time
@@ -24,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcoinfer
-from benchmarks.harness import measure, record
 from jaxcoinfer.adapters import GymnaxFive, gymnasium_env, gymnasium_vector
 from jaxcoinfer.learn import ppo, sac
+from training.common import measure, parser, record
 
 HIDDEN, LEARNING_RATE = (64, 64), 1e-3
 
@@ -95,7 +94,7 @@ def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
 
 
 def stable_baselines(scenario: str, env: Any, params: Any, steps: int) -> None:
-    """Trains theirs for so many steps and records what it earned before and after."""
+    """Trains theirs for `steps` steps and records its mean reward before and after."""
     model: Any = importlib.import_module("stable_baselines3").PPO(
         "MlpPolicy",
         gymnasium_env(env, params),
@@ -122,7 +121,7 @@ def stable_baselines(scenario: str, env: Any, params: Any, steps: int) -> None:
 
 
 def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: int = 500) -> float:
-    """Mean reward a step of its deterministic policy, from starts that seed 1 draws."""
+    """Mean reward per step of its deterministic policy, from starts that seed 1 draws."""
     vector = gymnasium_vector(env, params, n_envs, autoreset="SameStep")
     observation, _ = vector.reset(seed=1)
     rewards = []
@@ -135,13 +134,11 @@ def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: i
 
 def main() -> None:
     """Times both trainers of both algorithms."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenario")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--sb3", action="store_true")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--scenario")
+    command.add_argument("--steps", type=int)
+    command.add_argument("--sb3", action="store_true")
+    options = command.parse_args()
     options.scenario = options.scenario or ("reference" if options.sb3 else "on-demand-markov")
     options.steps = options.steps or (20_000 if options.sb3 else 200_000)
     env, params = jaxcoinfer.make(options.scenario, jax.random.key(0))

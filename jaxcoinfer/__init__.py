@@ -1,4 +1,4 @@
-"""Vectorised simulation, digital twins, bounds and learning for device-edge DNN inference, in JAX."""
+"""Vectorised simulation, digital twins, bounds and learning for device-edge DNN inference."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,7 @@ __all__ = ["__version__", "list_scenarios", "load_scenario", "make"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the registry, and with `make` JAX, when it is asked for: what needs neither starts at
-    once.
-    """
+    """Imports the registry on first use, so that what does not need it starts at once."""
     if name in __all__:
         from jaxcoinfer.systems import registry
 

@@ -1,9 +1,8 @@
-"""The folder of a run: written whole or not at all, read back, and its policy as one portable file."""
+"""The folder of a run: written in full or not at all, read back, its policy exported to a file."""
 
 import csv
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,9 +17,10 @@ import jax
 from flax import serialization
 
 from jaxcoinfer.data.fields import Place, ProfileError, table_of
-from jaxcoinfer.evaluation.comparison import pair
+from jaxcoinfer.data.files import partial_path, replace_file
+from jaxcoinfer.evaluation.comparison import flat, pair
 from jaxcoinfer.evaluation.evaluate import Interval
-from jaxcoinfer.evaluation.types import Checkpoint, Row, Run, RunError, Sheet, Table
+from jaxcoinfer.evaluation.types import Checkpoint, Portable, Row, Run, RunError, Sheet, Table
 from jaxcoinfer.systems import registry
 
 CHECKPOINT = "checkpoint.msgpack"
@@ -28,15 +28,13 @@ _FORMAT = 1  # of a checkpoint
 
 
 class MissingExtra(RuntimeError):
-    """A package that one command needs is not installed; the message is one line that says how to
-    get it.
+    """A package that a command needs is not installed; the message is one line that says how to get
+    it.
     """
 
 
 def check_target(out: Path) -> None:
-    """Refuses, with a RunError of one line, a folder that `write` could not make; leaves nothing
-    behind.
-    """
+    """Raises RunError in one line where `write` cannot make the folder; leaves nothing behind."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file; a run wants a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
@@ -49,7 +47,7 @@ def check_target(out: Path) -> None:
 
 
 def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
-    """Writes all files of a run; facts: what `config.json` says beside the scenario. Raises
+    """Writes all files of a run; facts: what `config.json` holds besides the scenario. Raises
     RunError, OSError.
     """
     checkpoint = run.checkpoint
@@ -64,9 +62,9 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
         )
         (folder / CHECKPOINT).write_bytes(pack(checkpoint))
         measures = [
-            (name, measure, i.mean, i.half)
+            (name, measure, *flat(interval))
             for name, row in run.table.rows.items()
-            for measure, i in _all(row).items()
+            for measure, interval in _all(row).items()
         ]
         _write_csv(folder / "metrics.csv", (("policy", "measure", "mean", "half_width"), measures))
         for name, sheet in (run.table.sheets | run.sheets).items():
@@ -76,32 +74,34 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Returns what a run found, ready for JSON: every measure of every policy, and what its system
-    adds.
+    """Returns the results of a run, ready for JSON: every measure of every policy, and what its
+    system adds.
     """
     return describe(run.table, run.checkpoint) | run.found
 
 
 def describe(table: Table, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns a table ready for JSON; means with the half widths of their 95 % intervals, SI units."""
-    policies = {
-        name: {"deployable": row.deployable, "measures": {m: pair(i) for m, i in _all(row).items()}}
-        for name, row in table.rows.items()
-    }
+    """Returns a table ready for JSON; means with half widths of their 95 % intervals, SI units."""
     bound = table.bound
-    said = {
+    facts = {
         "system": checkpoint.scenario.system,
         "scenario": checkpoint.scenario.name,
         "seed": checkpoint.seed,
+        "bound": {"what": bound.what, "utility": pair(bound.utility), "computed": bound.computed},
+        "compared_with": table.compared,
+        "policies": {
+            name: {
+                "deployable": row.deployable,
+                "measures": {measure: pair(interval) for measure, interval in _all(row).items()},
+            }
+            for name, row in table.rows.items()
+        },
     }
-    said |= {
-        "bound": {"what": bound.what, "utility": pair(bound.utility), "computed": bound.computed}
-    }
-    return said | {"compared_with": table.compared, "policies": policies} | table.found
+    return facts | table.found
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """Returns a checkpoint as bytes that know when they have been damaged."""
+    """Returns a checkpoint as bytes, with a checksum."""
     state = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
     }
@@ -115,48 +115,51 @@ def pack(checkpoint: Checkpoint) -> bytes:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Returns the checkpoint of a run. Raises RunError in one line where there is none, or where it
-    is damaged.
+    """Returns the checkpoint of a run. Raises RunError in one line where there is none, where it is
+    damaged, or where another version wrote what this one cannot use.
     """
     path = folder / CHECKPOINT
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; give one that `jaxcoinfer run` wrote")
-    try:
-        outer: Any = serialization.msgpack_restore(path.read_bytes())
-        content = outer["content"]
-        whole = hashlib.sha256(content).hexdigest() == outer["sha256"]
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder}: no {CHECKPOINT} in it; give a folder that `jaxcoinfer run` wrote"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception:  # whatever msgpack makes of bytes that are not its own
-        whole, content = False, b""
-    if not whole:
-        raise RunError(
-            f"{path}: damaged: its checksum does not fit; run again, or restore the file"
-        )
-    state: Any = serialization.msgpack_restore(content)
-    known = state.pop("format") == _FORMAT
-    given = json.loads(state["scenario"]) if known else {}
-    system = registry.SYSTEMS.get(given.get("system", ""))
+    state: Any = serialization.msgpack_restore(_content(path))
+    table = json.loads(state["scenario"]) if state.pop("format") == _FORMAT else {}
+    system = registry.SYSTEMS.get(table.get("system", ""))
     if system is None or not set(state["weights"]) <= set(system.part("run").LEARNERS):
         raise RunError(f"{path}: made by another version of jaxcoinfer; run again")
     try:
-        scenario = registry.scenario_from(given, Place(str(path), "scenario"))
+        scenario = registry.scenario_from(table, Place(str(path), "scenario"))
     except ProfileError as error:
-        raise RunError(f"{error}; made by another version of jaxcoinfer?") from None
+        raise RunError(f"{error}; made by another version of jaxcoinfer? run again") from None
     hidden = {name: tuple(widths) for name, widths in json.loads(state["hidden"]).items()}
     return Checkpoint(**state | {"scenario": scenario, "hidden": hidden})
 
 
+def _content(path: Path) -> bytes:
+    """What `pack` made a checkpoint of, without its checksum, which must fit."""
+    try:
+        outer: Any = serialization.msgpack_restore(path.read_bytes())
+        content = outer["content"]
+        intact = hashlib.sha256(content).hexdigest() == outer["sha256"]
+    except FileNotFoundError:
+        raise RunError(
+            f"{path.parent}: no {CHECKPOINT} in it; give a folder that `jaxcoinfer run` wrote"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception:  # msgpack raises many types for bytes that are not its own
+        intact, content = False, b""
+    if not intact:
+        raise RunError(
+            f"{path}: damaged: its checksum does not fit; run again, or restore the file"
+        )
+    return content
+
+
 def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
     """Writes the network of the best learner as a serialised `jax.export` function for CPU and
-    CUDA.
+    CUDA, and `<out>.json`, which describes it.
 
-    Returns what is written beside it, to `<out>.json`: what goes in and comes out. Raises
-    MissingExtra, RunError.
+    Returns that description. Raises MissingExtra, RunError.
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise MissingExtra(
@@ -165,16 +168,10 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
     from jax import export as jax_export
 
     portable = registry.SYSTEMS[checkpoint.scenario.system].part("run").portable(checkpoint)
-    signature = portable.signature
     (batch,) = jax_export.symbolic_shape("batch")
-    inputs = portable.inputs or {"features": ((len(signature.features),), "float32")}
-    arrays = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in inputs.values()]
+    inputs = _inputs(portable)
+    arrays = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in inputs.values()]
     exported = jax_export.export(jax.jit(portable.function), platforms=("cpu", "cuda"))(*arrays)
-    taken = [
-        {"name": name, "shape": ["batch", *shape], "dtype": kind}
-        for name, (shape, kind) in inputs.items()
-    ]
-    alone = {name: value for name, value in taken[0].items() if name != "name"}
     card = {
         "file": out.name,
         "policy": portable.policy,
@@ -182,46 +179,55 @@ def export(checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
         "platforms": ["cpu", "cuda"],
         "jax": jax.__version__,
         "scenario": checkpoint.scenario.name,
-        "input": (alone if len(taken) == 1 else {"arrays": taken})
-        | {"features": list(signature.features)},
+        "input": _input_card(inputs) | {"features": list(portable.signature.features)},
         "output": {
             "shape": ["batch", *exported.out_avals[0].shape[1:]],
             "dtype": "float32",
-            "meaning": signature.meaning,
+            "meaning": portable.signature.meaning,
         },
-        "made_by": signature.made_by,
+        "made_by": portable.signature.made_by,
     }
     try:
-        _replace(out, bytes(exported.serialize()))
-        _replace(Path(f"{out}.json"), _json(card).encode())
+        replace_file(out, bytes(exported.serialize()))
+        replace_file(Path(f"{out}.json"), _json(card).encode())
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror}") from None
     return card
 
 
+_Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, type)
+
+
+def _inputs(portable: Portable) -> _Inputs:
+    """The arrays that a function takes."""
+    return portable.inputs or {"features": ((len(portable.signature.features),), "float32")}
+
+
+def _input_card(inputs: _Inputs) -> dict[str, Any]:
+    """Describes the arrays for JSON: a single one without its name."""
+    arrays = [
+        {"name": name, "shape": ["batch", *shape], "dtype": dtype}
+        for name, (shape, dtype) in inputs.items()
+    ]
+    if len(arrays) > 1:
+        return {"arrays": arrays}
+    return {name: value for name, value in arrays[0].items() if name != "name"}
+
+
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes it at the end, or vanishes."""
+    """A folder beside `out` that is renamed to it at the end, or removed after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.partial"
-    temporary.mkdir()
+    partial = partial_path(out)
+    partial.mkdir()
     try:
-        yield temporary
+        yield partial
         if out.exists():
-            out.rmdir()  # refuses if it has been filled meanwhile
-        temporary.rename(out)
+            out.rmdir()  # fails if files were written into it meanwhile
+        partial.rename(out)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _all(row: Row) -> dict[str, Interval]:

@@ -14,6 +14,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # seventh less.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
+os.environ.setdefault("JAXCOINFER_CACHE", "off")  # tests write nothing to the user's home
+
 import hypothesis
 import jax
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from profiles.build import __main__ as command
 from profiles.build import data, measure, model, show, train
 
@@ -158,7 +158,7 @@ def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     own = train.accuracy(model.BAlexNet(1.0), variables, made.test, made.test_labels)
     np.testing.assert_allclose(means[0, :, 0, -1], own, atol=1e-6)
     server = profiles.load_server(tmp_path / "bench.toml")
-    assert profiles.layer_seconds(server, dnn).shape == (8,)
+    assert costs.layer_seconds(server, dnn).shape == (8,)
     leave = show.exits_table(dnn)
     assert all(share.sum() == pytest.approx(1.0) for _, share, _ in leave)
 

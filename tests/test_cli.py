@@ -1,12 +1,17 @@
-"""The command: what it writes, and how it refuses."""
+"""The command: what it prints and writes, and how it answers mistakes."""
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
-from jaxcoinfer import cli
+from jaxcoinfer import cli, printing
 from jaxcoinfer.data import profiles
+from jaxcoinfer.evaluation.evaluate import Interval
+from jaxcoinfer.evaluation.types import Bound, Row, Table
+from jaxcoinfer.systems import registry
 
 SCENARIO = (profiles.profiles_root() / "scenarios" / "wifi.toml").read_text()
 
@@ -36,10 +41,8 @@ def _scenario(tmp_path, old, new):
         (["run", "on-demand", "--scenario", "wifi"], ["wifi", "stopping", "not on-demand"]),
         (["run", "--scenario", "on-demand-markov"], ["on-demand-markov", "not stopping"]),
         (["run", "fleet", "--scenario", "wifi"], ["wifi", "stopping", "not fleet"]),
-        (
-            ["run", "--scenario", "multi-user"],
-            ["multi-user", "python -m training.multi_user table"],
-        ),
+        (["run", "--scenario", "multi-user"], ["multi-user", "not stopping"]),
+        (["run", "multi-user", "--scenario", "fleet"], ["fleet", "not multi-user"]),
         (["run", "--seed", "-1"], ["seed", "-1", "0 to"]),
         (["walk"], ["walk", "run"]),
         (["evaluate", "nowhere"], ["nowhere", "no such folder"]),
@@ -103,6 +106,34 @@ def test_profiles_and_scenarios_are_listed(capsys):
     assert "multi-user, 4096 starts, slots of 500 ms" in capsys.readouterr().out
     assert cli.main(["scenarios", "--json"]) == 0
     assert "wifi" in json.dumps(json.loads(capsys.readouterr().out))
+
+
+def test_help_names_every_system(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
+    for system in registry.SYSTEMS.values():
+        assert system.name in text and system.default_scenario in text.replace("- ", "-")
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "jaxcoinfer", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith("jaxcoinfer 0.")
+
+
+@pytest.mark.parametrize("gap", [0.25, float("nan")])
+def test_a_table_without_a_bound_has_no_gap(capsys, gap):
+    mean = Interval(1.5, 0.1)
+    missing = Interval(gap, gap)
+    rows = {
+        "greedy": Row({"utility": mean}, mean, missing, True),
+        "oracle": Row({"utility": mean}, mean, Interval(float("nan"), float("nan")), False),
+    }
+    printing.print_policies(Table(rows, Bound("the optimum", missing, None), "greedy"))
+    printed = capsys.readouterr().out
+    assert "nan" not in printed and "+1.500" in printed
+    assert all((word in printed) == (gap == 0.25) for word in ("gap to", "0.250", "bound: "))
 
 
 def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path):

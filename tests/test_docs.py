@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TEST_COMMAND = "python -m pytest"
+SLOW_TEST_COMMAND = "python -m pytest -m slow"
 
 if not README.exists():
     pytest.skip("there is no README.md", allow_module_level=True)
@@ -113,8 +114,8 @@ def test_modules_and_links_exist():
     modules = {
         words[i + 1]
         for words in map(str.split, typed(TEXT))
-        for i in range(len(words) - 1)
-        if words[i] == "-m"
+        for i in range(1, len(words) - 1)
+        if words[i - 1 : i + 1] == ["python", "-m"]
     }
     for module in modules - {"pytest", "venv", "pip", "build"}:
         path = ROOT / module.replace(".", "/")
@@ -128,12 +129,14 @@ def test_modules_and_links_exist():
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme():
-    assert TEST_COMMAND in typed(TEXT)
-    last = [line for line in (ROOT / ".ci/run").read_text("utf-8").splitlines() if line][-1]
-    assert shlex.split(last) == TEST_COMMAND.split()
+    assert TEST_COMMAND in typed(TEXT) and SLOW_TEST_COMMAND in typed(TEXT)
+    lines = [line for line in (ROOT / ".ci/run").read_text("utf-8").splitlines() if line]
+    assert shlex.split(lines[-1]) == TEST_COMMAND.split()
+    assert SLOW_TEST_COMMAND in lines[:-1]
 
 
-EXAMPLE = """Run `jaxcoinfer run stopping --quick --out=DIR`, or `jaxcoinfer` alone; `python -m pytest`.
+EXAMPLE = """Run `jaxcoinfer run stopping --quick --out=DIR`, or `jaxcoinfer` alone, or
+`python -m pytest`.
 
 ```bash
 $ jaxcoinfer run [SYSTEM] [--scenario wifi] > table.txt  # --no-option
@@ -154,5 +157,5 @@ def test_commands_are_found_in_lines_and_blocks():
         ("", ("--version",)),
         ("run", ("--quick", "--out")),
     ]
-    assert blocks(EXAMPLE)[1] == ("python", 10, 'print("jaxcoinfer run --never")\n')
+    assert blocks(EXAMPLE)[1] == ("python", 11, 'print("jaxcoinfer run --never")\n')
     assert "python -m pytest" in typed(EXAMPLE)

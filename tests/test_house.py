@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "jaxcoinfer"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "jaxcoinfer"
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # A file imports from its own room and from the rooms before it, never in a circle; files of the top
@@ -29,8 +30,12 @@ ROOMS = (
     "checked",
     "adapters",
     "run_folder",
+    "compilation_cache",
+    "printing",
     "cli",
+    "__main__",
 )
+COMMAND = ("printing", "cli", "__main__")  # the files of the command, which alone may print
 # Within the folder of a system likewise: parts of one line may import each other, and those of the
 # lines before.
 PARTS = (
@@ -59,6 +64,9 @@ FACES = (
     "profiler",
 )  # packages that show what is inside; `__init__` of all others imports nothing
 OUTSIDE = ("tests", "training", "benchmarks")  # what the library must not know
+# What other folders of the checkout must not know: recipes run without benchmarks, both without
+# tests.
+UNKNOWN_TO = {"training": ("benchmarks", "tests"), "benchmarks": ("tests",)}
 TALKERS = (
     "argparse",
     "click",
@@ -178,6 +186,19 @@ def imports_point_up(sources: list[Source]) -> list[str]:
     return complaints
 
 
+def recipes_stand_apart(sources: list[Source]) -> list[str]:
+    """Takes the sources of `training` or `benchmarks`, not of the package."""
+    complaints = []
+    for source in sources:
+        folder = Path(source.path).parts[0]
+        for node, module, _ in absolute_imports(source):
+            if module.split(".")[0] in UNKNOWN_TO[folder]:
+                complaints.append(
+                    source.complain(node, f"imports {module}; move what both need to training")
+                )
+    return complaints
+
+
 def systems_stand_apart(sources: list[Source]) -> list[str]:
     known, complaints = {source.name for source in sources}, []
     for source in (source for source in sources if source.name.startswith("systems.")):
@@ -263,23 +284,27 @@ def functions_are_short(sources: list[Source]) -> list[str]:
 
 def only_the_command_talks(sources: list[Source]) -> list[str]:
     complaints = []
-    for source in (source for source in sources if source.name != "cli"):
+    for source in (source for source in sources if source.name not in COMMAND):
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "print":
-                complaints.append(source.complain(node, "prints; return it, and let cli.py print"))
+                complaints.append(
+                    source.complain(node, "prints; return it, and let the command print")
+                )
             if isinstance(node, ast.Attribute) and ast.unparse(node) in (
                 "sys.argv",
                 "sys.stdout",
                 "sys.stderr",
             ):
                 complaints.append(
-                    source.complain(node, f"uses {ast.unparse(node)}, which is for cli.py alone")
+                    source.complain(
+                        node, f"uses {ast.unparse(node)}, which is for the command alone"
+                    )
                 )
         for node, module, name in absolute_imports(source):
             said = module == "sys" and name in ("argv", "stdout", "stderr")
             if said or module.split(".")[0] in TALKERS:
                 complaints.append(
-                    source.complain(node, f"imports {module}, which is for cli.py alone")
+                    source.complain(node, f"imports {module}, which is for the command alone")
                 )
     return complaints
 
@@ -360,6 +385,12 @@ def test_house_keeps(rule):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.parametrize("folder", UNKNOWN_TO)
+def test_recipes_stand_apart(folder):
+    complaints = recipes_stand_apart(read(ROOT / folder))
+    assert not complaints, "\n".join(complaints)
+
+
 DOC = '"""Doc."""\n'
 TIDY = {
     "__init__.py": DOC + "from jaxcoinfer.systems.registry import make\n",
@@ -375,7 +406,10 @@ TIDY = {
     "systems/fleet/run.py": DOC + "from jaxcoinfer.systems.fleet import twin\n",
     "systems/other/env.py": DOC,
     "run_folder.py": DOC + "from jaxcoinfer import make\nfrom jaxcoinfer.systems import registry\n",
-    "cli.py": DOC + "import argparse\nfrom jaxcoinfer import run_folder\nprint(argparse)\n",
+    "printing.py": DOC + "import sys\nprint('', file=sys.stderr)\n",
+    "cli.py": DOC
+    + "import argparse\nfrom jaxcoinfer import printing, run_folder\nprint(argparse)\n",
+    "__main__.py": DOC + "import sys\nfrom jaxcoinfer.cli import main\nsys.exit(main())\n",
 }
 LONG = DOC + "\ndef _long():\n" + "    pass\n" * MAX_FUNCTION_LINES
 BROKEN = [  # rule, file, what it holds, what the complaint says
@@ -486,6 +520,18 @@ BROKEN = [  # rule, file, what it holds, what the complaint says
         "profiles.py:2: imports sys",
     ),
     (
+        only_the_command_talks,
+        "compilation_cache.py",
+        DOC + "print(1)\n",
+        "compilation_cache.py:2: prints",
+    ),
+    (
+        imports_point_up,
+        "printing.py",
+        DOC + "from jaxcoinfer import cli\n",
+        "printing.py:2: imports cli",
+    ),
+    (
         public_names_have_docstrings,
         "data/profiles.py",
         "HALF = 0.5\n",
@@ -550,6 +596,23 @@ def test_tidy_package_passes(rule, tmp_path):
 def test_broken_rule_is_noticed(rule, file, text, complaint, tmp_path):
     complaints = rule(read(write(tmp_path, TIDY | {file: text})))
     assert any(complaint in line for line in complaints), complaints
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "complaint"),
+    [
+        ("training", "from benchmarks.harness import coins\n", "one.py:2: imports benchmarks."),
+        ("training", "def _f():\n    import tests.reference\n", "one.py:3: imports tests."),
+        ("benchmarks", "from tests import reference\n", "one.py:2: imports tests"),
+        ("benchmarks", "from training import common\n", None),
+    ],
+)
+def test_a_recipe_that_imports_the_wrong_folder_is_noticed(folder, text, complaint, tmp_path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "one.py").write_text(DOC + text, "utf-8")
+    complaints = recipes_stand_apart(read(tmp_path / folder))
+    assert len(complaints) == (complaint is not None)
+    assert complaint is None or complaint in complaints[0]
 
 
 def test_every_rule_is_broken_once():

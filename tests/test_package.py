@@ -163,7 +163,8 @@ def test_everything_imported_is_declared(metadata):
 LOAD_ALL = """
 import json, pathlib
 import jaxcoinfer
-from jaxcoinfer import profiles, scenarios, traces
+from jaxcoinfer.data import profiles, traces
+from jaxcoinfer.systems import registry
 
 def read(name):
     try:
@@ -174,7 +175,10 @@ def read(name):
 listed = profiles.list_profiles()
 print(json.dumps({
     "file": jaxcoinfer.__file__,
-    "profiles": {kind: [getattr(profiles, "load_" + kind)(name).name for name in listed[kind]] for kind in listed},
+    "profiles": {
+        kind: [getattr(profiles, "load_" + kind)(name).name for name in listed[kind]]
+        for kind in listed
+    },
     "scenarios": [registry.load_scenario(name).name for name in registry.list_scenarios()],
     "traces": [read(name) and name for name in traces.shipped_traces()],
 }))
@@ -183,31 +187,33 @@ print(json.dumps({
 
 def test_installed_copy_reads_all_it_ships_from_any_folder(installed):
     python, target = installed
-    found = json.loads(python("-c", LOAD_ALL))
-    assert Path(found["file"]) == target / "jaxcoinfer/__init__.py"
-    assert found["profiles"] == {
+    loaded = json.loads(python("-c", LOAD_ALL))
+    assert Path(loaded["file"]) == target / "jaxcoinfer/__init__.py"
+    assert loaded["profiles"] == {
         kind: list(names) for kind, names in profiles.list_profiles().items()
     }
-    assert found["scenarios"] == list(registry.list_scenarios())
-    assert found["traces"] == list(traces.shipped_traces())
-    assert all(found["profiles"].values()) and found["scenarios"] and found["traces"]
+    assert loaded["scenarios"] == list(registry.list_scenarios())
+    assert loaded["traces"] == list(traces.shipped_traces())
+    assert all(loaded["profiles"].values()) and loaded["scenarios"] and loaded["traces"]
 
 
 # JAX_PLATFORMS names a platform that does not exist, so whatever starts a backend fails; the last
-# lines prove that.
+# lines prove that. The modules that may bring matplotlib are imported last.
 IMPORT_ALL = """
 import importlib, importlib.metadata, json, pkgutil, sys
 import jaxcoinfer
 
-names = ["jaxcoinfer", *(module.name for module in pkgutil.walk_packages(jaxcoinfer.__path__, "jaxcoinfer."))]
-names.sort(key=lambda name: name.endswith(".figures"))  # last: it alone may bring matplotlib
+modules = pkgutil.walk_packages(jaxcoinfer.__path__, "jaxcoinfer.")
+names = ["jaxcoinfer", *(module.name for module in modules)]
+names.sort(key=lambda name: name.endswith((".figures", ".plots")))
 brought = {}
 for name in names:
     before = set(sys.modules)
     importlib.import_module(name)
     brought[name] = sorted({module.split(".")[0] for module in set(sys.modules) - before})
-commands = importlib.metadata.distribution("jaxcoinfer").entry_points.select(group="console_scripts")
-found = {
+distribution = importlib.metadata.distribution("jaxcoinfer")
+commands = distribution.entry_points.select(group="console_scripts")
+facts = {
     "brought": brought,
     "loaded": sorted({name.split(".")[0] for name in sys.modules}),
     "commands": {command.name: callable(command.load()) for command in commands},
@@ -216,27 +222,27 @@ import jax
 try:
     jax.numpy.zeros(())
 except RuntimeError:
-    print(json.dumps(found))
+    print(json.dumps(facts))
 """
 
 
 def test_imports_start_no_backend_and_stay_light(installed):
     python, target = installed
-    found = json.loads(python("-c", IMPORT_ALL, JAX_PLATFORMS="no-such-platform"))
+    facts = json.loads(python("-c", IMPORT_ALL, JAX_PLATFORMS="no-such-platform"))
     files = (
         path.relative_to(target).with_suffix("") for path in (target / "jaxcoinfer").rglob("*.py")
     )
     modules = {".".join(path.parts).removesuffix(".__init__") for path in files}
-    assert set(found["brought"]) == modules and "jax" in found["loaded"]
-    assert not set(NEVER_AT_IMPORT) & set(found["loaded"])
-    bringers = {name for name, heavy in found["brought"].items() if "matplotlib" in heavy}
-    assert bringers and all(name.startswith("jaxcoinfer.figures") for name in bringers)
-    assert found["commands"] == {"jaxcoinfer": True}
+    assert set(facts["brought"]) == modules and "jax" in facts["loaded"]
+    assert not set(NEVER_AT_IMPORT) & set(facts["loaded"])
+    bringers = {name for name, heavy in facts["brought"].items() if "matplotlib" in heavy}
+    assert bringers and all(name.endswith((".figures", ".plots")) for name in bringers)
+    assert facts["commands"] == {"jaxcoinfer": True}
 
 
 def test_main_job_runs_from_any_folder(installed, tmp_path):
     python, _ = installed
-    table = python("-m", "jaxcoinfer.cli", "run", "--quick", "--out", tmp_path / "out")
+    table = python("-m", "jaxcoinfer", "run", "--quick", "--out", tmp_path / "out")
     assert len(table.splitlines()) > 3
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {".json", ".csv", ".png"} <= {path.suffix for path in files}

@@ -37,6 +37,7 @@ def test_curves_show_every_rate():
     panels = dict(zip(curves.PANELS, curves.draw().axes, strict=True))
     for kind, panel in panels.items():
         measured = {
-            (of["name"], of["size"]) for of in tables.lines("speed", kind=kind, device=tables.CPU)
+            (line["name"], line["size"])
+            for line in tables.lines("speed", kind=kind, device=tables.CPU)
         }
         assert sum(len(line.get_xdata()) for line in panel.get_lines()) == len(measured) > 10

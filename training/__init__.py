@@ -1,3 +1,3 @@
-"""Recipes, one a system: `python -m training.stopping`. What they find is appended to
+"""Recipes, one per system: `python -m training.stopping`. Their results are appended to
 `benchmarks/results/`.
 """

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcoinfer
-from benchmarks.harness import record
 from jaxcoinfer.core.rollout import Policy, unroll
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.learn import ppo
@@ -32,6 +31,7 @@ from jaxcoinfer.systems.multi_user.env import MultiUser
 from jaxcoinfer.systems.multi_user.exogenous import alike
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
+from training.common import record
 
 LEARNER = "proximal policy"
 CONFIG = ppo.Config(

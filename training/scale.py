@@ -1,9 +1,7 @@
 """Trains a system's learner on all devices of all hosts, as many environments as they hold.
 
-    python -m training.scale stopping [--devices all] [--envs 16384] [--out FILE]
-    python -m training.scale on-demand [--scenario on-demand-markov] [--devices 2] [--updates 20]
-    [--seed 0] python -m training.scale fleet [--envs 4096] ..., python -m training.scale multi-user
-    ... python -m training.scale stopping --hosts [ADDRESS:PORT PROCESSES PROCESS]
+    python -m training.scale SYSTEM [--scenario NAME] [--devices all] [--envs 16384] [--updates 20]
+    [--seed 0] [--out FILE] [--hosts [ADDRESS:PORT PROCESSES PROCESS]]
 
 --devices: how many of each host. --hosts: this process is one of several; all run the same command,
 alone under a cluster's scheduler, else with where process 0 listens, how many there are and which
@@ -11,7 +9,6 @@ this is, from 0. Process 0 alone prints, one JSON line, and writes the weights.
 `training/CLUSTER.md` has scripts to start it with.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -21,16 +18,16 @@ from typing import Any
 import jax
 from flax import serialization
 
-import jaxcoinfer
 from jaxcoinfer.core import sharding
 from jaxcoinfer.data.fields import ProfileError
+from jaxcoinfer.evaluation.executor import LEARN, TRAIN_DRAW, key_of
 from jaxcoinfer.evaluation.resumable import TrainSpec
 from jaxcoinfer.learn import ppo
-from jaxcoinfer.systems.on_demand import policies as contenders_on_demand
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.on_demand import policies as on_demand_policies
 from jaxcoinfer.systems.stopping import differential_value
-from training.long import USUAL, lesson_of
-
-MAKE, LEARN = range(2)  # purposes of keys
+from training.common import make_world, parser
+from training.long import best_learner
 
 
 def spec(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[TrainSpec, Any]:
@@ -42,9 +39,9 @@ def spec(system: str, env: Any, n_envs: int, n_updates: int) -> tuple[TrainSpec,
         return TrainSpec(differential_value, env, config), differential_value.Hyper()
     if system == "on-demand":
         return TrainSpec(
-            ppo, env, ppo.Config(**many, n_envs=n_envs), contenders_on_demand.outcomes
+            ppo, env, ppo.Config(**many, n_envs=n_envs), on_demand_policies.outcomes
         ), ppo.Hyper()
-    return lesson_of(system, env, many | {"n_envs": n_envs})
+    return best_learner(system, env, many | {"n_envs": n_envs})
 
 
 def train(
@@ -53,17 +50,17 @@ def train(
     """Returns what was learned over the mesh of `jax.set_mesh`, and how fast: steps are tasks of
     `stopping`.
     """
-    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(2)]
-    env, params = jaxcoinfer.make(scenario, keys[MAKE])
-    asked, hyper = spec(system, env, n_envs, n_updates)
-    given = {} if asked.outcomes is None else {"outcomes": asked.outcomes}
+    env, params = make_world(scenario, TRAIN_DRAW, seed)
+    key = key_of(seed, LEARN)
+    trained, hyper = spec(system, env, n_envs, n_updates)
+    twin = {} if trained.outcomes is None else {"outcomes": trained.outcomes}
     begin = time.perf_counter()
-    lowered = asked.learner.train.lower(
-        keys[LEARN], params, hyper, env=asked.env, config=asked.config, **given
+    lowered = trained.learner.train.lower(
+        key, params, hyper, env=trained.env, config=trained.config, **twin
     )
     compiled = lowered.compile()
     compile_s, begin = time.perf_counter() - begin, time.perf_counter()
-    learned = jax.block_until_ready(compiled(keys[LEARN], params, hyper))
+    learned = jax.block_until_ready(compiled(key, params, hyper))
     train_s, steps = time.perf_counter() - begin, int(learned.steps[-1])
     line = {"system": system, "scenario": scenario, "seed": seed, "envs": n_envs, "steps": steps}
     line |= {
@@ -75,25 +72,23 @@ def train(
 
 
 def main() -> int:
-    """Runs the recipe; 0, or 2 where what was asked for is at fault."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("system", choices=list(USUAL))
-    parser.add_argument("--scenario")
-    parser.add_argument("--devices", default="all")
-    parser.add_argument("--hosts", nargs="*")
-    parser.add_argument("--envs", type=int, default=16384)
-    parser.add_argument("--updates", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
+    """Runs the recipe; returns 0, or 2 if its arguments or input are wrong."""
+    command = parser(__doc__)
+    command.add_argument("system", choices=list(registry.SYSTEMS))
+    command.add_argument("--scenario")
+    command.add_argument("--devices", default="all")
+    command.add_argument("--hosts", nargs="*")
+    command.add_argument("--envs", type=int, default=16384)
+    command.add_argument("--updates", type=int, default=20)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
         "--out", type=Path, help="file for the weights, as `flax.serialization` writes them"
     )
-    options = parser.parse_args()
+    options = command.parse_args()
     if options.hosts is not None and len(options.hosts) not in (0, 3):
-        parser.error("--hosts: give nothing, or ADDRESS:PORT PROCESSES PROCESS")
+        command.error("--hosts: give nothing, or ADDRESS:PORT PROCESSES PROCESS")
     if options.devices != "all" and not options.devices.isdecimal():
-        parser.error(f"--devices: {options.devices}; must be a number or all")
+        command.error(f"--devices: {options.devices}; must be a number or all")
     try:
         if options.hosts:
             address, processes, process = options.hosts
@@ -102,7 +97,8 @@ def main() -> int:
             sharding.init_distributed()
         mesh = sharding.mesh(None if options.devices == "all" else int(options.devices))
         with jax.set_mesh(mesh):
-            scenario = options.scenario or USUAL[options.system]
+            system = registry.SYSTEMS[options.system]
+            scenario = options.scenario or system.default_scenario
             learned, line = train(
                 options.system, scenario, options.envs, options.updates, options.seed
             )

@@ -2,65 +2,70 @@
 tasks.
 
     python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N]
-    [--seed 0] python -m training.stopping samples [--scenario reference-busy] [--seeds 5] python -m
-    training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48] [--slots N]
-    [--seed 0] python -m training.stopping status-reports [--scenario reference wifi] [--rows 24]
-    [--slots N] [--seed 0]
+    python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
+    python -m training.stopping status-reports [--scenario reference wifi] [--rows 24] [--slots N]
+    python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48]
 
-`table` trains every learner on rows of its own, then runs all policies, the exact optimum among
-them where there is one, on the same held-out rows. `samples` counts the tasks a learner needs, with
-the twin and without it, until it is as good as greedy with waiting cost. `status-reports` tells
-what reports buy, at thresholds of the status twin from 0 to infinity, with the learner of
-differential values deciding on what the server believes. `algorithms` compares that learner with
-proximal policy optimisation on the path taken, discounted as little as it bears.
+All but `samples` take --seed. `table` trains every learner on one draw, then runs all policies,
+with the exact optimum where it is known, on the same held-out rows. `samples` counts the tasks a
+learner needs, with the twin and without it, until it is as good as greedy with waiting cost.
+`status-reports` measures what reports to the server are worth, at thresholds of the status twin
+from 0 to infinity, while the learner of differential values decides on what the server believes.
+`algorithms` compares that learner with proximal policy optimisation, which learns from the actions
+taken, at several discounts.
 """
 
-import argparse
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxcoinfer
-from benchmarks.harness import record
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data import processes
 from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation.executor import HELD_OUT, LEARN, PLAY, TRAIN_DRAW, key_of
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines, continuation_value, differential_value
-from jaxcoinfer.systems.stopping import status_reports as ways
+from jaxcoinfer.systems.stopping import status_reports as reports
 from jaxcoinfer.systems.stopping.bounds import dynamic_program
 from jaxcoinfer.systems.stopping.bounds import exact as bounds
+from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.policies import EXACT, LEARNERS, baseline_policies, choose
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
 from jaxcoinfer.systems.stopping.twin import workload
+from training.common import make_world, parser, record, rounded
 from training.curves import first_lasting
 
-_USUAL = {
+_COMPARED = {
+    "greedy": "one-time greedy",
+    "waiting": "one-time waiting",
+    "adaptive": "adaptive waiting",
+    "clairvoyant": "clairvoyant",
+}
+_SCENARIOS = {
     "table": ["reference", "reference-busy"],
     "samples": ["reference-busy"],
     "status-reports": ["reference", "wifi"],
     "algorithms": ["reference-busy", "campus-pi"],
 }
-TRAIN, LEARN, HELD_OUT, PLAY = range(4)  # purposes of keys
 
 
 def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a policy: utility, and paired differences to the strongest baselines and the
-    exact optimum.
+    """Appends one line per policy: utility, and paired differences to the strongest baselines and
+    the exact optimum.
     """
-    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
-    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
+    env, params = make_world(scenario, TRAIN_DRAW, seed)
     policies: dict[str, Policy] = baseline_policies(env, choose(env, params))
     for name, learner in LEARNERS.items():
         begin = time.perf_counter()
         config = learner.Config()
         learned = jax.block_until_ready(
-            learner.train(keys[LEARN], params, learner.Hyper(), env=env, config=config)
+            learner.train(key_of(seed, LEARN), params, learner.Hyper(), env=env, config=config)
         )
         policies[name] = learner.policy(env, config, learned.weights)
         print(f"trained {name} in {time.perf_counter() - begin:.0f} s", flush=True)
@@ -75,8 +80,8 @@ def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
             f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s",
             flush=True,
         )
-    _, held_out = jaxcoinfer.make(long, keys[HELD_OUT], split="eval")
-    played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
+    _, held_out = make_world(long, HELD_OUT, seed)
+    played = evaluate.evaluate(env, held_out, policies, key_of(seed, PLAY))
     for name, tasks in played.items():
         measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
         line = {
@@ -88,26 +93,19 @@ def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
         }
         if name == EXACT:
             line |= {"computed_gain": gain, "span": span}
-        others = {
-            "greedy": "one-time greedy",
-            "waiting": "one-time waiting",
-            "adaptive": "adaptive waiting",
-        }
-        others |= {"clairvoyant": "clairvoyant"} | ({"exact": EXACT} if model else {})
+        others = _COMPARED | ({"exact": EXACT} if model else {})
         compared = {
             f"above_{short}": evaluate.difference(tasks, played[baseline])
             for short, baseline in others.items()
         }
-        for what, interval in {"utility": measures["utility"], **compared}.items():
-            line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
-        record("reference", line)
+        record("reference", line | rounded({"utility": measures["utility"], **compared}, 4))
 
 
 def samples(scenario: StoppingScenario, seeds: int) -> None:
-    """Appends one line a seed: tasks until the learner's utility stays at that of greedy with
+    """Appends one line per seed: tasks until the learner's utility stays at that of greedy with
     waiting cost.
     """
-    env, params = jaxcoinfer.make(scenario, jax.random.fold_in(jax.random.key(0), TRAIN))
+    env, params = make_world(scenario, TRAIN_DRAW)
     config = continuation_value.Config(
         n_devices=16,
         n_evaluations=250,
@@ -120,7 +118,7 @@ def samples(scenario: StoppingScenario, seeds: int) -> None:
         needed = {}
         for twin in (True, False):
             chosen = dataclasses.replace(config, twin=twin)
-            key = jax.random.fold_in(jax.random.key(seed), LEARN)
+            key = key_of(seed, LEARN)
             learned = continuation_value.train(
                 key, params, continuation_value.Hyper(), env=env, config=chosen
             )
@@ -133,18 +131,17 @@ def samples(scenario: StoppingScenario, seeds: int) -> None:
 
 
 def status_reports(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line a way to tell the server and threshold: messages, utility, and its gain on
-    full reports.
+    """Appends one line per way of reporting to the server and threshold: messages, utility, and its
+    gain on full reports.
     """
-    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
-    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
+    env, params = make_world(scenario, TRAIN_DRAW, seed)
     config = differential_value.Config()
     learned = differential_value.train(
-        keys[LEARN], params, differential_value.Hyper(), env=env, config=config
+        key_of(seed, LEARN), params, differential_value.Hyper(), env=env, config=config
     )
     long = dataclasses.replace(scenario, rows=rows, slots=slots)
     policy = differential_value.policy(env, config, learned.weights)
-    for point in ways.measure(long, policy, keys[HELD_OUT], keys[PLAY]):
+    for point in reports.measure(long, policy, key_of(seed, HELD_OUT), key_of(seed, PLAY)):
         line = {
             "scenario": scenario.name,
             "seed": seed,
@@ -153,21 +150,18 @@ def status_reports(scenario: StoppingScenario, rows: int, slots: int, seed: int)
             "way": point.way,
         }
         line |= {"threshold_slots": point.threshold_slots}
-        for name in ("reports", "commands", "utility", "gain"):
-            interval = getattr(point, name)
-            line |= {name: round(interval.mean, 4), f"{name}_half": round(interval.half, 4)}
-        record("status_reports", line)
+        names = ("reports", "commands", "utility", "gain")
+        intervals = {name: getattr(point, name) for name in names}
+        record("status_reports", line | rounded(intervals, 4))
 
 
 def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line an algorithm: seconds and steps of learning, utility, and what it gains on
-    greedy waiting.
+    """Appends one line per algorithm: seconds and steps of learning, utility, and its gain on
+    greedy with waiting cost.
     """
-    keys = [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in range(4)]
-    env, params = jaxcoinfer.make(scenario, keys[TRAIN])
-    _, held_out = jaxcoinfer.make(
-        dataclasses.replace(scenario, rows=rows, slots=slots), keys[HELD_OUT], split="eval"
-    )
+    env, params = make_world(scenario, TRAIN_DRAW, seed)
+    long = dataclasses.replace(scenario, rows=rows, slots=slots)
+    _, held_out = make_world(long, HELD_OUT, seed)
     proximal = ppo.Config(
         hidden=(64, 64),
         twin=False,
@@ -178,7 +172,7 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
         n_evaluations=15,
         evaluation_steps=1000,
     )
-    tried: dict[str, tuple[Any, Any, Any]] = {
+    learners: dict[str, tuple[Any, Any, Any]] = {
         "differential value": (
             differential_value,
             differential_value.Config(),
@@ -186,24 +180,24 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
         )
     }
     for discount in (0.9, 0.99, 0.998):
-        tried[f"proximal policy {discount}"] = (
+        learners[f"proximal policy {discount}"] = (
             ppo,
             proximal,
             ppo.Hyper(discount=discount, entropy_weight=0.01),
         )
     policies: dict[str, Policy] = {"one-time waiting": baselines.one_time_waiting(env)}
     learning = {}
-    for name, (module, config, hyper) in tried.items():
+    for name, (module, config, hyper) in learners.items():
         begin = time.perf_counter()
         learned = jax.block_until_ready(
-            module.train(keys[LEARN], params, hyper, env=env, config=config)
+            module.train(key_of(seed, LEARN), params, hyper, env=env, config=config)
         )
         learning[name] = {
             "train_s": round(time.perf_counter() - begin, 1),
             "steps": int(learned.steps[-1]),
         }
         policies[name] = module.policy(env, config, learned.weights)
-    played = evaluate.evaluate(env, held_out, policies, keys[PLAY])
+    played = evaluate.evaluate(env, held_out, policies, key_of(seed, PLAY))
     for name, tasks in played.items():
         line = {
             "scenario": scenario.name,
@@ -215,23 +209,23 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
         line |= learning.get(name, {})
         compared = {"utility": evaluate.interval(evaluate.by_row(tasks, tasks.utility))}
         compared["above_waiting"] = evaluate.difference(tasks, played["one-time waiting"])
-        for what, interval in compared.items():
-            line |= {what: round(interval.mean, 4), f"{what}_half": round(interval.half, 4)}
-        record("algorithms", line)
+        record("algorithms", line | rounded(compared, 4))
 
 
-def _utility_of_waiting(env, params, config):
-    """A function key -> mean utility of greedy with waiting cost on the states that `train` looks
-    at with that key.
+def _utility_of_waiting(
+    env: Stopping, params: Any, config: continuation_value.Config
+) -> Callable[[jax.Array], Any]:
+    """Returns a function key -> mean utility of greedy with waiting cost on the states on which
+    `continuation_value.train` evaluates with that key.
     """
 
     @jax.jit
-    def utility(key):
-        key_test = jax.random.split(key, 4)[2]  # as in `contvalue.train`
+    def utility(key: jax.Array) -> jax.Array:
+        key_test = jax.random.split(key, 4)[2]  # as in `continuation_value.train`
         keys = jax.random.split(key_test, config.evaluation_devices)
         states, _ = jax.vmap(env.reset, (0, None))(keys, params)
 
-        def choose(replay):
+        def choose(replay: workload.Replay) -> jax.Array:
             start = jax.tree.map(lambda leaf: leaf[0], replay.states)
             return jnp.argmax(workload.forecast(env, start, params).value).astype(jnp.int32)
 
@@ -242,28 +236,25 @@ def _utility_of_waiting(env, params, config):
 
 def main() -> None:
     """Runs one of the recipes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", choices=list(_USUAL))
-    parser.add_argument("--scenario", nargs="+")
-    parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--slots", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
-    for name in options.scenario or _USUAL[options.recipe]:
+    command = parser(__doc__)
+    command.add_argument("recipe", choices=list(_SCENARIOS))
+    command.add_argument("--scenario", nargs="+")
+    command.add_argument("--rows", type=int, default=24)
+    command.add_argument("--slots", type=int)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seeds", type=int, default=5)
+    options = command.parse_args()
+    for name in options.scenario or _SCENARIOS[options.recipe]:
         scenario = registry.load_scenario(name)
         if options.recipe == "samples":
             samples(scenario, options.seeds)
         else:
-            usual = (
-                400_000 if isinstance(scenario.rate, processes.ConstantRate) else scenario.slots
-            )  # traces end
+            endless = isinstance(scenario.rate, processes.ConstantRate)  # a recorded link ends
+            slots = options.slots or (400_000 if endless else scenario.slots)
             recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[
                 options.recipe
             ]
-            recipe(scenario, options.rows, options.slots or usual, options.seed)
+            recipe(scenario, options.rows, slots, options.seed)
 
 
 if __name__ == "__main__":

@@ -1,77 +1,23 @@
-"""Processes that scenarios name: arrivals, loads, link rates, outages, speeds; and checks they
-share. No jax.
-"""
+"""Processes that scenarios name: arrivals, loads, link rates, outages, speeds. No JAX."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from jaxcoinfer.data.fields import (
-    Check,
-    Place,
-    checked,
-    integer,
-    many,
-    nearest,
-    number,
-    require_table,
-    structure,
-    text,
-)
+from jaxcoinfer.data.fields import checked, integer, many, number, pair, text, word
 
-Split = Literal[
-    "train", "eval"
-]  # of recorded files and images: those to learn from, those to be judged on
-MAX_SLOTS = 1 << 20  # of a row: longer ones are not exact in int32
-
-
-def one_of(allowed: Mapping[str, Any]) -> Check:
-    """A table whose `process` names which of the records it is."""
-
-    def check(value: Any, place: Place) -> Any:
-        require_table(value, place)
-        process = value.get("process")
-        if process not in allowed:
-            place.at("process").refuse(
-                process, ", ".join(allowed) + nearest(str(process), list(allowed))
-            )
-        return structure(
-            allowed[process], {k: v for k, v in value.items() if k != "process"}, place
-        )
-
-    check.process_of = {record: name for name, record in allowed.items()}  # for `fields.table_of`
-    return check
-
-
-def word(*allowed: str) -> Check:
-    """One of some words."""
-
-    def check(value: Any, place: Place) -> str:
-        if value not in allowed:
-            place.refuse(value, ", ".join(allowed) + nearest(str(value), list(allowed)))
-        return value
-
-    return check
-
-
-def pair(check: Check) -> Check:
-    """Two values that each pass `check`, or nothing."""
-
-    def check_pair(value: Any, place: Place) -> tuple:
-        if not isinstance(value, list) or len(value) != 2:
-            place.refuse(value, "a list of two numbers")
-        return many(check)(value, place)
-
-    return check_pair
+# Of recorded files and images: those to learn from, and those to be evaluated on.
+Split = Literal["train", "eval"]
+# Slots of a row. Longer rows are not exact: the idle time and backlog of a stable server, 2^10
+# ticks per slot, must fit an int32.
+MAX_SLOTS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class ConstantRate:
-    """A link of one rate; `outage_leave`: probabilities a slot to leave the good and the dead
-    state, if any.
-    """
+    """A link of one rate."""
 
     rate_bps: float = checked(number(above=True))
+    # Probabilities per slot to leave the good and the dead state, if there are outages.
     outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
 
 
@@ -91,15 +37,12 @@ class Fading:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRate:
-    """Recorded links: files learning may use, and files only evaluation reads; outages as in
-    ConstantRate.
+    """Recorded links; outages as in ConstantRate."""
 
-    share: of the link that this device gets, the rest is others'.
-    """
-
-    train: tuple[str, ...] = checked(many(text, 1))
-    evaluation: tuple[str, ...] = checked(many(text, 1))
+    train: tuple[str, ...] = checked(many(text, 1))  # traces that learning may use
+    evaluation: tuple[str, ...] = checked(many(text, 1))  # traces that only evaluation reads
     outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
+    # Of the link that this device gets; the rest is for others.
     share: float = checked(number(0.0, 1.0, above=True), default=1.0)
 
 
@@ -110,63 +53,59 @@ class ConstantSpeed:
 
 @dataclasses.dataclass(frozen=True)
 class MarkovSpeed:
-    """The device jumps between `speeds` (1 = nominal), leaving state i with probability leave[i] a
-    slot.
-    """
+    """The device jumps between M speeds."""
 
-    speeds: tuple[float, ...] = checked(many(number(above=True), 2))
+    speeds: tuple[float, ...] = checked(many(number(above=True), 2))  # [M], 1 is nominal
+    # [M], probability per slot to leave each.
     leave: tuple[float, ...] = checked(many(number(0.0, 1.0, above=True), 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class MarkovRate:
-    """A link that jumps between `rates_bps` [M]; row i of `transition` [M, M] is where it goes from
-    state i.
-    """
+    """A link that jumps between M rates."""
 
-    rates_bps: tuple[float, ...] = checked(many(number(), 2))
+    rates_bps: tuple[float, ...] = checked(many(number(), 2))  # [M], bit/s
+    # [M, M], row i: the probabilities of the next state after state i.
     transition: tuple[tuple[float, ...], ...] = checked(many(many(number(0.0, 1.0), 2), 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutages:
     """Outages that last a number of slots, uniform from shortest_slots to longest_slots; then the
-    link is up again for at least a slot, and one begins with probability `begin` a slot. How long
-    one has lasted says how soon it ends.
+    link is up again for at least a slot. How long one has lasted says how soon it ends.
     """
 
-    begin: float = checked(number(0.0, 1.0, above=True))
+    begin: float = checked(number(0.0, 1.0, above=True))  # probability per slot, while it is up
     shortest_slots: int = checked(integer(1, 1 << 12))
     longest_slots: int = checked(integer(1, 1 << 12))
 
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """At most one task a slot."""
+    """At most one task per slot."""
 
     probability: float = checked(number(0.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Poisson:
-    """Tasks a slot, Poisson with this mean."""
+    """Tasks per slot, Poisson with this mean."""
 
     mean: float = checked(number(0.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Mmpp:
-    """Two-state Markov-modulated Poisson: tasks a slot in each state, probability a slot to leave
-    it.
-    """
+    """Two-state Markov-modulated Poisson."""
 
-    means: tuple[float, ...] = checked(pair(number(0.0, 1.0)))
+    means: tuple[float, ...] = checked(pair(number(0.0, 1.0)))  # tasks per slot in each state
+    # Probability per slot to leave each state.
     leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)))
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedArrivals:
-    """Instants of a recorded trace, its time rescaled to `mean` tasks a slot."""
+    """Instants of a recorded trace, its time rescaled to `mean` tasks per slot."""
 
     trace: str = checked(text)
     mean: float = checked(number(0.0, 1.0, above=True))
@@ -174,13 +113,11 @@ class RecordedArrivals:
 
 @dataclasses.dataclass(frozen=True)
 class PoissonBatches:
-    """Jobs of other devices, Poisson many a slot, that take the share `load` of the server.
+    """Jobs of other devices, a Poisson number per slot."""
 
-    jobs: "uniform" on (0, job_s), or "exponential" with mean job_s, seconds.
-    """
-
-    load: float = checked(number(0.0, 10.0))
+    load: float = checked(number(0.0, 10.0))  # share of the server that they take
     job_s: float = checked(number(above=True))
+    # Seconds of a job: "uniform" on (0, job_s), or "exponential" with mean job_s.
     jobs: str = checked(word("uniform", "exponential"), default="uniform")
 
 

@@ -1,17 +1,14 @@
 """Profiles: what a DNN, a device, a server and a link cost, read from TOML and checked.
 
 Every number in a profile has a source; one without does not load. `profiles/README.md` holds the
-schema. Nothing here imports jax. Letters: L layers, E exits, P = L + 1 cuts (0 sends the input, L
-sends nothing), Q bit widths, V model versions, S test samples. One multiply-add is 2 FLOP; SI units
-throughout.
+schema. Nothing here imports JAX. Letters: L layers, E exits (the last is the whole network), P = L
++ 1 cuts (0 sends the input, L sends nothing), Q bit widths, V model versions, S test samples. One
+multiply-add is 2 FLOP; SI units throughout.
 """
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jaxcoinfer.data.fields import (
     Place,
@@ -25,6 +22,7 @@ from jaxcoinfer.data.fields import (
     named_records,
     nearest,
     number,
+    read_table,
     record,
     sources,
     structure,
@@ -33,6 +31,7 @@ from jaxcoinfer.data.fields import (
 from jaxcoinfer.data.samples import Samples, load_samples
 
 __all__ = [
+    "BITS_AN_ELEMENT",
     "Device",
     "Dnn",
     "Exit",
@@ -43,18 +42,12 @@ __all__ = [
     "Samples",
     "Server",
     "Version",
-    "cumulative_energy_j",
-    "cut_accuracy",
-    "cut_bits",
-    "head_seconds",
-    "layer_seconds",
     "list_profiles",
     "load_device",
     "load_dnn",
     "load_link",
     "load_server",
     "profiles_root",
-    "upload_bits",
     "version",
     "widths",
 ]
@@ -64,21 +57,16 @@ BITS_AN_ELEMENT = 32  # of a feature that nobody quantised
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One step of a DNN that is never divided, `kernels` operations long.
-
-    `upload_bits` are sent when the DNN is cut after it: out_elements * 32 unless the profile says
-    otherwise.
-    """
+    """One step of a DNN that is never divided."""
 
     name: str = checked(text)
     flop: float = checked(number())
-    out_elements: int = checked(integer(1))
+    out_elements: int = checked(integer(1))  # of its output
     kernels: int = checked(integer(1), default=1)  # convolutions, linear layers, poolings in a row
-    parameters: int | None = checked(integer(), default=None)
-    upload_bits: int = checked(
-        integer(1), default=0
-    )  # 0 stands for "not given" until __post_init__
-    cut: bool = checked(flag, default=True)
+    parameters: int | None = checked(integer(), default=None)  # None: not known
+    # Sent when the DNN is cut after it; 0 becomes out_elements * 32.
+    upload_bits: int = checked(integer(1), default=0)
+    cut: bool = checked(flag, default=True)  # whether the DNN may be cut after it
 
     def __post_init__(self) -> None:
         if not self.upload_bits:
@@ -87,27 +75,24 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exit:
-    """An early exit: its head hangs behind layer `after_layer` (counted from 1), before the last
-    one.
-    """
+    """An early exit, a head behind one of the layers."""
 
-    after_layer: int = checked(integer(1))
+    after_layer: int = checked(integer(1))  # counted from 1, before the last one
     head_flop: float = checked(number())
     head_kernels: int = checked(integer(1), default=1)
-    accuracy: float = checked(number(0.0, 1.0))
+    accuracy: float = checked(number(0.0, 1.0))  # share of right answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Version:
-    """The same chain of layers with `width` of its channels, trained anew: flop, out_elements,
-    parameters [L]; head_flop [E-1]; accuracy [E] of its early exits, then of the whole.
-    """
+    """The same chain of layers with fewer channels, trained anew."""
 
-    width: float = checked(number(0.0, 1.0, above=True))
-    flop: tuple[float, ...] = checked(many(number(), 1))
-    out_elements: tuple[int, ...] = checked(many(integer(1), 1))
-    parameters: tuple[int, ...] = checked(many(integer(), 1))
-    head_flop: tuple[float, ...] = checked(many(number()))
+    width: float = checked(number(0.0, 1.0, above=True))  # share of the channels
+    flop: tuple[float, ...] = checked(many(number(), 1))  # [L]
+    out_elements: tuple[int, ...] = checked(many(integer(1), 1))  # [L]
+    parameters: tuple[int, ...] = checked(many(integer(), 1))  # [L]
+    head_flop: tuple[float, ...] = checked(many(number()))  # [E - 1]
+    # [E], of the early exits, then of the whole.
     accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 1))
 
 
@@ -115,38 +100,33 @@ class Version:
 class _Profile:
     name: str = checked(identifier)
     description: str = checked(text)
-    source: tuple[tuple[str, str], ...] = checked(
-        sources
-    )  # (dotted field, where its number comes from)
-    path: str = dataclasses.field(default="", compare=False)
+    # (dotted field, where its number comes from)
+    source: tuple[tuple[str, str], ...] = checked(sources)
+    path: str = dataclasses.field(default="", compare=False)  # of the file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dnn(_Profile):
-    """A network as a chain of layers with early exits. Accuracy is a share in [0, 1]; sizes are
-    bits.
-
-    versions: thinner ones of the same network, by falling width; `version` makes a Dnn of one.
-    samples: of all of them, the network itself first.
-    """
+    """A network as a chain of layers with early exits."""
 
     input_bits: int = checked(integer(1))
-    full_accuracy: float = checked(number(0.0, 1.0))
-    layers: tuple[Layer, ...] = checked(many(record(Layer), 1))
-    exits: tuple[Exit, ...] = checked(many(record(Exit)), default=())
-    bits: tuple[int, ...] = checked(many(integer(1, 32), 1))
+    full_accuracy: float = checked(number(0.0, 1.0))  # of the whole network, nothing quantised
+    layers: tuple[Layer, ...] = checked(many(record(Layer), 1))  # [L]
+    exits: tuple[Exit, ...] = checked(many(record(Exit)), default=())  # [E - 1], in order
+    bits: tuple[int, ...] = checked(many(integer(1, 32), 1))  # [Q], of an element, rising
+    # By falling width; `version` makes a Dnn of one.
     versions: tuple[Version, ...] = checked(many(record(Version)), default=())
+    # Those of the network itself first, then those of its versions.
     samples: Samples | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Seconds of each layer [L] of one DNN, and joules spent when cut after layers 1..L [L] if
-    known.
-    """
+    """What one DNN takes on a machine, as measured."""
 
-    dnn: str
-    layer_s: tuple[float, ...] = checked(many(number(above=True), 1))
+    dnn: str  # its name
+    layer_s: tuple[float, ...] = checked(many(number(above=True), 1))  # [L], seconds of each layer
+    # [L], joules spent when cut after layers 1 to L; () if not known.
     energy_j: tuple[float, ...] = checked(many(number()), default=())
 
 
@@ -156,8 +136,8 @@ class Device(_Profile):
     measured.
     """
 
-    overhead_s: float = checked(number())
-    peak_flops: float = checked(number(above=True))
+    overhead_s: float = checked(number())  # seconds of every kernel
+    peak_flops: float = checked(number(above=True))  # FLOP/s
     power_idle_w: float = checked(number())
     power_busy_w: float = checked(number())
     measured: tuple[Measured, ...] = checked(named_records(Measured), default=())
@@ -174,15 +154,15 @@ class Server(Device):
 class Link(_Profile):
     """An uplink. Sending b bits in t seconds on air costs transmit_w * t + transmit_j_per_bit * b
     joules.
-
-    `trace` names recorded rates, the files of which are not looked at here.
     """
 
     rate_bps: float = checked(number(above=True))
-    rtt_s: float = checked(number())
+    rtt_s: float = checked(number())  # round trip, seconds
     transmit_w: float = checked(number())
     transmit_j_per_bit: float = checked(number())
-    trace: tuple[str, ...] = checked(many(text), default=())
+    trace: tuple[str, ...] = checked(
+        many(text), default=()
+    )  # names of recorded rates, not read here
 
 
 _CLASS_OF = {"dnn": Dnn, "device": Device, "server": Server, "link": Link}
@@ -253,17 +233,17 @@ def version(dnn: Dnn, width: float) -> Dnn:
 
 
 def load_device(name_or_path: str | Path) -> Device:
-    """The shipped device of that name, or the one in the file at that path. Raises like `load_dnn`."""
+    """The shipped device of that name, or that of the file at that path. Raises like `load_dnn`."""
     return _load_machine("device", name_or_path)
 
 
 def load_server(name_or_path: str | Path) -> Server:
-    """The shipped server of that name, or the one in the file at that path. Raises like `load_dnn`."""
+    """The shipped server of that name, or that of the file at that path. Raises like `load_dnn`."""
     return _load_machine("server", name_or_path)
 
 
 def load_link(name_or_path: str | Path) -> Link:
-    """The shipped link of that name, or the one in the file at that path. Raises like `load_dnn`."""
+    """The shipped link of that name, or that of the file at that path. Raises like `load_dnn`."""
     link, table, place = _load("link", name_or_path)
     check_sources(table, place)
     return link
@@ -289,108 +269,18 @@ def list_profiles() -> dict[str, tuple[str, ...]]:
     }
 
 
-def upload_bits(dnn: Dnn) -> np.ndarray:
-    """Bits to send when cut after l layers, int64 [L + 1]; 0 layers sends the input."""
-    return np.array([dnn.input_bits, *(layer.upload_bits for layer in dnn.layers)], dtype=np.int64)
-
-
-def cut_accuracy(dnn: Dnn, bits: int) -> np.ndarray:
-    """Accuracy of the whole network when the feature after l layers is sent at `bits` an element,
-    float64 [L + 1].
-
-    As measured, else `full_accuracy` where the feature is sent as it is. Raises ProfileError where
-    it is not known.
-    """
-    if dnn.samples is None and bits == BITS_AN_ELEMENT:
-        return np.full(len(dnn.layers) + 1, dnn.full_accuracy)
-    if dnn.samples is None:
-        raise ProfileError(
-            f"bits = {bits}: what '{dnn.name}' loses by it is not measured; allowed: {BITS_AN_ELEMENT}"
-        )
-    if bits not in dnn.bits:
-        raise ProfileError(
-            f"bits = {bits}: '{dnn.name}' is known at {', '.join(map(str, dnn.bits))}"
-        )
-    return dnn.samples.unpacked()[0, -1, :, dnn.bits.index(bits)].mean(axis=-1)
-
-
-def cut_bits(dnn: Dnn, bits: int) -> np.ndarray:
-    """Bits to send when cut after l layers, `bits` an element, float64 [L + 1]; the input is sent
-    as it is.
-    """
-    return np.append(dnn.input_bits, upload_bits(dnn)[1:] * (bits / BITS_AN_ELEMENT))
-
-
-def layer_seconds(device: Device, dnn: Dnn) -> np.ndarray:
-    """Seconds of each layer, float64 [L]: as measured, else kernels * overhead_s + flop /
-    peak_flops.
-
-    The affine form, because a constant FLOP/s is off by 90 % on real layers; the overhead counts
-    for every kernel, else a network listed in a few blocks would look faster than the same one
-    listed layer by layer.
-
-    Raises ProfileError when a measured table has not L entries or implies a rate above the device's
-    peak.
-    """
-    flop = np.array([layer.flop for layer in dnn.layers])
-    table = _measured(device, dnn)
-    if table is None:
-        kernels = np.array([layer.kernels for layer in dnn.layers])
-        return kernels * device.overhead_s + flop / device.peak_flops
-    place = Place(device.path or device.name, f"measured.{dnn.name}.layer_s")
-    if len(table.layer_s) != len(flop):
-        place.refuse(list(table.layer_s), f"{len(flop)} values, one for each layer of '{dnn.name}'")
-    for i, (seconds, least) in enumerate(zip(table.layer_s, flop / device.peak_flops, strict=True)):
-        if seconds < least:
-            peak = f"peak_flops = {device.peak_flops:g}"
-            place.item(i).refuse(
-                seconds, f"a number >= {least:g}, as {flop[i]:g} FLOP take at {peak}"
-            )
-    return np.array(table.layer_s)
-
-
-def head_seconds(device: Device, exit_: Exit) -> float:
-    """Seconds of an exit's head: head_kernels * overhead_s + head_flop / peak_flops."""
-    return exit_.head_kernels * device.overhead_s + exit_.head_flop / device.peak_flops
-
-
-def cumulative_energy_j(device: Device, dnn: Dnn) -> np.ndarray:
-    """Joules spent when stopped after l layers, float64 [L + 1], 0 J at l = 0.
-
-    As measured, else power_busy_w * (seconds of the first l layers). A measured table may fall at
-    the end: a cut before it can include an encoder that the whole network does not run. Raises like
-    `layer_seconds`.
-    """
-    seconds = layer_seconds(device, dnn)
-    table = _measured(device, dnn)
-    if table is None or not table.energy_j:
-        return device.power_busy_w * np.concatenate([[0.0], np.cumsum(seconds)])
-    return np.array([0.0, *table.energy_j])
-
-
-def _measured(device: Device, dnn: Dnn) -> Measured | None:
-    return next((table for table in device.measured if table.dnn == dnn.name), None)
-
-
 def _load(kind: str, name_or_path: str | Path) -> tuple[Any, dict[str, Any], Place]:
     """(profile, its raw table, its place); the caller checks the sources and what only its kind
     has.
     """
     path = _resolve(kind, name_or_path)
-    place = Place(str(path))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not TOML, not UTF-8, or an integer of thousands of digits
-        raise ProfileError(f"{path}: not valid TOML: {error}") from None
-    if table.get("kind") != kind:
-        place.at("kind").refuse(table.get("kind"), f"'{kind}' (load_{kind} reads no other)")
-    del table["kind"]
+    table, place = read_table(path, kind)
     profile = structure(_CLASS_OF[kind], table, place)
     return dataclasses.replace(profile, path=str(path)), table, place
 
 
 def _resolve(kind: str, name_or_path: str | Path) -> Path:
-    """The file meant: a bare name is a shipped profile, anything with a separator or .toml a path."""
+    """The file of a shipped profile, or that at a path: a name with a separator or .toml."""
     name = str(name_or_path)
     names = list(list_profiles()[kind])
     bare = not (

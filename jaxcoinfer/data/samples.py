@@ -18,18 +18,12 @@ from jaxcoinfer.data.fields import Place, ProfileError, integer
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """Which exit is right on which sample, and how sure. E = early exits + 1: the last is the full
-    network.
+    """Which exit is right on which sample, and how sure it is."""
 
-    `correct`: uint8 [V, E, P, Q, ceil(S / 8)], packed by `np.packbits` along S; `confidence`: float
-    [V, E, S] in [0, 1], the largest class probability; `entropy`: float [V, E, S], nats, of the
-    class probabilities; `samples`: S.
-    """
-
-    samples: int
-    correct: np.ndarray
-    confidence: np.ndarray
-    entropy: np.ndarray
+    samples: int  # S
+    correct: np.ndarray  # uint8 [V, E, P, Q, ceil(S / 8)], packed by `np.packbits` along S
+    confidence: np.ndarray  # float [V, E, S] in [0, 1], the largest class probability
+    entropy: np.ndarray  # float [V, E, S], nats, of the class probabilities
 
     def unpacked(self) -> np.ndarray:
         """`correct` as bool [V, E, P, Q, S]."""
@@ -53,21 +47,17 @@ def load_samples(path: Path, shape: tuple[int, int, int, int]) -> Samples:
     """
     table, place = _read(path), Place(str(path))
     if missing := {"samples", "correct", "confidence", "entropy"} - set(table):
-        raise ProfileError(
-            f"{path}: missing array {', '.join(sorted(missing))}; found: {', '.join(table) or 'none'}"
-        )
+        names = ", ".join(sorted(missing))
+        raise ProfileError(f"{path}: missing array {names}; found: {', '.join(table) or 'none'}")
     samples = integer(1)(table["samples"].tolist(), place.at("samples"))
     correct, confidence, entropy = table["correct"], table["confidence"], table["entropy"]
     _require(correct, place.at("correct"), np.uint8, (*shape, -(-samples // 8)))
-    for name, array, most in (("confidence", confidence, 1.0), ("entropy", entropy, np.inf)):
+    for name, array, highest in (("confidence", confidence, 1.0), ("entropy", entropy, np.inf)):
         _require(array, place.at(name), np.floating, (*shape[:2], samples))
-        outside = array[
-            ~((array >= 0) & (array <= most) & np.isfinite(array))
-        ]  # NaN is outside too
-        if outside.size:
-            place.at(name).refuse(
-                float(outside[0]), "numbers in [0, 1]" if most == 1 else "finite numbers >= 0"
-            )
+        inside = (array >= 0) & (array <= highest) & np.isfinite(array)  # NaN is not
+        if not inside.all():
+            allowed = "numbers in [0, 1]" if highest == 1 else "finite numbers >= 0"
+            place.at(name).refuse(float(array[~inside][0]), allowed)
     return Samples(samples=samples, correct=correct, confidence=confidence, entropy=entropy)
 
 

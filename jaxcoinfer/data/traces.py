@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxcoinfer.data.profiles import profiles_root
 
@@ -28,9 +29,8 @@ _RANGES = {
     "count": (0.0, 1e6),
 }
 _STEP_TOLERANCE = 1e-6  # of a step: rounding in the file, not a gap
-_SLOT_TOLERANCE = (
-    1e-6  # of a slot: an instant this close before an edge is on it (in floats, 3 * 0.1 > 0.3)
-)
+# Of a slot: an instant this close before an edge is on it (in floats, 3 * 0.1 > 0.3).
+_SLOT_TOLERANCE = 1e-6
 
 
 class TraceError(ValueError):
@@ -39,13 +39,11 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class RateTrace:
-    """A recorded link: `rate_bps[i]`, float64[N], is the mean bit/s from `i step_s` to `(i + 1)
-    step_s`.
-    """
+    """A recorded link."""
 
-    name: str
-    step_s: float
-    rate_bps: np.ndarray
+    name: str  # of the file, without its ending
+    step_s: float  # seconds of a step
+    rate_bps: np.ndarray  # float64 [N], mean bit/s from `i step_s` to `(i + 1) step_s`
 
     @property
     def duration_s(self) -> float:
@@ -55,11 +53,11 @@ class RateTrace:
 
 @dataclass(frozen=True, eq=False)
 class ArrivalTrace:
-    """Recorded requests: `time_s`, float64[M], seconds, sorted, all in `[0, duration_s)`."""
+    """Recorded requests."""
 
-    name: str
-    time_s: np.ndarray
-    duration_s: float
+    name: str  # of the file, without its ending
+    time_s: np.ndarray  # float64 [M], seconds, sorted, all in `[0, duration_s)`
+    duration_s: float  # seconds that the trace covers
 
     @property
     def requests_per_s(self) -> float:
@@ -88,13 +86,13 @@ def read_rate_trace(path: str | Path) -> RateTrace:
 
 
 def read_arrival_trace(path: str | Path) -> ArrivalTrace:
-    """Read arrivals from CSV: `time_s`, one row a request; or `time_s,count`, one row a uniform
+    """Read arrivals from CSV: `time_s`, one row per request; or `time_s,count`, one row per uniform
     interval.
 
     Instants: sorted, may repeat; `duration_s = (last - first) * M / (M - 1)`, one mean gap past the
     last. Counts: request j of the c in interval i is put at `(i + (j + 1/2) / c) * step`;
-    `duration_s = N * step`. Other columns, names, paths and errors as in `read_rate_trace`; counts
-    must be whole.
+    `duration_s = N * step`. Counts must be whole. Other columns, names, paths and errors are as in
+    `read_rate_trace`.
     """
     table = _read_table(path, ("time_s",))
     if {"mbps", "rate_bps"} & set(table.header):
@@ -105,8 +103,8 @@ def read_arrival_trace(path: str | Path) -> ArrivalTrace:
 
 
 def slot_bits(trace: RateTrace, slot_s: float, n_slots: int, start_s: float = 0.0) -> np.ndarray:
-    """Whole bits carried in each slot, int64[T]: `sum(bits[:k]) = floor(C(start_s + k slot_s) -
-    C(start_s))`.
+    """Whole bits carried in each slot, int64[T], such that
+    `sum(bits[:k]) = floor(C(start_s + k slot_s) - C(start_s))`.
 
     `C(t)` integrates the rate from 0 to t: no bit is lost or made, a fraction is carried to the
     next slot. Raises `TraceError` where the slots reach past the end of the trace, and says how
@@ -116,16 +114,17 @@ def slot_bits(trace: RateTrace, slot_s: float, n_slots: int, start_s: float = 0.
     step_edges_s = trace.step_s * np.arange(len(trace.rate_bps) + 1)
     carried_bits = np.concatenate([[0.0], np.cumsum(trace.rate_bps * trace.step_s)])
     at_edge_bits = np.interp(edges_s, step_edges_s, carried_bits)
-    # To a thousandth of a bit first, or the 4e6 that floats made 3999999.9999999995 would lose a
-    # bit.
-    return np.diff(np.floor(np.round(at_edge_bits - at_edge_bits[0], 3)).astype(np.int64))
+    since_start_bits: NDArray[np.float64] = at_edge_bits - at_edge_bits[0]
+    # Rounded to a thousandth of a bit first: where floats make 3999999.9999999995 of 4e6, the floor
+    # alone would lose a bit.
+    return np.diff(np.floor(np.round(since_start_bits, 3)).astype(np.int64))
 
 
 def arrival_counts(
     trace: ArrivalTrace, slot_s: float, n_slots: int, start_s: float = 0.0, time_scale: float = 1.0
 ) -> np.ndarray:
-    """Requests a slot, int32[T]: `time_scale * time_s` in `[start_s + k slot_s, start_s + (k + 1)
-    slot_s)`.
+    """Requests per slot, int32[T]: how many `time_scale * time_s` are in
+    `[start_s + k slot_s, start_s + (k + 1) slot_s)`.
 
     `start_s` is in scaled seconds; `time_scale_for_rate` gives the scale of a rate. Errors as in
     `slot_bits`.
@@ -146,10 +145,10 @@ def time_scale_for_rate(trace: ArrivalTrace, requests_per_s: float) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    file: str
+    file: str  # its path
     header: list[str]
     lines: list[int]  # of the file, one per row
-    rows: list[list[str]]
+    rows: list[list[str]]  # the cells of each
 
     def refuse(
         self, bad: Sequence[bool] | np.ndarray, field: str, problem: str, allowed: str
@@ -238,15 +237,14 @@ def _uniform_step_s(table: _Table) -> float:
     time_s = table.column("time_s")
     steps_s = np.diff(time_s, prepend=-np.inf)  # row by row; inf at the first
     table.refuse(steps_s <= 0, "time_s", "is not after the row above", "times that increase")
-    expected_s = np.sort(steps_s)[
-        (len(steps_s) - 2) // 2
-    ]  # the median: one odd step cannot pose as the rule
+    # The median: one odd step cannot pose as the rule.
+    expected_s = np.sort(steps_s)[(len(steps_s) - 2) // 2]
     # Far from 0 (an epoch), floats are coarser than a millionth of a short step.
     slack_s = _STEP_TOLERANCE * expected_s + 4 * np.spacing(np.abs(time_s).max())
     off = np.isfinite(steps_s) & (np.abs(steps_s - expected_s) > slack_s)
-    found_s = steps_s[off.argmax()]
-    what = "leaves a gap" if found_s > expected_s else "comes early"
-    problem = f"{what} (step expected {expected_s:.9g} s, found {found_s:.9g} s)"
+    step_s = steps_s[off.argmax()]
+    what = "leaves a gap" if step_s > expected_s else "comes early"
+    problem = f"{what} (step expected {expected_s:.9g} s, found {step_s:.9g} s)"
     table.refuse(
         off, "time_s", problem, f"one step throughout, to within {_STEP_TOLERANCE:g} of it"
     )
@@ -288,6 +286,7 @@ def _slot_edges_s(
         raise _refusal(name, "start_s", start_s, "is outside", f"0 to below {duration_s:g} s")
     fit = math.floor(min((duration_s - start_s) / slot_s + _SLOT_TOLERANCE, 2.0**31))
     if n_slots % 1 or not 1 <= n_slots <= fit:
-        allowed = f"1 to {fit}, the slots of {slot_s:g} s that fit between {start_s:g} and {duration_s:g} s"
+        span = f"between {start_s:g} and {duration_s:g} s"
+        allowed = f"1 to {fit}, the slots of {slot_s:g} s that fit {span}"
         raise _refusal(name, "n_slots", n_slots, "is out of range", allowed)
     return start_s + slot_s * np.arange(n_slots + 1)

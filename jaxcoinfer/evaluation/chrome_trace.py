@@ -1,4 +1,4 @@
-"""Events of the Chrome trace format, which Perfetto opens: a track each for processor, radio and
+"""Events of the Chrome trace format, which Perfetto opens: one track each for processor, radio and
 server.
 """
 
@@ -23,7 +23,7 @@ def tracks(
 def slice_of(
     track: int, name: str, begin_us: float, end_us: float, numbers: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns the event of something that lasts, microseconds."""
+    """Returns an event that lasts from begin to end; numbers: shown where it is selected."""
     begin, end = round(float(begin_us), 3), round(float(end_us), 3)
     return {
         "ph": "X",

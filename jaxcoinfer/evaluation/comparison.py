@@ -1,5 +1,5 @@
-"""One row a policy: its measures, what it gains on a baseline, and how far it is below the bound,
-paired row by row.
+"""One row per policy: its measures, its gain on a baseline, and how far it is below the bound,
+paired row by row of the draw. Axis: K rows of the draw.
 """
 
 import math
@@ -15,8 +15,8 @@ from jaxcoinfer.evaluation.types import Row, RunError
 
 
 def utility_by_row(tasks: Mapping[str, Tasks], name: str) -> dict[str, np.ndarray]:
-    """Returns the mean utility of each policy on each row, [K]. Raises RunError if a row of
-    scenario `name` saw no task.
+    """Returns the mean utility per task of each policy in each row, [K]. Raises RunError if a row
+    of scenario `name` finished no task.
     """
     try:
         return {policy: evaluate.by_row(one, one.utility) for policy, one in tasks.items()}
@@ -27,19 +27,19 @@ def utility_by_row(tasks: Mapping[str, Tasks], name: str) -> dict[str, np.ndarra
 def rows(
     tasks: Mapping[str, Tasks],
     own: Mapping[str, np.ndarray],
-    most: Mapping[str, np.ndarray],
+    bound: Mapping[str, np.ndarray],
     measures: Callable[[Tasks], dict[str, Interval]],
     compared: str,
     not_deployable: Container[str],
 ) -> dict[str, Row]:
-    """Returns a row for each policy; own, most [K]: its utility by row, and what no policy exceeds
-    on its tasks.
+    """Returns a `Row` for each policy; own, bound [K]: its utility in each row, and what no policy
+    exceeds on its tasks.
     """
     return {
         name: Row(
             measures(one),
             evaluate.interval(own[name] - own[compared]),
-            evaluate.interval(most[name] - own[name]),
+            evaluate.interval(bound[name] - own[name]),
             name not in not_deployable,
         )
         for name, one in tasks.items()
@@ -58,7 +58,8 @@ def flat(*intervals: Interval) -> list[float]:
 
 
 def curves_found(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str) -> dict[str, Any]:
-    """Returns where learning ended, by learner; curves: (steps [n], utility [n])."""
+    """Returns where learning ended, ready for JSON; curves: learner -> (steps [n], utility [n])."""
     return {
-        name: {unit: int(seen[-1]), "utility": float(u[-1])} for name, (seen, u) in curves.items()
+        name: {unit: int(steps[-1]), "utility": float(utility[-1])}
+        for name, (steps, utility) in curves.items()
     }

@@ -1,11 +1,11 @@
-"""All policies on the same randomness: what they achieve, how sure that is, how they differ.
+"""All policies on the same randomness: what they achieve, with which interval, how they differ.
 
 Every policy runs through every row of a bank, from the first slot until the row ends. Rows are
 independent draws, so intervals are batch means over rows, and two policies are compared row by row.
 Axes: K rows, N tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,35 +14,34 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxcoinfer.core.contract import Outcome
+from typing import Any as Env
+from jaxcoinfer.core.contract import Outcome, TimeStep
 from jaxcoinfer.core.rollout import Policy, unroll
 
-_STEPS = 1024  # of a jitted stretch; between two of them the host asks whether every row has ended
+_STEPS = 1024  # per jitted stretch; after each the host checks whether all rows are done
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Every task one policy finished: arrays [N], `row` says where; decisions: all it took; n_rows
-    = K.
-    """
+    """Every task that one policy finished, with the numbers of its `Outcome`."""
 
-    row: np.ndarray
-    choice: np.ndarray
-    latency_s: np.ndarray
-    energy_j: np.ndarray
-    accuracy: np.ndarray
-    utility: np.ndarray
-    reports: np.ndarray
-    decisions: np.ndarray  # [K]
-    n_rows: int
+    row: np.ndarray  # int [N], in which row it was
+    choice: np.ndarray  # int [N]
+    latency_s: np.ndarray  # [N]
+    energy_j: np.ndarray  # [N]
+    accuracy: np.ndarray  # [N], in [0, 1]
+    utility: np.ndarray  # [N]
+    reports: np.ndarray  # int [N]
+    decisions: np.ndarray  # int [K], of all tasks of a row
+    n_rows: int  # K
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the half width of its 95 % interval; NaN where there are fewer than two rows."""
+    """A mean and its 95 % interval."""
 
     mean: float
-    half: float
+    half: float  # half the width; NaN where there are fewer than two rows
 
     @property
     def low(self) -> float:
@@ -56,13 +55,13 @@ class Interval:
         return f"{self.mean:.4f} ± {self.half:.4f}"
 
 
-def run(env: Any, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list[Tasks]:
+def run(env: Env, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list[Tasks]:
     """Returns the tasks of `policy` in each world (`params` of equal shapes: one compilation);
     consumes the key.
     """
 
     @jax.jit
-    def stretch(key, state, timestep, params):
+    def stretch(key: jax.Array, state: Any, timestep: TimeStep, params: Any) -> tuple:
         alive = ~timestep.truncated
         state, timestep, steps = unroll(env, params, policy, key, state, timestep, _STEPS)
         acted = jnp.concatenate([alive[None], ~steps.truncated[:-1]]).sum(axis=0)
@@ -74,7 +73,7 @@ def run(env: Any, worlds: Sequence[Any], policy: Policy, key: jax.Array) -> list
     ]
 
 
-def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
+def _run_world(env: Env, params: Any, stretch: Callable[..., tuple], key: jax.Array) -> Tasks:
     n_rows = params.bank.n_rows
     rows = jnp.arange(n_rows, dtype=jnp.int32)
     state, timestep = jax.vmap(env.reset_at, (0, None, None))(rows, jnp.int32(0), params)
@@ -98,8 +97,8 @@ def _run_world(env: Any, params: Any, stretch: Any, key: jax.Array) -> Tasks:
 
 
 def interval(per_row: np.ndarray) -> Interval:
-    """Returns mean and 95 % half width `t_{.975, K-1} s / sqrt(K)` of values [K] that are
-    independent.
+    """Returns mean and 95 % half width `t_{.975, K-1} s / sqrt(K)` of independent values [K], with
+    standard deviation s.
     """
     n = len(per_row)
     if n < 2:
@@ -156,12 +155,12 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> d
 
 
 def difference(tasks: Tasks, baseline: Tasks) -> Interval:
-    """Returns the mean utility a task of one policy above that of another, paired row by row."""
+    """Returns the mean utility per task of a policy above that of a baseline, paired row by row."""
     return interval(by_row(tasks, tasks.utility) - by_row(baseline, baseline.utility))
 
 
 def evaluate(
-    env: Any, params: Any, policies: Mapping[str, Policy], key: jax.Array
+    env: Env, params: Any, policies: Mapping[str, Policy], key: jax.Array
 ) -> dict[str, Tasks]:
     """Returns the tasks of every policy on the rows of `params.bank`; all see the same draw.
     Consumes the key.

@@ -1,5 +1,5 @@
-"""The work of a run: two threads, keys by purpose, worlds by scenario, and worlds in which all
-policies play.
+"""What a run is made with: two threads, a key for each purpose, worlds of a scenario, and one
+environment in which all policies act.
 
 All randomness of a run comes from one seed, each purpose with a key of its own, so that the same
 scenario and seed give the same numbers again.
@@ -9,12 +9,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from typing import Any as Env
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import Split
@@ -23,20 +24,32 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.evaluation.types import Progress, RunError
 
-TRAIN_DRAW, LEARN, HELD_OUT, PLAY, FRESH, FRESH_PLAY, SIGNAL = range(7)  # purposes of keys
+Result = TypeVar("Result")
+
+# Purposes of keys; a number that changes changes all results.
+TRAIN_DRAW = 0  # rows that learners train on
+LEARN = 1  # training
+HELD_OUT = 2  # rows that policies are evaluated on
+PLAY = 3  # what policies draw there
+FRESH = 4  # rows of another evaluation of trained policies
+FRESH_PLAY = 5  # what policies draw there
+SIGNAL = 6  # what policies draw while the server is told too little
 
 
 def key_of(seed: int, purpose: int) -> jax.Array:
-    """Returns the key of a purpose."""
+    """Returns the key for a purpose."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 class Executor:
-    """Two threads that share the work, most of which (compiling, compiled loops) runs outside of
-    Python.
+    """Two threads for the work of a run, most of which (compiling, compiled loops) leaves Python
+    free.
+
+    total: the sum of all work that will be reported, in seconds of one core or so; `progress` is
+    told each time a part of it is done.
     """
 
-    def __init__(self, progress: Progress, total: int):
+    def __init__(self, progress: Progress, total: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._progress, self._done, self._total = progress, 0, total
 
@@ -52,27 +65,36 @@ class Executor:
         self._done += work
         self._progress(what, self._done, self._total)
 
-    def start(self, what: str, work: int, function: Callable, *given: Any, tasks_in=None) -> Future:
-        """Starts `function(*given)`; once it is over reports `what`, and a rate if tasks_in(result)
-        counts tasks.
+    def start(
+        self,
+        what: str,
+        work: int,
+        function: Callable[..., Result],
+        *arguments: Any,
+        tasks_in: Callable[[Result], int] | None = None,
+    ) -> Future[Result]:
+        """Starts `function(*arguments)` in one of the threads.
+
+        When it returns, `what` is reported as done, with a rate if tasks_in(result) counts tasks.
         """
 
-        def job():
+        def job() -> Result:
             begin_s = time.perf_counter()
-            result = function(*given)
-            said = what
+            result = function(*arguments)
+            report = what
             if tasks_in:
                 n_tasks = tasks_in(result)
-                said += (
-                    f": {n_tasks:,} tasks, {n_tasks / (time.perf_counter() - begin_s):,.0f} tasks/s"
-                )
-            self.over(said, work)
+                rate = n_tasks / (time.perf_counter() - begin_s)
+                report += f": {n_tasks:,} tasks, {rate:,.0f} tasks/s"
+            self.over(report, work)
             return result
 
         return self._pool.submit(job)
 
 
-def make_world(make: Callable, scenario: Any, key: jax.Array, *, split: Split) -> tuple[Any, Any]:
+def make_world(
+    make: Callable[..., tuple[Any, Any]], scenario: Any, key: jax.Array, *, split: Split
+) -> tuple[Any, Any]:
     """Returns (env, params) of a scenario as its system makes them. Raises ProfileError, TraceError
     or RunError in one line.
     """
@@ -85,26 +107,26 @@ def make_world(make: Callable, scenario: Any, key: jax.Array, *, split: Split) -
 
 
 def one_line(error: Exception) -> str:
-    """Returns what an error says, in one line."""
+    """Returns the message of an error, in one line."""
     return " ".join(str(error).split())
 
 
 class PolicyWorld(struct.PyTreeNode):
-    """Numbers of an environment, and which policy acts in it."""
+    """The params of a `MultiPolicyEnv`."""
 
-    params: Any
-    policy: jax.Array
+    params: Any  # of the environment
+    policy: jax.Array  # int32, which of the policies acts
 
     bank = property(lambda self: self.params.bank)
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiPolicyEnv:
-    """An environment in which several policies act, one a world: the environment is compiled once
-    for all of them.
+    """An environment in which several policies act, one per world, so that it is compiled once for
+    all of them.
     """
 
-    env: Any  # whatever has the contract of `core.contract`
+    env: Env
     policies: tuple[Policy, ...]
 
     def reset_at(self, row: jax.Array, slot: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
@@ -121,9 +143,9 @@ class MultiPolicyEnv:
 
 
 def play(
-    env: Any, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array
+    env: Env, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array
 ) -> dict[str, list[Tasks]]:
-    """Returns by policy its tasks in each world (of equal shapes); consumes the key."""
+    """Returns the tasks of each policy in each world (of equal shapes); consumes the key."""
     shared = MultiPolicyEnv(env, tuple(policies.values()))
     all_worlds = [
         PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds
@@ -133,5 +155,5 @@ def play(
 
 
 def n_played(played: Mapping[str, Sequence[Tasks]]) -> int:
-    """Returns how many tasks `play` played."""
+    """Returns how many tasks were done in all, of what `play` returned."""
     return sum(len(tasks.utility) for several in played.values() for tasks in several)

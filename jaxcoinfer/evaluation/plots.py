@@ -1,6 +1,9 @@
-"""What the figures of all systems share: styles, panels, and the utility of each policy."""
+"""What the figures of all systems share: styles, panels, the utility of each policy, and learning
+curves.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +13,8 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Interval
 
 DPI = 100
-# Okabe and Ito's palette without its yellow, and a wine red of Tol's: told apart with any colour
-# vision, and in grey by mark and line.
+# Okabe and Ito's palette without its yellow, and a wine red of Tol's: distinct with any colour
+# vision, and in grey by mark and line. Policy -> (colour, mark, line).
 STYLES = {
     "differential value": ("#D55E00", "o", "-"),
     "continuation value": ("#332288", "h", "-"),
@@ -46,7 +49,7 @@ STYLES = {
     "one version": ("#CC79A7", "X", ":"),
     "dual recovery": ("#000000", "D", ":"),
 }
-# Of ways to tell the server, which are no policies: colours that no policy has.
+# For ways of telling the server, which are no policies: colours that no policy has.
 WAYS = (
     ("#117733", "p", "-"),
     ("#6699CC", "8", "--"),
@@ -62,10 +65,10 @@ _SPARE = [
 
 
 def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baseline: str) -> Figure:
-    """Utility of each policy with its interval, and beside it what it gains on `baseline`, paired
-    row by row.
+    """Utility of each policy with its interval, and next to it the gain on `baseline`, paired row
+    by row.
 
-    The panels show what is close to the best; of the rest they give the numbers.
+    The panels show the policies that are close to the best, and the numbers of the others.
     """
     figure, (left, right) = panels(1, 2, sharey=True)
     order = sorted(rows, key=lambda name: rows[name].mean)
@@ -83,7 +86,7 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baselin
     )
     _dots(right, others, order, -reach, reach)
     right.axvline(0.0, color="black", linewidth=1)
-    left.set_xlabel("utility a task, mean ± 95 %")
+    left.set_xlabel("utility per task, mean ± 95 %")
     right.set_xlabel(f"gain on {baseline}, mean ± 95 %")
     return figure
 
@@ -91,8 +94,8 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baselin
 def _dots(
     axes: Axes, shown: Mapping[str, Interval], order: Sequence[str], low: float, high: float
 ) -> None:
-    """A mark with its interval a line, in `order` from below; numbers in place of marks that lie
-    below `low`.
+    """One mark with its interval per line, in `order` from below; numbers in place of marks below
+    `low`.
     """
     style_of = styles(order)
     for name, interval in shown.items():
@@ -121,16 +124,17 @@ def _dots(
 def learning_band(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Reward against steps (logarithmic), the mean over seeds with its interval as a band.
 
-    curves: name -> (steps [n], values [seeds, n]). What lies far below the end of every curve is
-    cut off.
+    curves: name -> (steps [n], values [S, n]) of S seeds. What is far below the end of every curve
+    is cut off.
     """
     figure, (axes,) = panels(1, 1)
     style_of = styles(curves)
     ends, starts = [], []
     for name, (steps, values) in curves.items():
         colour, _, dashes = style_of[name]
-        several = [evaluate.interval(at_step) for at_step in values.T]
-        mean, half = (np.array([getattr(i, part) for i in several]) for part in ("mean", "half"))
+        intervals = [evaluate.interval(at_step) for at_step in values.T]
+        mean = np.array([interval.mean for interval in intervals])
+        half = np.array([interval.half for interval in intervals])
         axes.plot(steps, mean, color=colour, linestyle=dashes, linewidth=2, label=name)
         axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
         ends.append(mean[-1])
@@ -141,12 +145,12 @@ def learning_band(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure
         axes.set_ylim(top - span, top + 0.15 * span)
     axes.set_xscale("log")
     axes.set_xlabel("steps of the environment seen while learning")
-    axes.set_ylabel("reward a step, on the training draw, mean of seeds ± 95 %")
+    axes.set_ylabel("reward per step, on the training draw, mean of seeds ± 95 %")
     axes.legend(loc="lower right", frameon=False, fontsize=12)
     return figure
 
 
-def panels(n_rows: int, n_columns: int, **options) -> tuple[Figure, list[Axes]]:
+def panels(n_rows: int, n_columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
     """Returns a figure of rows × columns of axes, and these."""
     figure = Figure(
         figsize=(9.0, 6.0 if n_rows * n_columns == 1 or n_rows > 1 else 5.0),
@@ -163,13 +167,13 @@ def panels(n_rows: int, n_columns: int, **options) -> tuple[Figure, list[Axes]]:
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Returns colour, mark and line of each policy; those without one of their own get a spare one."""
+    """Returns colour, mark and line of each policy; spare ones for those not in STYLES."""
     spare = iter(_SPARE * 8)
     return {name: STYLES.get(name) or next(spare) for name in names}
 
 
-def line(style: tuple[str, str, str]) -> dict:
-    """Returns a style as what `plot` takes."""
+def line(style: tuple[str, str, str]) -> dict[str, Any]:
+    """Returns a style as keywords of `plot`."""
     return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {
         "markersize": 6,
         "linewidth": 1.6,
@@ -177,7 +181,7 @@ def line(style: tuple[str, str, str]) -> dict:
 
 
 def mark(axes: Axes, x: float, what: str) -> None:
-    """Draws a grey vertical line and says above it what it is."""
+    """Draws a grey vertical line with a label above it."""
     axes.axvline(x, color="grey", linewidth=1, zorder=0)
     place = axes.get_xaxis_transform()
     axes.text(
@@ -186,7 +190,7 @@ def mark(axes: Axes, x: float, what: str) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """Puts what the axes show below the figure."""
+    """Draws the legend of the axes below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     spacing = {"columnspacing": 1.2, "handlelength": 2.4, "fontsize": 10.5}
     figure.legend(

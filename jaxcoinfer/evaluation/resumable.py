@@ -1,15 +1,14 @@
-"""A training that outlives its process: a checkpoint between stages, and on from there when it is
-started again.
+"""A training that outlives its process: it writes a checkpoint after each stage, and continues from
+the latest one when it is started again.
 
-The same folder, key, params, hyper-parameters and lesson give the same numbers to the last bit,
-however often the process was killed, on the same machine with the same versions: what a stage does
-depends on the standing before it and on nothing else.
+The same folder, key, params, hyper-parameters and `TrainSpec` give the same numbers to the last
+bit, however often the process was killed, on the same machine with the same versions: what a stage
+does depends only on the `TrainState` before it.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from typing import Any as Env
+from jaxcoinfer.data.files import replace_file
 from jaxcoinfer.evaluation.types import RunError
 from jaxcoinfer.evaluation.versions import versions
 from jaxcoinfer.learn import checkpoints, loop
@@ -28,30 +29,26 @@ ASKED = "asked.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """What is learned, where and how: learner, a module with `training_loop`; env and config, as
-    its `train` takes them; outcomes, for those that learn with the twin.
-    """
+    """Which learner trains in which environment; a `LoopBuilder`."""
 
-    learner: Any
-    env: Any
-    config: Any
-    outcomes: Any = None
+    learner: Any  # a module with `training_loop`
+    env: Env
+    config: Any  # as `train` of the learner takes it
+    outcomes: Any = None  # likewise, of those that learn with the twin
 
     def __call__(self, params: Any, hyper: Any) -> TrainingLoop:
-        """Returns the course, as `stages` asks for it."""
-        given = {} if self.outcomes is None else {"outcomes": self.outcomes}
-        return self.learner.training_loop(params, hyper, env=self.env, config=self.config, **given)
+        """Returns the training loop."""
+        twin = {} if self.outcomes is None else {"outcomes": self.outcomes}
+        return self.learner.training_loop(params, hyper, env=self.env, config=self.config, **twin)
 
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Who is told what: resumed(stage), where a run goes on; passed_over(line), of a damaged
-    checkpoint; stage(standing), what was just reached.
-    """
+    """Functions that are called while a training runs."""
 
-    resumed: Callable[[int], None] = lambda stage: None
-    passed_over: Callable[[str], None] = lambda line: None
-    stage: Callable[[TrainState], None] = lambda train_state: None
+    resumed: Callable[[int], None] = lambda stage: None  # where it continues
+    passed_over: Callable[[str], None] = lambda line: None  # of a damaged checkpoint
+    stage: Callable[[TrainState], None] = lambda train_state: None  # after every stage
 
 
 def train(
@@ -61,29 +58,27 @@ def train(
     hyper: Any,
     *,
     spec: TrainSpec,
-    said: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
     every: int = 1,
     events: Events | None = None,
 ) -> TrainResult:
-    """Trains with a checkpoint in `folder` after every `every` stages and the last; goes on from
+    """Trains with a checkpoint in `folder` after every `every` stages and the last; continues from
     the latest one there.
 
-    said: names for what was asked, scenario and seed say, kept with all that decides what the
-    training comes to. Raises RunError where the folder was begun with anything else,
-    CheckpointError where a checkpoint cannot be written or all are damaged; each in one line.
+    labels: the scenario and seed, say, stored with all that decides the result of the training.
+    Raises RunError where the folder was begun with anything else, CheckpointError where a
+    checkpoint cannot be written or all are damaged; each in one line.
     """
     events = events or Events()
-    _agree(folder, {**(said or {}), **asked_of(key, params, hyper, spec)})
+    _agree(folder, {**(labels or {}), **asked_of(key, params, hyper, spec)})
     template = jax.eval_shape(lambda: loop.init(key, params, hyper, build_loop=spec))
-    found = checkpoints.latest(folder, template, events.passed_over)
-    if found is None:
+    latest = checkpoints.latest(folder, template, events.passed_over)
+    if latest is None:
         train_state = loop.init(key, params, hyper, build_loop=spec)
-        checkpoints.save(
-            folder, 0, train_state
-        )  # a folder that cannot be written is known before any work
+        checkpoints.save(folder, 0, train_state)  # shows a read-only folder before any work
     else:
-        train_state = found[1]
-        events.resumed(found[0])
+        number, train_state = latest
+        events.resumed(number)
     n_stages = template.curve.shape[0]
     for stage in range(int(train_state.stage) + 1, n_stages + 1):
         train_state = loop.advance(train_state, params, hyper, build_loop=spec)
@@ -92,25 +87,24 @@ def train(
         events.stage(train_state)
     training_loop = spec(params, hyper)
     return TrainResult(
-        training_loop.weights(train_state.carry), train_state.curve, training_loop.steps
+        training_loop.weights(train_state.learner_state), train_state.curve, training_loop.steps
     )
 
 
 def asked_of(key: jax.Array, params: Any, hyper: Any, spec: TrainSpec) -> dict[str, Any]:
-    """Returns all that decides what a training comes to, ready for JSON; of key, params and the
-    world a digest.
+    """Returns all that decides the result of a training, ready for JSON; digests of key and params.
     """
-    said = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
-    said |= {
+    asked = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
+    asked |= {
         "hyper": _plain(jax.tree.map(float, hyper)),
         "key": _digest(key),
         "world": _digest(params),
     }
-    return said | versions()
+    return asked | versions()
 
 
 def _agree(folder: Path, asked: dict[str, Any]) -> None:
-    """Writes what is asked for into a new folder; refuses one that was begun with anything else."""
+    """Writes what is asked for into a new folder; rejects one that was begun with anything else."""
     path = folder / ASKED
     try:
         begun = json.loads(path.read_text("utf-8"))
@@ -122,26 +116,24 @@ def _agree(folder: Path, asked: dict[str, Any]) -> None:
     except ValueError:
         raise RunError(f"{path}: damaged; restore it, or give another folder") from None
     before, now = _flat(begun), _flat(asked)
-    other = [name for name in now | before if before.get(name) != now.get(name)]
-    if other:
-        one = other[0]
-        more = f" (and {len(other) - 1} more)" if other[1:] else ""
-        change = f"begun with {one} = {before.get(one)}, not {now.get(one)}{more}"
+    changed = [name for name in now | before if before.get(name) != now.get(name)]
+    if changed:
+        name = changed[0]
+        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        change = f"begun with {name} = {before.get(name)}, not {now.get(name)}{more}"
         raise RunError(f"{folder}: {change}; ask for the same, or give another folder")
 
 
 def _begin(folder: Path, text: str) -> None:
-    partial = folder / f".{ASKED}.{os.getpid()}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
-        partial.replace(folder / ASKED)
+        replace_file(folder / ASKED, text.encode())
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _plain(value: Any) -> Any:
-    """What identifies a value, ready for JSON: fields of records, names of functions and modules."""
+    """Identifies a value, ready for JSON: by the fields of a record, the name of a function."""
     if dataclasses.is_dataclass(value):
         fields = {
             field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -151,19 +143,16 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return ".".join(
-        filter(
-            None, (getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
-        )
-    )
+    name = getattr(value, "__qualname__", value.__name__)
+    return ".".join(filter(None, (getattr(value, "__module__", ""), name)))
 
 
 def _flat(table: Any, stem: str = "") -> dict[str, Any]:
     """Leaves of tables within tables, by path."""
     if not isinstance(table, dict):
         return {stem: table}
-    parts = [_flat(value, f"{stem}.{name}".strip(".")) for name, value in table.items()]
-    return {name: leaf for part in parts for name, leaf in part.items()}
+    branches = [_flat(value, f"{stem}.{name}".strip(".")) for name, value in table.items()]
+    return {name: leaf for branch in branches for name, leaf in branch.items()}
 
 
 def _digest(tree: Any) -> str:

@@ -11,12 +11,10 @@ import jax
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.learn.networks import PolicySignature
 
-Progress = Callable[
-    [str, int, int], None
-]  # what is over, work done, work in all (about seconds of one core)
-Sheet = tuple[
-    Sequence[str], Sequence[Sequence[Any]]
-]  # header, rows: a CSV file, or a small table to print
+# (what was done, work done, work in all), about seconds of one core
+Progress = Callable[[str, int, int], None]
+# (header, rows): a CSV file, or a small table to print
+Sheet = tuple[Sequence[str], Sequence[Sequence[Any]]]
 
 
 class RunError(ValueError):
@@ -25,90 +23,70 @@ class RunError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What the policies of a run are made of.
+    """What the policies of a run are made of."""
 
-    scenario: as it was run. fixed: the best fixed choice on the training draw, None where none is
-    played. hidden, weights: of the network of each learner. threshold: confidence of an exit head
-    at which it is best to settle for its answer, on the training draw, where one is looked at.
-    """
-
-    scenario: Any
+    scenario: Any  # as it was run
     seed: int
-    fixed: Any
-    hidden: dict[str, tuple[int, ...]]
-    weights: dict[str, Any]
+    fixed: Any  # the best fixed choice on the training draw, None where the system has none
+    hidden: dict[str, tuple[int, ...]]  # learner -> widths of the layers of its network
+    weights: dict[str, Any]  # learner -> weights of its network
+    # Confidence of an exit head at which it is best to accept its answer, on the training draw;
+    # None where no confidence is observed.
     threshold: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One policy: every measure by name, its gain in utility on the policy it is compared with, how
-    far it is below the bound, paired row by row, and whether a device could do the same.
-    """
+    """One policy in a `Table`."""
 
-    measures: dict[str, Interval]
-    gain: Interval
-    gap: Interval
-    deployable: bool
+    measures: dict[str, Interval]  # by name
+    gain: Interval  # in utility, on the policy that all are compared with
+    gap: Interval  # in utility, how far below the bound, paired row by row
+    deployable: bool  # whether a device could do the same
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What no policy exceeds, utility a task: what it is, and how much; of an exact optimum also
-    the computed gain.
-    """
+    """What no policy exceeds."""
 
     what: str
-    utility: Interval
-    computed: float | None
+    utility: Interval  # per task
+    computed: float | None  # of an exact optimum its computed gain, else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What the policies achieve on the same held-out rows.
+    """What the policies achieve on the same held-out rows."""
 
-    rows by policy; compared: gains are differences to it. sheets: what else there is to say about
-    them, a CSV file each; found: the same or more for JSON; printed: small tables of text that
-    belong below the first one; reference: what is one.
-    """
-
-    rows: dict[str, Row]
+    rows: dict[str, Row]  # by policy
     bound: Bound
-    compared: str
-    sheets: dict[str, Sheet] = dataclasses.field(default_factory=dict)
-    found: dict[str, Any] = dataclasses.field(default_factory=dict)
-    printed: tuple[Sheet, ...] = ()
-    reference: str = "a reference: knows the future, or the law of the world"
+    compared: str  # the policy that gains are differences to
+    sheets: dict[str, Sheet] = dataclasses.field(default_factory=dict)  # more about them, CSV files
+    found: dict[str, Any] = dataclasses.field(default_factory=dict)  # more about them, for JSON
+    printed: tuple[Sheet, ...] = ()  # small tables to print below
+    reference: str = "a reference: knows the future, or the law of the world"  # what is one
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that a run found.
-
-    sheets, found: as in `Table`, of learning and the like. figures: draws all of them, by name;
-    only then is matplotlib imported. trace: the first tasks of a policy, for Perfetto.
-    """
+    """All that a run found."""
 
     checkpoint: Checkpoint
     table: Table
-    sheets: dict[str, Sheet]
-    found: dict[str, Any]
-    figures: Callable[[], Mapping[str, Any]]
-    trace: dict[str, Any]
+    sheets: dict[str, Sheet]  # of learning, sweeps and the like, a CSV file each
+    found: dict[str, Any]  # the same or more, for JSON
+    figures: Callable[[], Mapping[str, Any]]  # draws all, by name; imports matplotlib when called
+    trace: dict[str, Any]  # the first tasks of a policy, for Perfetto
 
 
 @dataclasses.dataclass(frozen=True)
 class Portable:
-    """A learned function [batch, features] -> [batch, outputs], whose it is, and how to use it
-    elsewhere.
+    """A learned function that can be used without this library."""
 
-    inputs: where it takes several arrays [batch, ...], their names in order, shapes without the
-    batch, and types.
-    """
-
-    policy: str
-    function: Callable[..., jax.Array]
+    policy: str  # whose function it is
+    function: Callable[..., jax.Array]  # [batch, features] -> [batch, outputs]
     signature: PolicySignature
+    # Where it takes several arrays [batch, ...]: name -> (shape without the batch, type), in order.
     inputs: Mapping[str, tuple[tuple[int, ...], str]] | None = None
 
 

@@ -1,4 +1,4 @@
-"""With what a result was made."""
+"""What a result was made with."""
 
 import importlib.metadata
 from typing import Any
@@ -9,7 +9,7 @@ import jaxcoinfer
 
 
 def versions() -> dict[str, Any]:
-    """Returns with what a run was made: versions of what decides numbers, and the kind of device."""
+    """Returns the versions of all packages that decide numbers, and the kinds of the devices."""
     installed = {
         name: importlib.metadata.version(name)
         for name in ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -1,12 +1,12 @@
-"""States of a long run on disk: each whole or not there at all, each known to be undamaged before
-it is used.
+"""States of a long run on disk: each is there in full or not at all, and is checked for damage
+before it is used.
 
-A folder holds the last `KEPT` of them, `step-00000012` say: what Orbax wrote, and `sha256.json`
-with the digest of every file. Orbax renames its folder into place once all is written, and passes
-over one that was not; but of a finished one with a flipped bit, a short file or one that is gone it
-does not say what is wrong. So it writes into a folder of ours, whose digests are checked before
-anything is read; that folder is renamed into place after all of it has reached the disk, and only
-then is the oldest removed.
+A folder holds the last `KEPT` of them, `step-00000012` for example: what Orbax wrote, and
+`sha256.json` with the digest of every file. Orbax itself renames its folder into place once all is
+written, and ignores one that is incomplete; but it does not say what is wrong with a finished one
+that has a flipped bit, a short file or a missing one. So Orbax writes into a folder of ours, whose
+digests are checked before anything is read; that folder is renamed into place after all of it has
+reached the disk, and only then is the oldest removed.
 """
 
 import hashlib
@@ -24,13 +24,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcoinfer.data.files import partial_path
+
 KEPT = 3
 _STATE, _DIGESTS = "state", "sha256.json"
 _NAME = re.compile(r"step-(\d{8})")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, or of which none can be read; the message is one line."""
+    """A checkpoint cannot be written, or none can be read; the message is one line."""
 
 
 def save(folder: Path, step: int, tree: Any) -> None:
@@ -41,18 +43,18 @@ def save(folder: Path, step: int, tree: Any) -> None:
     is then untouched.
     """
     target = folder.absolute() / f"step-{step:08d}"
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_path(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_partial(folder)
         partial.mkdir()
         _write(partial / _STATE, jax.device_get(jax.tree.map(as_numbers, tree)))
         _write_digests(partial)
-        if target.exists():  # passed over, or the run would have gone on from it
+        if target.exists():  # damaged, or the run would have continued from it
             shutil.rmtree(target)
         partial.rename(target)
         _flush(target.parent)
-    except Exception as error:  # what Orbax and TensorStore make of a full disk is of no one type
+    except Exception as error:  # Orbax and TensorStore raise many types for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         kept = ", ".join(path.name for _, path in _finished(folder)[-1:]) or "none"
         raise CheckpointError(
@@ -65,23 +67,24 @@ def save(folder: Path, step: int, tree: Any) -> None:
 def latest(folder: Path, template: Any, say: Callable[[str], None]) -> tuple[int, Any] | None:
     """Returns (step, state) of the latest undamaged checkpoint, or None where there is none at all.
 
-    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Those that are damaged
-    are passed over: each is told to `say` in a line, and set aside under another name. Raises
-    CheckpointError where all of them are.
+    template: what was saved, or its shapes, as `jax.eval_shape` gives them. Damaged ones are
+    skipped: `say` gets a line about each, and each gets another name. Raises CheckpointError where
+    all are damaged.
     """
-    finished, faulty = _finished(folder), []
+    finished, damaged = _finished(folder), []
     for step, path in reversed(finished):
         fault = damage(path)
         if fault is None:
-            for other in faulty:
+            for other in damaged:
                 _set_aside(other)
             return step, _read(path / _STATE, template)
         say(f"{path}: damaged: {fault}; using the one before")
-        faulty.append(path)
+        damaged.append(path)
     if finished:
         names = ", ".join(path.name for _, path in finished)
         raise CheckpointError(
-            f"{folder}: all checkpoints are damaged ({names}); restore one, or begin in a new folder"
+            f"{folder}: all checkpoints are damaged ({names}); "
+            "restore one, or begin in a new folder"
         )
     return None
 
@@ -90,17 +93,17 @@ def damage(path: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint, or None."""
     try:
         digests = json.loads((path / _DIGESTS).read_bytes())
-        found = _digests(path)
+        actual = _digests(path)
     except (OSError, ValueError) as error:
         return f"{_DIGESTS} or a file cannot be read ({_reason(error)})"
     if not isinstance(digests, dict):
         return f"{_DIGESTS} is not a table"
-    wrong = [f"{name} is missing" for name in sorted(set(digests) - set(found))]
-    wrong += [f"{name} is not part of it" for name in sorted(set(found) - set(digests))]
+    wrong = [f"{name} is missing" for name in sorted(set(digests) - set(actual))]
+    wrong += [f"{name} is not part of it" for name in sorted(set(actual) - set(digests))]
     wrong += [
         f"{name} is not as written"
-        for name in sorted(found)
-        if digests.get(name, found[name]) != found[name]
+        for name in sorted(actual)
+        if digests.get(name, actual[name]) != actual[name]
     ]
     return ", ".join(wrong) or None
 
@@ -118,18 +121,18 @@ def _set_aside(path: Path) -> None:
     """Renames a damaged one, so that it does not count as one of those kept."""
     aside = path.with_name(path.name.replace("step", "damaged"))
     shutil.rmtree(aside, ignore_errors=True)
-    with suppress(OSError):  # read-only: the run will say so as soon as it writes
+    with suppress(OSError):  # where it is read-only, the next write says so
         path.rename(aside)
 
 
 def _remove_partial(folder: Path) -> None:
-    """Removes what runs that were killed while they wrote have left."""
+    """Removes what was left by runs that were killed while they wrote."""
     for path in folder.glob(".step-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: Path, tree: Any) -> None:
-    orbax = importlib.import_module("orbax.checkpoint")  # half a second, and only long runs want it
+    orbax = importlib.import_module("orbax.checkpoint")  # half a second, which only long runs need
     with _quiet(), orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(path, args=orbax.args.StandardSave(tree))
 
@@ -137,16 +140,16 @@ def _write(path: Path, tree: Any) -> None:
 def _read(path: Path, template: Any) -> Any:
     orbax = importlib.import_module("orbax.checkpoint")
     shapes = jax.eval_shape(lambda tree: jax.tree.map(as_numbers, tree), template)
-    # Into NumPy arrays: where they then go is not for the device to say on which they once were.
+    # Into NumPy arrays: those of JAX would go back to the device on which they once were.
     places = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
-        read = checkpointer.restore(path, args=orbax.args.StandardRestore(places))
-    return jax.tree.map(_as_before, template, read)
+        numbers = checkpointer.restore(path, args=orbax.args.StandardRestore(places))
+    return jax.tree.map(_as_before, template, numbers)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps to itself what Orbax's threads log when they fail: pages, of what is also raised."""
+    """Suppresses what Orbax's threads log when they fail: pages about what is also raised."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -157,7 +160,7 @@ def _quiet() -> Iterator[None]:
 
 
 def as_numbers(leaf: Any) -> Any:
-    """Returns an array as it is, and of typed keys the numbers they are made of."""
+    """Returns an array as it is, and typed keys as the numbers they are made of."""
     return (
         jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     )
@@ -180,7 +183,7 @@ def _digests(path: Path) -> dict[str, str]:
 
 
 def _write_digests(path: Path) -> None:
-    """Writes the digests, and waits until they and all they are of have reached the disk."""
+    """Writes the digests, and waits until all files of the folder have reached the disk."""
     (path / _DIGESTS).write_text(json.dumps(_digests(path), indent=1) + "\n", encoding="utf-8")
     for file in [*path.rglob("*"), path]:
         _flush(file)
@@ -195,7 +198,7 @@ def _flush(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one short line; of TensorStore's, what the system said."""
+    """The message of an error in one short line; of TensorStore's, that of the operating system."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())

@@ -2,10 +2,10 @@
 real number.
 
 A categorical distribution is an array of logits [..., A], and a mask, bool [..., A] with at least
-one true, says which actions are valid. An invalid one has probability zero exactly and adds nothing
-to any value or gradient, also where a single action is left, whose entropy is zero. A tree of
-distributions has the structure of the actions of `learn.ppo`; a real number has no mask that
-matters. Axes: A actions.
+one true, says which actions are valid. An invalid action has a probability of exactly zero and adds
+nothing to any value or gradient, also where a single valid one is left, with an entropy of zero. A
+tree of distributions has the structure of the actions of `learn.ppo`; the mask of a real number is
+ignored. Axes: A actions.
 """
 
 from typing import Any
@@ -15,20 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-_NEVER = (
-    -1e9
-)  # a logit whose probability is zero in float32, and whose products with zero are not NaN
-_EDGE = 1e-6  # shares of the bound are kept this far from 0 and 1, where the logarithm of the density is infinite
+# A logit whose probability is zero in float32, and whose products with zero are not NaN.
+_NEVER = -1e9
+# Shares of the bound stay this far from 0 and 1, where the log density is infinite.
+_EDGE = 1e-6
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 
 
 def masked_log_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns `log softmax` over the allowed actions, [..., A]; -1e9 for the others."""
+    """Returns `log softmax` over the valid actions, [..., A]; -1e9 for the others."""
     return jnp.where(mask, jax.nn.log_softmax(jnp.where(mask, logits, _NEVER), axis=-1), _NEVER)
 
 
 def masked_expectation(log_probability: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns `sum_a p_a values_a` over the allowed actions, [...]; values [..., A]."""
+    """Returns `sum_a p_a values_a` over the valid actions, [...]; values [..., A]."""
     probability = jnp.where(mask, jnp.exp(log_probability), 0.0)
     return (probability * jnp.where(mask, values, 0.0)).sum(axis=-1)
 
@@ -39,7 +39,7 @@ def masked_entropy(log_probability: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def masked_argmax(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the allowed action with the largest value, int32 [...]."""
+    """Returns the valid action with the largest value, int32 [...]."""
     return jnp.argmax(jnp.where(mask, values, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
@@ -49,11 +49,11 @@ def take_action(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def advantage_weight(values: jax.Array, mask: jax.Array, focus: jax.Array | float) -> jax.Array:
-    """Returns `1 / (1 + ((max_a' values_a' - values_a) / focus)^2)` of the allowed actions, 0 of
-    the others, [..., A].
+    """Returns `1 / (1 + ((max_a' values_a' - values_a) / focus)^2)` for valid actions, 0 for the
+    others, [..., A].
 
-    How much an error in the value of an action can matter: near the best, everything; far below it,
-    nothing.
+    How much an error in the value of an action matters: near the best value fully, far below it not
+    at all.
     """
     allowed = jnp.where(mask, values, -jnp.inf)
     below = jnp.where(mask, allowed.max(axis=-1, keepdims=True) - values, 0.0)
@@ -61,28 +61,25 @@ def advantage_weight(values: jax.Array, mask: jax.Array, focus: jax.Array | floa
 
 
 class LogitNormal(struct.PyTreeNode):
-    """A number `high * sigmoid(u)` in (0, high), u normal; mean and log_deviation of u, and high,
-    [...].
-
-    The logit-normal distribution (Aitchison and Shen, Biometrika 1980). Its density vanishes at
-    both bounds.
+    """A number `high * sigmoid(u)` in (0, high), u normal: the logit-normal distribution (Aitchison
+    and Shen, Biometrika 1980), whose density vanishes at both bounds.
     """
 
-    mean: jax.Array
-    log_deviation: jax.Array
-    high: jax.Array
+    mean: jax.Array  # float32 [...], of u
+    log_deviation: jax.Array  # float32 [...], logarithm of the standard deviation of u
+    high: jax.Array  # float32 [...]
 
 
 Distribution = jax.Array | LogitNormal
 
 
 def is_distribution(node: Any) -> bool:
-    """Whether a node of a tree is a whole distribution: what `is_leaf` of `jax.tree.map` asks for."""
+    """Whether a node of a tree is one distribution: an `is_leaf` for `jax.tree.map`."""
     return isinstance(node, LogitNormal)
 
 
 def normalise(distribution: Distribution, mask: jax.Array) -> Distribution:
-    """Returns the distribution ready for the functions below: logits become logarithms of masked
+    """Returns the distribution as the functions below take it: logits become logarithms of masked
     probabilities.
     """
     return (
@@ -105,8 +102,8 @@ def sample(key: jax.Array, distribution: Distribution) -> jax.Array:
 def log_prob(distribution: Distribution, value: jax.Array) -> jax.Array:
     """Returns log probability, or log density, of a value under a normalised distribution, [...].
 
-    LogitNormal: `log N(u; mean, deviation) - log(high x (1 - x))` with `x = value / high` and `u =
-    log(x / (1 - x))`.
+    LogitNormal: `log N(u; mean, deviation) - log(high x (1 - x))` with `x = value / high` and
+    `u = log(x / (1 - x))`.
     """
     if not isinstance(distribution, LogitNormal):
         return take_action(distribution, value)
@@ -117,12 +114,12 @@ def log_prob(distribution: Distribution, value: jax.Array) -> jax.Array:
 
 
 def entropy(distribution: Distribution, mask: jax.Array) -> jax.Array:
-    """Returns the entropy of a normalised distribution, nats, [...]; of a real number the
-    differential one.
+    """Returns the entropy of a normalised distribution, nats, [...]; the differential entropy for a
+    real number.
 
     LogitNormal: `log(high deviation sqrt(2 pi e)) + E[log(s(u) s(-u))]`, s the sigmoid; the mean by
-    quadrature of Gauss and Hermite. Other than that of u it has a maximum: wide laws, which crowd
-    at the bounds, have little of it.
+    Gauss-Hermite quadrature. Unlike the entropy of u it has a maximum: a wide distribution has most
+    of its mass near the bounds, and so little entropy.
     """
     if not isinstance(distribution, LogitNormal):
         return masked_entropy(distribution, mask)
@@ -139,8 +136,8 @@ def entropy(distribution: Distribution, mask: jax.Array) -> jax.Array:
 
 
 def mode(distribution: Distribution, mask: jax.Array) -> jax.Array:
-    """Returns the most probable category, int32, or the median of a real number, float32 [...]; of
-    any distribution.
+    """Returns the most probable category, int32, or the median of a real number, float32 [...]; the
+    distribution need not be normalised.
     """
     return (
         distribution.high * jax.nn.sigmoid(distribution.mean)

@@ -1,7 +1,7 @@
 """Deep Q-learning: one network of action values, a slow copy to look ahead with, double and masked.
 
-    goal_a = r_a + gamma Q^(s', argmax_a' Q(s', a')),   loss = mean over the actions a that were
-    seen, by weight w_a, of huber(Q(s, a) - goal_a)
+    target_a = r_a + gamma Q^(s', argmax_a' Q(s', a'))
+    loss     = mean over the actions a that were seen, by weight w_a, of huber(Q(s, a) - target_a)
 
 With the twin all actions are seen, and w_a is `distributions.advantage_weight`, as in `learn.sac`.
 Mnih et al. (Nature 518, 2015), double after van Hasselt et al. (arXiv 1509.06461). Axes: N
@@ -15,36 +15,39 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from typing import Any as Env
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import cosine_adam, descend
-from jaxcoinfer.learn.replay import Algorithm, ReplayConfig, network, policy, train, training_loop
+from jaxcoinfer.learn.replay import (
+    Algorithm,
+    ReplayConfig,
+    Transition,
+    network,
+    policy,
+    train,
+    training_loop,
+)
 
-__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train", "training_loop"]
+__all__ = ["Config", "Hyper", "network", "policy", "train", "training_loop"]  # as of any learner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReplayConfig):
     """What decides shapes and branches: see `ReplayConfig`."""
 
-    def algorithm(self, env: Any, hyper: Any) -> Algorithm:
+    def algorithm(self, env: Env, hyper: Any) -> Algorithm:
         return algorithm(env, self, hyper)
 
 
 class Hyper(struct.PyTreeNode):
-    """Numbers of the training, so that a sweep is a `vmap`.
+    """Numbers of the training, so that a sweep is a `vmap`."""
 
-    learning_rate: initial step size, decays to 0 on a cosine; discount: gamma; exploration:
-    probability of a random valid action; focus: distance from the best value at which an error
-    counts half; tau: share of the network that goes into its slow copy with every batch;
-    huber_delta: the error from which on the loss grows linearly.
-    """
-
-    learning_rate: Any = 1e-3
-    discount: Any = 0.0
-    exploration: Any = 0.1
-    focus: Any = 0.05
-    tau: Any = 0.01
-    huber_delta: Any = 10.0
+    learning_rate: Any = 1e-3  # initial step size, decays to 0 on a cosine
+    discount: Any = 0.0  # gamma
+    exploration: Any = 0.1  # probability of a random valid action
+    focus: Any = 0.05  # distance from the best value at which an error counts half
+    tau: Any = 0.01  # share of the network that goes into its slow copy with every batch
+    huber_delta: Any = 10.0  # the error from which on the loss grows linearly
 
 
 def loss(
@@ -54,59 +57,51 @@ def loss(
     valid: jax.Array,
     huber_delta: jax.Array,
 ) -> jax.Array:
-    """Returns the mean of `sum_a w_a huber(Q(a) - goal_a) / sum_a w_a` over the transitions that
-    count.
+    """Returns the mean of `sum_a w_a huber(Q(a) - target_a) / sum_a w_a` over valid transitions.
 
-    `huber(x) = x^2 / 2` up to |x| = width, `width (|x| - width / 2)` beyond. values, targets [N,
-    A]; weight [N, A], 0 for actions that were not seen; valid [N], 0 or 1.
+    With d = huber_delta, `huber(x) = x^2 / 2` up to |x| = d, and `d (|x| - d / 2)` beyond. values,
+    targets [N, A]; weight [N, A], 0 for actions that were not seen; valid [N], 0 or 1.
     """
     error = jnp.abs(values - targets)
     inner = jnp.minimum(error, huber_delta)
     huber = 0.5 * inner**2 + huber_delta * (error - inner)
-    of_each = (weight * huber).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1e-9)
-    return (of_each * valid).sum() / jnp.maximum(valid.sum(), 1.0)
+    per_transition = (weight * huber).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1e-9)
+    return (per_transition * valid).sum() / jnp.maximum(valid.sum(), 1.0)
 
 
-def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
+def algorithm(env: Env, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the
     optimiser).
     """
     net: Any = network(env, config)
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
 
-    def start(key, observation):
+    def start(key: jax.Array, observation: jax.Array) -> tuple[Any, Any, Any]:
         weights = net.init(key, observation)
         return weights, weights, adam.init(weights)
 
-    def explore(key, learner, observation, mask):
+    def explore(key: jax.Array, learner: Any, observation: jax.Array, mask: jax.Array) -> jax.Array:
         key_whether, key_which = jax.random.split(key)
         drawn = jax.random.categorical(key_which, jnp.where(mask, 0.0, -jnp.inf)).astype(jnp.int32)
         best = distributions.masked_argmax(net.apply(learner[0], observation), mask)
         return jnp.where(jax.random.bernoulli(key_whether, hyper.exploration), drawn, best)
 
-    def learn(key, learner, batch):
+    def learn(key: jax.Array, learner: Any, batch: Transition) -> tuple[Any, Any, Any]:
         weights, slow, state = learner
-        following = distributions.masked_argmax(
+        next_action = distributions.masked_argmax(
             net.apply(weights, batch.next_observation), batch.next_mask
         )
-        ahead = distributions.take_action(net.apply(slow, batch.next_observation), following)
+        ahead = distributions.take_action(net.apply(slow, batch.next_observation), next_action)
         targets = batch.rewards + (hyper.discount * batch.not_terminated * ahead)[:, None]
+        slow_values = net.apply(slow, batch.observation)
+        weight = distributions.advantage_weight(slow_values, batch.mask, hyper.focus)
+        weight = jnp.where(batch.reward_mask, weight, 0.0)
 
-        near = distributions.advantage_weight(
-            net.apply(slow, batch.observation), batch.mask, hyper.focus
-        )
-        weight = jnp.where(batch.reward_mask, near, 0.0)
+        def batch_loss(weights: Any) -> jax.Array:
+            values = net.apply(weights, batch.observation)
+            return loss(values, targets, weight, batch.valid, hyper.huber_delta)
 
-        def miss(weights):
-            return loss(
-                net.apply(weights, batch.observation),
-                targets,
-                weight,
-                batch.valid,
-                hyper.huber_delta,
-            )
-
-        weights, state = descend(adam, jax.grad(miss)(weights), weights, state)
+        weights, state = descend(adam, jax.grad(batch_loss)(weights), weights, state)
         slow = jax.tree.map(lambda old, new: old + hyper.tau * (new - old), slow, weights)
         return weights, slow, state
 

@@ -1,10 +1,9 @@
-"""Training in stages, each some updates and a look at what was learned: all in one scan, or one by
-one.
+"""Training in stages, each some updates and an evaluation: all in one scan, or one by one.
 
-A learner says what one update and one look are, as a `TrainingLoop`. `train` goes through all
-stages at once. A run that must outlive its process goes from `init` by `advance`, and can be kept
-between two stages: a `TrainState` is all that the rest depends on, and stage i takes its key by its
-number, so it does not matter when and how often it was put aside.
+A learner says what one update and one evaluation are, as a `TrainingLoop`. `train` runs all stages
+at once. A run that must outlive its process starts with `init`, goes on by `advance`, and can be
+stored between two stages: a `TrainState` is all that the rest depends on, and stage i takes its key
+by its number, so it does not matter when and how often the run was interrupted.
 """
 
 from collections.abc import Callable
@@ -21,85 +20,84 @@ from jaxcoinfer.learn.networks import TrainResult
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """What is a learner's own; carry: all that changes while it learns.
+    """What one learner does in each stage; its state is all that changes while it learns."""
 
-    begin(key) -> (carry, test, key): test is what every look begins with, the key is that of the
-    stages. update(carry, key) -> carry; look(carry, test) -> mean utility a task, or reward a step;
-    weights(carry) -> those of the policy. n_stages: looks; n_updates: before each of them; n_steps:
-    tasks, or environment steps, of an update.
-    """
-
+    # key -> (learner state, test, key): every evaluation begins with test, the key is of the stages
     init: Callable[[jax.Array], tuple[Any, Any, jax.Array]]
+    # (learner state, key) -> learner state
     update: Callable[[Any, jax.Array], Any]
+    # (learner state, test) -> mean utility per task, or reward per step
     evaluate: Callable[[Any, Any], jax.Array]
-    weights: Callable[[Any], Any]
-    n_stages: int
-    n_updates: int
-    n_steps: int
+    weights: Callable[[Any], Any]  # learner state -> weights of its policy
+    n_stages: int  # each ends with an evaluation
+    n_updates: int  # per stage
+    n_steps: int  # tasks, or environment steps, per update
 
     @property
     def steps(self) -> jax.Array:
-        """Tasks, or environment steps, until each evaluate [n_stages], int32."""
+        """Tasks, or environment steps, up to each evaluation [n_stages], int32."""
         return jnp.arange(1, self.n_stages + 1) * (self.n_updates * self.n_steps)
 
-    def stage(self, carry: Any, test: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry after n_updates, and what a look then tells; consumes the key."""
-        carry, _ = jax.lax.scan(
-            lambda carry, key: (self.update(carry, key), None),
-            carry,
+    def stage(self, learner_state: Any, test: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the state after n_updates, and its evaluation; consumes the key."""
+        learner_state, _ = jax.lax.scan(
+            lambda learner_state, key: (self.update(learner_state, key), None),
+            learner_state,
             jax.random.split(key, self.n_updates),
         )
-        return carry, self.evaluate(carry, test)
+        return learner_state, self.evaluate(learner_state, test)
 
 
-LoopBuilder = Callable[
-    [Any, Any], TrainingLoop
-]  # (params, hyper) -> course; a learner's `training_loop` with shapes filled in
+# (params, hyper) -> training loop: a learner's `training_loop` with its shapes filled in
+LoopBuilder = Callable[[Any, Any], TrainingLoop]
 
 
 class TrainState(struct.PyTreeNode):
-    """Where a training stands: carry and test, as in `TrainingLoop`; key of the stages; stage
-    int32, how many are over; curve [n_stages]: what their looks told, zero for those to come.
-    """
+    """A training between two stages."""
 
-    carry: Any
-    test: Any
-    key: jax.Array
-    stage: jax.Array
-    curve: jax.Array
+    learner_state: Any  # as in `TrainingLoop`
+    test: Any  # as in `TrainingLoop`
+    key: jax.Array  # of all stages
+    stage: jax.Array  # int32, how many are done
+    curve: jax.Array  # float32 [n_stages], result of each evaluation; 0 for those to come
 
 
 def run(key: jax.Array, training_loop: TrainingLoop) -> tuple[Any, jax.Array]:
-    """Returns the carry after all stages, and what their looks told [n_stages]; consumes the key."""
-    carry, test, key = training_loop.init(key)
+    """Returns the learner state after all stages, and their evaluations [n_stages]; consumes the
+    key.
+    """
+    learner_state, test, key = training_loop.init(key)
     return jax.lax.scan(
-        lambda carry, key: training_loop.stage(carry, test, key),
-        carry,
+        lambda learner_state, key: training_loop.stage(learner_state, test, key),
+        learner_state,
         jax.random.split(key, training_loop.n_stages),
     )
 
 
 def train(key: jax.Array, training_loop: TrainingLoop) -> TrainResult:
-    """Returns what all stages come to, in one scan; consumes the key."""
-    carry, curve = run(key, training_loop)
-    return TrainResult(training_loop.weights(carry), curve, training_loop.steps)
+    """Returns the result of all stages, run in one scan; consumes the key."""
+    learner_state, curve = run(key, training_loop)
+    return TrainResult(training_loop.weights(learner_state), curve, training_loop.steps)
 
 
-@partial(jax.jit, static_argnames="outline")
+@partial(jax.jit, static_argnames="build_loop")
 def init(key: jax.Array, params: Any, hyper: Any, *, build_loop: LoopBuilder) -> TrainState:
-    """Returns where a training stands before its first stage; consumes the key."""
+    """Returns a training before its first stage; consumes the key."""
     training_loop = build_loop(params, hyper)
-    carry, test, key = training_loop.init(key)
-    return TrainState(carry, test, key, jnp.int32(0), jnp.zeros((training_loop.n_stages,)))
+    learner_state, test, key = training_loop.init(key)
+    curve = jnp.zeros((training_loop.n_stages,))
+    return TrainState(learner_state, test, key, jnp.int32(0), curve)
 
 
-@partial(jax.jit, static_argnames="outline")
+@partial(jax.jit, static_argnames="build_loop")
 def advance(
     train_state: TrainState, params: Any, hyper: Any, *, build_loop: LoopBuilder
 ) -> TrainState:
-    """Returns where it stands one stage later, of which there must be one left."""
+    """Returns the training one stage later; at least one stage must be left."""
     training_loop = build_loop(params, hyper)
     key = jax.random.split(train_state.key, training_loop.n_stages)[train_state.stage]
-    carry, score = training_loop.stage(train_state.carry, train_state.test, key)
+    learner_state, score = training_loop.stage(train_state.learner_state, train_state.test, key)
     curve = train_state.curve.at[train_state.stage].set(score)
-    return train_state.replace(carry=carry, stage=train_state.stage + 1, curve=curve)
+    return train_state.replace(
+        learner_state=learner_state, stage=train_state.stage + 1, curve=curve
+    )

@@ -1,5 +1,5 @@
-"""What the learners share: networks (Flax Linen modules behind `init` and `apply`) and how they
-descend.
+"""What the learners share: networks (Flax Linen modules behind `init` and `apply`) and gradient
+steps.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,20 @@ from jaxcoinfer.core.sharding import replicate
 
 
 class TrainResult(struct.PyTreeNode):
-    """weights of the policy; curve [n_evaluations]: mean utility a task, or reward a step, of each
-    look; steps [n_evaluations]: tasks, or environment steps, seen until then.
-    """
+    """What a training returns."""
 
-    weights: Any
-    curve: jax.Array
-    steps: jax.Array
+    weights: Any  # of the policy
+    curve: jax.Array  # float32 [n_evaluations], mean utility per task, or reward per step
+    steps: jax.Array  # int32 [n_evaluations], tasks, or environment steps, up to each evaluation
 
 
 @dataclass(frozen=True)
 class PolicySignature:
-    """What a learned function takes and gives, for who runs it elsewhere: features by name, meaning
-    of the output, and the function of this library that makes the features.
-    """
+    """What a learned function takes and returns, for those who run it without this library."""
 
-    features: tuple[str, ...]
-    meaning: str
-    made_by: str
+    features: tuple[str, ...]  # names of what it takes, in order
+    meaning: str  # of what it returns
+    made_by: str  # name of the function of this library that makes the features
 
 
 def orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

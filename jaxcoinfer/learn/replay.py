@@ -2,9 +2,9 @@
 all but their losses.
 
 With the twin, the buffer holds what every action would have earned, and not only the one taken.
-That is the whole truth where actions do not move the world (`on-demand`: link and load are not the
-device's doing), since the next state is then the same for all of them. Axes: N environments, M
-places of the buffer, F features, A actions.
+That is exact where actions do not change the world (in `on-demand` link and load do not depend on
+the device), since the next state is then the same for all of them. Axes: N environments, M places
+of the buffer, F features, A actions.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from typing import Any as Env
+from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.core.rollout import Policy, mean_reward, restart_ended
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult
 
-# (env, state, action, params) -> what each action earns [A]; the action taken matters only to who
-# takes several at once
+# (env, state, action, params) -> what each action earns [A]; the action taken matters only where
+# several are taken at once
 Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 
 
@@ -32,88 +34,85 @@ Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
 class ReplayConfig(ABC):
     """What decides shapes and branches of learning from a replay buffer.
 
-    n_envs environments take n_steps steps, then n_batches batches are learned from the latest
-    `buffer_size` transitions; updates_per_evaluation times so, then a look at the greedy policy;
-    n_evaluations times so. twin: learn from what every action would have earned.
+    An update: n_envs environments take n_steps steps, then n_batches batches are learned from the
+    latest `buffer_size` transitions.
     """
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (128, 128)  # widths of the layers of each network
     n_envs: int = 64
     n_steps: int = 4
     n_batches: int = 16
-    batch: int = 256
-    buffer_size: int = 1 << 16
-    n_evaluations: int = 20
+    batch: int = 256  # transitions
+    buffer_size: int = 1 << 16  # transitions
+    n_evaluations: int = 20  # of the greedy policy
     updates_per_evaluation: int = 20
     evaluation_envs: int = 256
     evaluation_steps: int = 100
-    twin: bool = True
+    twin: bool = True  # learn from what every action would have earned
 
     @abstractmethod
-    def algorithm(self, env: Any, hyper: Any) -> "Algorithm":
-        """Returns the algorithm these are the shapes of."""
+    def algorithm(self, env: Env, hyper: Any) -> "Algorithm":
+        """Returns the algorithm that these shapes belong to."""
 
     @property
     def n_updates(self) -> int:
-        """Batches learned in all."""
+        """Batches of the whole training."""
         return self.n_evaluations * self.updates_per_evaluation * self.n_batches
 
 
 class Transition(struct.PyTreeNode):
-    """One step: observation [F], mask [A] bool and action int32 before it; rewards [A]: what each
-    action earns, of which `reward_mask` bool [A] were seen; next_observation [F], next_mask [A]
-    after it; not_terminated: 0 where the world ended, 1 also where only the record did; valid: 0
-    where the environment had ended before.
-    """
+    """One step of one environment."""
 
-    observation: jax.Array
-    mask: jax.Array
-    action: jax.Array
-    rewards: jax.Array
-    reward_mask: jax.Array
-    next_observation: jax.Array
-    next_mask: jax.Array
-    not_terminated: jax.Array
-    valid: jax.Array
+    observation: jax.Array  # float32 [F], before the step
+    mask: jax.Array  # bool [A], valid actions before the step
+    action: jax.Array  # int32
+    rewards: jax.Array  # float32 [A], of each action
+    reward_mask: jax.Array  # bool [A], which of the rewards were seen
+    next_observation: jax.Array  # float32 [F], after the step
+    next_mask: jax.Array  # bool [A], valid actions after the step
+    not_terminated: jax.Array  # float32, 0 where the world ended; 1 where only the record did
+    valid: jax.Array  # float32, 0 where the environment had ended before
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What is the algorithm's own; learner: its weights and all else it adapts.
+    """What one algorithm adds; its learner is its weights and all else that it adapts."""
 
-    start(key, observation) -> learner; explore(key, learner, observation, mask) -> action;
-    learn(key, learner, batch) -> learner; weights(learner) -> those `policy` takes.
-    """
-
+    # (key, observation) -> learner
     start: Callable[[jax.Array, jax.Array], Any]
+    # (key, learner, observation, mask) -> action
     explore: Callable[[jax.Array, Any, jax.Array, jax.Array], jax.Array]
+    # (key, learner, batch) -> learner
     learn: Callable[[jax.Array, Any, Transition], Any]
+    # learner -> weights that `policy` takes
     weights: Callable[[Any], Any]
 
 
 def outcomes_of(
     reward: jax.Array, action: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns (earned, known) [A] where only the action taken was seen."""
+    """Returns (rewards, reward_mask) [A] where only the action taken was seen."""
     taken = jnp.arange(mask.shape[0], dtype=jnp.int32) == action
     return jnp.where(taken, reward, 0.0), taken
 
 
 def collect(
     key: jax.Array,
-    env: Any,
+    env: Env,
     params: Any,
     explore: Callable,
-    start: tuple[Any, Any],
+    start: tuple[Any, TimeStep],
     n_steps: int,
-    outcomes: Any,
-) -> tuple[tuple[Any, Any], Transition]:
+    outcomes: Outcomes | None,
+) -> tuple[tuple[Any, TimeStep], Transition]:
     """Returns (state, timestep) of N environments n_steps later, and the transitions [n_steps, N].
 
     explore(key, observation, mask) -> action; outcomes: None without the twin.
     """
 
-    def one(key, state, timestep):
+    def one(
+        key: jax.Array, state: Any, timestep: TimeStep
+    ) -> tuple[tuple[Any, TimeStep], Transition]:
         mask = env.mask(state, params)
         action = explore(key, timestep.observation, mask)
         ended = timestep.terminated | timestep.truncated
@@ -122,7 +121,7 @@ def collect(
             rewards, reward_mask = outcomes_of(next_timestep.reward, action, mask)
         else:
             rewards, reward_mask = jnp.where(mask, outcomes(env, state, action, params), 0.0), mask
-        seen = Transition(
+        transition = Transition(
             timestep.observation,
             mask,
             action,
@@ -133,95 +132,119 @@ def collect(
             (~next_timestep.terminated).astype(jnp.float32),
             (~ended).astype(jnp.float32),
         )
-        return (after, next_timestep), seen
+        return (after, next_timestep), transition
 
-    def step(carry, key):
-        keys = jax.random.split(key, carry[1].reward.shape[0])
-        return jax.vmap(one)(keys, *carry)
+    def step(envs: tuple[Any, TimeStep], key: jax.Array) -> tuple[tuple[Any, TimeStep], Transition]:
+        keys = jax.random.split(key, envs[1].reward.shape[0])
+        return jax.vmap(one)(keys, *envs)
 
     return jax.lax.scan(step, shard(start), jax.random.split(key, n_steps))
 
 
-def network(env: Any, config: ReplayConfig) -> Mlp:
+def network(env: Env, config: ReplayConfig) -> Mlp:
     """Logits, or values, of all actions [A] from one observation [F]."""
     return Mlp(config.hidden, env.n_actions)
 
 
-def policy(env: Any, config: ReplayConfig, weights: Any) -> Policy:
+def policy(env: Env, config: ReplayConfig, weights: Any) -> Policy:
     """The valid action of the largest logit, or value."""
     net: Any = network(env, config)
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: Any, observation: jax.Array, params: Any) -> jax.Array:
         return distributions.masked_argmax(net.apply(weights, observation), env.mask(state, params))
 
     return act
 
 
-def training_loop(
-    params: Any, hyper: Any, *, env: Any, config: ReplayConfig, outcomes: Outcomes | None = None
-) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is (learner, environments, buffer, transitions
-    seen).
+@dataclass(frozen=True)
+class _Training:
+    """What all updates of one training share; its learner state is (learner, environments, buffer,
+    transitions so far), where environments are (state, timestep) of N.
     """
+
+    env: Env
+    params: Any
+    config: ReplayConfig
+    outcomes: Outcomes | None  # None without the twin
+    algorithm: Algorithm
+
+    def init(self, key: jax.Array) -> tuple[Any, Any, jax.Array]:
+        """As `TrainingLoop.init`."""
+        key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
+        reset = jax.vmap(self.env.reset, (0, None))
+        envs = reset(jax.random.split(key_envs, self.config.n_envs), self.params)
+        test = reset(jax.random.split(key_test, self.config.evaluation_envs), self.params)
+        observation = jax.tree.map(lambda leaf: leaf[0], envs[1].observation)
+        learner = self.algorithm.start(key_start, observation)
+        return (learner, envs, self._empty_buffer(learner, envs), jnp.int32(0)), test, key_run
+
+    def update(self, learner_state: Any, key: jax.Array) -> Any:
+        """As `TrainingLoop.update`."""
+        learner, envs, buffer, count = learner_state
+        key_collect, key_restart, key_learn = jax.random.split(key, 3)
+        envs, transitions = self._collect(key_collect, learner, envs, self.config.n_steps)
+        envs = restart_ended(self.env, self.params, key_restart, *envs)
+        buffer = _write(buffer, transitions, count)
+        count = count + self.config.n_envs * self.config.n_steps
+
+        def learn(learner: Any, key: jax.Array) -> tuple[Any, None]:
+            key_places, key_own = jax.random.split(key)
+            n_filled = jnp.minimum(count, self.config.buffer_size)
+            places = shard(jax.random.randint(key_places, (self.config.batch,), 0, n_filled))
+            batch = jax.tree.map(lambda leaf: leaf[places], buffer)
+            return self.algorithm.learn(key_own, learner, batch), None
+
+        batches = jax.random.split(key_learn, self.config.n_batches)
+        learner, _ = jax.lax.scan(learn, learner, batches)
+        return learner, envs, buffer, count
+
+    def evaluate(self, learner_state: Any, test: Any) -> jax.Array:
+        """As `TrainingLoop.evaluate`."""
+        act = policy(self.env, self.config, self.weights(learner_state))
+        return mean_reward(self.env, self.params, act, test, self.config.evaluation_steps)
+
+    def weights(self, learner_state: Any) -> Any:
+        """As `TrainingLoop.weights`."""
+        return self.algorithm.weights(learner_state[0])
+
+    def _collect(
+        self, key: jax.Array, learner: Any, envs: tuple[Any, TimeStep], n_steps: int
+    ) -> tuple[tuple[Any, TimeStep], Transition]:
+        def explore(key: jax.Array, observation: jax.Array, mask: jax.Array) -> jax.Array:
+            return self.algorithm.explore(key, learner, observation, mask)
+
+        return collect(key, self.env, self.params, explore, envs, n_steps, self.outcomes)
+
+    def _empty_buffer(self, learner: Any, envs: tuple[Any, TimeStep]) -> Transition:
+        size = self.config.buffer_size
+        shapes = jax.eval_shape(lambda: self._collect(jax.random.key(0), learner, envs, 1)[1])
+        return jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[2:]), leaf.dtype), shapes)
+
+
+def training_loop(
+    params: Any, hyper: Any, *, env: Env, config: ReplayConfig, outcomes: Outcomes | None = None
+) -> TrainingLoop:
+    """Returns what `learn.loop` runs; outcomes: as in `train`."""
     if config.twin and outcomes is None:
         raise ValueError(
             "twin=True needs `outcomes`, what every action earns; give it, or set twin=False."
         )
-    asked = outcomes if config.twin else None
     if config.buffer_size % (config.n_envs * config.n_steps):
         raise ValueError(
-            f"buffer_size: {config.buffer_size}; must be a multiple of n_envs * n_steps, which is written at once."
+            f"buffer_size: {config.buffer_size}; must be a multiple of n_envs * n_steps, "
+            "which is written at once."
         )
-    algorithm = config.algorithm(env, hyper)
-
-    def init(key):
-        key_start, key_envs, key_test, key_run = jax.random.split(key, 4)
-        reset = jax.vmap(env.reset, (0, None))
-        begun = reset(jax.random.split(key_envs, config.n_envs), params)
-        test = reset(jax.random.split(key_test, config.evaluation_envs), params)
-        learner = algorithm.start(
-            key_start, jax.tree.map(lambda leaf: leaf[0], begun[1].observation)
-        )
-        empty = _empty(key, env, params, algorithm, learner, begun, config, asked)
-        return (learner, begun, empty, jnp.int32(0)), test, key_run
-
-    def update(carry, key):
-        learner, envs, buffer, count = carry
-        key_collect, key_restart, key_learn = jax.random.split(key, 3)
-        explore = partial(_explore, algorithm, learner)
-        envs, seen = collect(key_collect, env, params, explore, envs, config.n_steps, asked)
-        envs = restart_ended(env, params, key_restart, *envs)
-        buffer = _write(buffer, seen, count)
-        count = count + config.n_envs * config.n_steps
-
-        def learn(learner, key):
-            key_places, key_own = jax.random.split(key)
-            places = shard(
-                jax.random.randint(
-                    key_places, (config.batch,), 0, jnp.minimum(count, config.buffer_size)
-                )
-            )
-            return algorithm.learn(
-                key_own, learner, jax.tree.map(lambda leaf: leaf[places], buffer)
-            ), None
-
-        learner, _ = jax.lax.scan(learn, learner, jax.random.split(key_learn, config.n_batches))
-        return learner, envs, buffer, count
-
-    def evaluate(carry, test):
-        act = policy(env, config, algorithm.weights(carry[0]))
-        return mean_reward(env, params, act, test, config.evaluation_steps)
-
-    n_steps = config.n_steps * config.n_envs
-    n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
+    training = _Training(
+        env, params, config, outcomes if config.twin else None, config.algorithm(env, hyper)
+    )
     return TrainingLoop(
-        init,
-        update,
-        evaluate,
-        lambda carry: algorithm.weights(carry[0]),
-        n_stages,
-        n_updates,
-        n_steps,
+        training.init,
+        training.update,
+        training.evaluate,
+        training.weights,
+        n_stages=config.n_evaluations,
+        n_updates=config.updates_per_evaluation,
+        n_steps=config.n_steps * config.n_envs,
     )
 
 
@@ -231,38 +254,24 @@ def train(
     params: Any,
     hyper: Any,
     *,
-    env: Any,
+    env: Env,
     config: ReplayConfig,
     outcomes: Outcomes | None = None,
 ) -> TrainResult:
     """Trains in one scan; consumes the key. Keys, params and hyper-parameters can be vmapped.
 
     outcomes(env, state, action, params) -> what each action earns [A], for the twin; actions must
-    not move the world.
+    not change the world.
     """
     return loop.train(key, training_loop(params, hyper, env=env, config=config, outcomes=outcomes))
 
 
-def _explore(algorithm, learner, key, observation, mask):
-    return algorithm.explore(key, learner, observation, mask)
+def _write(buffer: Transition, transitions: Transition, count: jax.Array) -> Transition:
+    """Writes transitions [n_steps, N] over the oldest."""
 
-
-def _empty(key, env, params, algorithm, learner, begun, config, asked) -> Transition:
-    explore = partial(_explore, algorithm, learner)
-    shapes = jax.eval_shape(
-        lambda k, b: collect(k, env, params, explore, b, 1, asked)[1], key, begun
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.zeros((config.buffer_size, *leaf.shape[2:]), leaf.dtype), shapes
-    )
-
-
-def _write(buffer: Transition, seen: Transition, count: jax.Array) -> Transition:
-    """Writes seen [n_steps, N] over the oldest."""
-
-    def write(old, new):
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
         flat = replicate(new.reshape(-1, *new.shape[2:]))
         place = (count % old.shape[0],) + (0,) * (old.ndim - 1)
         return jax.lax.dynamic_update_slice(old, flat, place)
 
-    return jax.tree.map(write, buffer, seen)
+    return jax.tree.map(write, buffer, transitions)

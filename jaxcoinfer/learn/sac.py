@@ -3,20 +3,25 @@ learned temperature.
 
 With pi the policy, Q_1, Q_2 the critics, Q^ their slow copies and tau the temperature,
 
-    V(s)   = sum_a pi(a|s) (min_i Q^_i(s, a) - tau log pi(a|s))
-    critic:  mean over the actions a that were seen, by weight w_a, of (Q_i(s, a) - r_a - gamma
-    V(s'))^2 actor:   sum_a pi(a|s) (tau log pi(a|s) - min_i Q_i(s, a)) temperature: tau (H(pi(.|s))
-    - h log n), with n the valid actions of the state and h in (0, 1)
+    V(s) = sum_a pi(a|s) (min_i Q^_i(s, a) - tau log pi(a|s))
+
+and the losses are
+
+    critic:       mean over the actions a that were seen, by weight w_a, of
+                  (Q_i(s, a) - r_a - gamma V(s'))^2
+    actor:        sum_a pi(a|s) (tau log pi(a|s) - min_i Q_i(s, a))
+    temperature:  tau (H(pi(.|s)) - h log n), n the valid actions of the state, h in (0, 1)
 
 With the twin all actions are seen, and most are far from being taken: w_a is
-`distributions.advantage_weight`, so that the critics do not spend themselves on how bad a deadline
-missed is. It depends on what is known only and so moves no mean.
+`distributions.advantage_weight`, so that the critics spend no capacity on how bad a missed deadline
+is. It depends only on the slow critics and the state, not on the rewards, and so shifts no mean.
 
 Haarnoja et al., *Soft Actor-Critic Algorithms and Applications* (arXiv 1812.05905), discrete after
 Christodoulou (arXiv 1910.07207): the method of Niu et al. (arXiv 2201.02968); networks and numbers
 are ours. Axes: N transitions, A actions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from typing import Any as Env
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import cosine_adam, descend
 from jaxcoinfer.learn.replay import (
@@ -36,40 +42,34 @@ from jaxcoinfer.learn.replay import (
     training_loop,
 )
 
-__all__ = ["Config", "Hyper", "algorithm", "network", "policy", "train", "training_loop"]
+__all__ = ["Config", "Hyper", "network", "policy", "train", "training_loop"]  # as of any learner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReplayConfig):
     """What decides shapes and branches: see `ReplayConfig`."""
 
-    def algorithm(self, env: Any, hyper: Any) -> Algorithm:
+    def algorithm(self, env: Env, hyper: Any) -> Algorithm:
         return algorithm(env, self, hyper)
 
 
 class Hyper(struct.PyTreeNode):
-    """Numbers of the training, so that a sweep is a `vmap`.
+    """Numbers of the training, so that a sweep is a `vmap`."""
 
-    learning_rate: initial step size, decays to 0 on a cosine; discount: gamma; entropy_share: h,
-    the entropy that is held, of the largest possible; focus: distance from the best value at which
-    an error counts half; tau: share of the critics that goes into their slow copies with every
-    batch.
-    """
-
-    learning_rate: Any = 1e-3
-    discount: Any = 0.0
-    entropy_share: Any = 0.1
-    focus: Any = 0.05
-    tau: Any = 0.01
+    learning_rate: Any = 1e-3  # initial step size, decays to 0 on a cosine
+    discount: Any = 0.0  # gamma
+    entropy_share: Any = 0.1  # h: the entropy that is kept, as a share of the largest possible
+    focus: Any = 0.05  # distance from the best value at which an error counts half
+    tau: Any = 0.01  # share of the critics that goes into their slow copies with every batch
 
 
 class Weights(struct.PyTreeNode):
-    """actor; critic: both, stacked [2]; slow: their copies; log_temperature."""
+    """Everything that the algorithm learns."""
 
     actor: Any
-    critic: Any
-    slow: Any
-    log_temperature: jax.Array
+    critic: Any  # of both critics, every leaf [2, ...]
+    slow: Any  # their slow copies, likewise
+    log_temperature: jax.Array  # float32
 
 
 def state_value(
@@ -82,8 +82,8 @@ def state_value(
 def critic_loss(
     values: jax.Array, targets: jax.Array, weight: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    """Returns the mean of `sum_a w_a (Q_i(a) - goal_a)^2 / sum_a w_a` over critics and the
-    transitions that count.
+    """Returns the mean of `sum_a w_a (Q_i(a) - target_a)^2 / sum_a w_a` over critics and valid
+    transitions.
 
     values [2, N, A]; targets [N, A]; weight [N, A], 0 for actions that were not seen; valid [N], 0
     or 1.
@@ -95,16 +95,18 @@ def critic_loss(
 
 
 def actor_loss(
-    log_pi: jax.Array, values: jax.Array, mask: jax.Array, temperature: jax.Array, valid
+    log_pi: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    temperature: jax.Array,
+    valid: jax.Array,
 ) -> jax.Array:
-    """Returns the mean of `-V` with the critics' own values, [2, N, A], over the transitions that
-    count.
-    """
+    """Returns the mean of `-V` over valid transitions; values [2, N, A]: of the critics."""
     return -_mean(state_value(log_pi, values, mask, temperature), valid)
 
 
 def temperature_loss(
-    log_temperature: jax.Array, entropy: jax.Array, target: jax.Array, valid
+    log_temperature: jax.Array, entropy: jax.Array, target: jax.Array, valid: jax.Array
 ) -> jax.Array:
     """Returns the mean of `tau (H - target)`; entropy, target [N] nats."""
     return jnp.exp(log_temperature) * _mean(entropy - target, valid)
@@ -119,74 +121,74 @@ def _mean(values: jax.Array, valid: jax.Array) -> jax.Array:
     return (values * valid).sum() / jnp.maximum(valid.sum(), 1.0)
 
 
-def algorithm(env: Any, config: ReplayConfig, hyper: Hyper) -> Algorithm:
+def algorithm(env: Env, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (Weights, states of the three optimisers)."""
     net: Any = network(env, config)
-    both = jax.vmap(net.apply, (0, None))
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
 
-    def start(key, observation):
+    def start(key: jax.Array, observation: jax.Array) -> tuple[Weights, tuple]:
         key_actor, key_critic = jax.random.split(key)
         critic = jax.vmap(net.init, (0, None))(jax.random.split(key_critic), observation)
         weights = Weights(
             net.init(key_actor, observation), critic, critic, jnp.log(jnp.float32(0.1))
         )
-        return weights, tuple(
-            adam.init(part) for part in (weights.critic, weights.actor, weights.log_temperature)
-        )
+        return weights, tuple(adam.init(part) for part in _learned(weights))
 
-    def explore(key, learner, observation, mask):
+    def explore(key: jax.Array, learner: Any, observation: jax.Array, mask: jax.Array) -> jax.Array:
         logits = distributions.masked_log_softmax(net.apply(learner[0].actor, observation), mask)
         return jax.random.categorical(key, logits).astype(jnp.int32)
 
-    def losses(batch: Transition, weights: Weights):
-        """The three losses as functions of their own weights, all at the weights as they are."""
-        temperature = jnp.exp(weights.log_temperature)
-        log_next = distributions.masked_log_softmax(
-            net.apply(weights.actor, batch.next_observation), batch.next_mask
-        )
-        ahead = state_value(
-            log_next, both(weights.slow, batch.next_observation), batch.next_mask, temperature
-        )
-        targets = batch.rewards + (hyper.discount * batch.not_terminated * ahead)[:, None]
-        values = both(weights.critic, batch.observation)
-        near = distributions.advantage_weight(
-            both(weights.slow, batch.observation).min(axis=0), batch.mask, hyper.focus
-        )
-        weight = jnp.where(batch.reward_mask, near, 0.0)
-
-        def of_critic(critic):
-            return critic_loss(both(critic, batch.observation), targets, weight, batch.valid)
-
-        def of_actor(actor):
-            log_pi = distributions.masked_log_softmax(
-                net.apply(actor, batch.observation), batch.mask
-            )
-            return actor_loss(log_pi, values, batch.mask, temperature, batch.valid)
-
-        def of_temperature(log_temperature):
-            log_pi = distributions.masked_log_softmax(
-                net.apply(weights.actor, batch.observation), batch.mask
-            )
-            target = entropy_target(batch.mask, hyper.entropy_share)
-            return temperature_loss(
-                log_temperature,
-                distributions.masked_entropy(log_pi, batch.mask),
-                target,
-                batch.valid,
-            )
-
-        return of_critic, of_actor, of_temperature
-
-    def learn(key, learner, batch):
+    def learn(key: jax.Array, learner: Any, batch: Transition) -> tuple[Weights, tuple]:
         weights, states = learner
-        parts = (weights.critic, weights.actor, weights.log_temperature)
-        gradients = [
-            jax.grad(loss)(part) for loss, part in zip(losses(batch, weights), parts, strict=True)
-        ]
+        parts = _learned(weights)
+        losses = _losses(net, hyper, batch, weights)
+        gradients = [jax.grad(loss)(part) for loss, part in zip(losses, parts, strict=True)]
         stepped = [descend(adam, *each) for each in zip(gradients, parts, states, strict=True)]
         (critic, actor, log_temperature), states = zip(*stepped, strict=True)
         slow = jax.tree.map(lambda old, new: old + hyper.tau * (new - old), weights.slow, critic)
         return Weights(actor, critic, slow, log_temperature), states
 
     return Algorithm(start, explore, learn, lambda learner: learner[0].actor)
+
+
+def _learned(weights: Weights) -> tuple[Any, Any, jax.Array]:
+    """The three parts that gradients change, in the order of `_losses`."""
+    return weights.critic, weights.actor, weights.log_temperature
+
+
+def _losses(
+    net: Any, hyper: Hyper, batch: Transition, weights: Weights
+) -> tuple[Callable[[Any], jax.Array], ...]:
+    """Returns the losses of critic, actor and temperature, each a function of its own weights, with
+    all other weights as they are.
+    """
+    both = jax.vmap(net.apply, (0, None))
+    temperature = jnp.exp(weights.log_temperature)
+    log_next = distributions.masked_log_softmax(
+        net.apply(weights.actor, batch.next_observation), batch.next_mask
+    )
+    ahead = state_value(
+        log_next, both(weights.slow, batch.next_observation), batch.next_mask, temperature
+    )
+    targets = batch.rewards + (hyper.discount * batch.not_terminated * ahead)[:, None]
+    values = both(weights.critic, batch.observation)
+    slow_values = both(weights.slow, batch.observation).min(axis=0)
+    weight = distributions.advantage_weight(slow_values, batch.mask, hyper.focus)
+    weight = jnp.where(batch.reward_mask, weight, 0.0)
+
+    def log_policy(actor: Any) -> jax.Array:
+        return distributions.masked_log_softmax(net.apply(actor, batch.observation), batch.mask)
+
+    def of_critic(critic: Any) -> jax.Array:
+        return critic_loss(both(critic, batch.observation), targets, weight, batch.valid)
+
+    def of_actor(actor: Any) -> jax.Array:
+        return actor_loss(log_policy(actor), values, batch.mask, temperature, batch.valid)
+
+    def of_temperature(log_temperature: jax.Array) -> jax.Array:
+        log_pi = log_policy(weights.actor)
+        target = entropy_target(batch.mask, hyper.entropy_share)
+        entropy = distributions.masked_entropy(log_pi, batch.mask)
+        return temperature_loss(log_temperature, entropy, target, batch.valid)
+
+    return of_critic, of_actor, of_temperature

@@ -35,7 +35,8 @@ def read_flax(module: Any, input_shape: Sequence[int], call: Mapping[str, Any]) 
     origin = type(module).__name__
     if not input_shape or input_shape[0] != 1:
         raise ProfileError(
-            f"{origin}: input shape {tuple(input_shape)}; allowed: batch 1 first, as in (1, 32, 32, 3)"
+            f"{origin}: input shape {tuple(input_shape)}; "
+            "allowed: batch 1 first, as in (1, 32, 32, 3)"
         )
     x = jax.ShapeDtypeStruct(tuple(input_shape), "float32")
     try:
@@ -44,9 +45,9 @@ def read_flax(module: Any, input_shape: Sequence[int], call: Mapping[str, Any]) 
             variables, x
         )
     except FlaxError as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise ProfileError(
-            f"{origin}: cannot be applied ({said}); call it for inference, as with train=False"
+            f"{origin}: cannot be applied ({reason}); call it for inference, as with train=False"
         ) from None
     if len(closed.jaxpr.outvars) != 1:
         n = len(closed.jaxpr.outvars)
@@ -55,9 +56,9 @@ def read_flax(module: Any, input_shape: Sequence[int], call: Mapping[str, Any]) 
         )
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
     walk = _Walk(origin)
-    given = [walk.constant(_learned(path, leaf)) for path, leaf in leaves]
+    weights = [walk.constant(_learned(path, leaf)) for path, leaf in leaves]
     begin = walk.tensor(x)
-    (end,) = walk.run(closed.jaxpr, [*given, begin], "")
+    (end,) = walk.run(closed.jaxpr, [*weights, begin], "")
     return Graph(origin, begin, end, tuple(walk.nodes), walk.tensors)
 
 
@@ -88,17 +89,17 @@ class _Walk:
         self.constants[name] = weights
         return name
 
-    def run(self, jaxpr: Any, given: Sequence[str], scope: str) -> list[str]:
+    def run(self, jaxpr: Any, arguments: Sequence[str], scope: str) -> list[str]:
         """Adds the nodes of `jaxpr`, called with those values; returns its outputs."""
-        names = dict(zip(jaxpr.invars, given, strict=True)) | {
+        names = dict(zip(jaxpr.invars, arguments, strict=True)) | {
             v: self.constant({}) for v in jaxpr.constvars
         }
 
-        def of(atom: Any) -> str:
+        def name_of(atom: Any) -> str:
             return "" if hasattr(atom, "val") else names[atom]
 
         for eqn in jaxpr.eqns:
-            inputs = [of(atom) for atom in eqn.invars]
+            inputs = [name_of(atom) for atom in eqn.invars]
             label = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
             inner = _called(eqn)
             if inner is None:
@@ -106,7 +107,7 @@ class _Walk:
             else:
                 outputs = self.run(getattr(inner, "jaxpr", inner), inputs, label)
             names.update(zip(eqn.outvars, outputs, strict=True))
-        return [of(atom) for atom in jaxpr.outvars]
+        return [name_of(atom) for atom in jaxpr.outvars]
 
     def _add(self, eqn: Any, inputs: Sequence[str], label: str) -> list[str]:
         weights = {k: v for name in inputs for k, v in self.constants.get(name, {}).items()}
@@ -142,12 +143,12 @@ def _cost(op: str, eqn: Any) -> tuple[str, int]:
     """(kind, FLOP) of an equation, ("", 0) of one that is no kernel."""
     into, out = eqn.invars[0].aval, eqn.outvars[0].aval.size
     if op == "conv_general_dilated":
-        kernel, (to, of, *_) = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec
-        if (
-            max(eqn.params["lhs_dilation"], default=1) > 1
-        ):  # transposed: the zeros between its inputs cost nothing
-            return CONV, 2 * into.size * kernel.size // kernel.shape[of]
-        return CONV, 2 * out * kernel.size // kernel.shape[to]
+        kernel = eqn.invars[1].aval
+        outputs_axis, inputs_axis, *_ = eqn.params["dimension_numbers"].rhs_spec
+        if max(eqn.params["lhs_dilation"], default=1) > 1:
+            # Transposed: the zeros between its inputs cost nothing.
+            return CONV, 2 * into.size * kernel.size // kernel.shape[inputs_axis]
+        return CONV, 2 * out * kernel.size // kernel.shape[outputs_axis]
     if op == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return LINEAR, 2 * out * math.prod(into.shape[axis] for axis in contracted)

@@ -75,8 +75,10 @@ def _load(onnx: Any, path: Path) -> Any:
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:
-        what = "weights in another file cannot be read; put it beside the model or export with weights inside"
-        raise ProfileError(f"{path}: {what}: {_short(error)}") from None
+        raise ProfileError(
+            f"{path}: weights in another file cannot be read; put it beside the model or export "
+            f"with weights inside: {_short(error)}"
+        ) from None
     inliner = importlib.import_module("onnx.inliner")
     return inliner.inline_local_functions(model) if model.functions else model
 
@@ -117,7 +119,7 @@ def _inputs(model: Any) -> list[Any]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
-def _fix_input(model: Any, path: Path, asked: Sequence[int] | None) -> None:
+def _fix_input(model: Any, path: Path, input_shape: Sequence[int] | None) -> None:
     """Gives the one input a fixed shape of batch 1, and forgets what the file says of all shapes
     behind it.
     """
@@ -135,7 +137,7 @@ def _fix_input(model: Any, path: Path, asked: Sequence[int] | None) -> None:
     open_ = [
         dim.dim_value for dim in value.type.tensor_type.shape.dim
     ]  # 0 where the size is left open
-    shape = _agreed(open_, asked, f"{path}: input '{value.name}'")
+    shape = _agreed(open_, input_shape, f"{path}: input '{value.name}'")
     del value.type.tensor_type.shape.dim[:]
     for size in shape:
         value.type.tensor_type.shape.dim.add().dim_value = size
@@ -143,17 +145,17 @@ def _fix_input(model: Any, path: Path, asked: Sequence[int] | None) -> None:
     outputs[0].type.tensor_type.ClearField("shape")
 
 
-def _agreed(known: list[int], asked: Sequence[int] | None, what: str) -> list[int]:
+def _agreed(known: list[int], input_shape: Sequence[int] | None, what: str) -> list[int]:
     shown = ",".join(str(size) if size else "?" for size in known)
-    if asked is not None:
+    if input_shape is not None:
         if known and (
-            len(known) != len(asked)
-            or any(k not in (0, a) for k, a in zip(known, asked, strict=True))
+            len(known) != len(input_shape)
+            or any(k not in (0, a) for k, a in zip(known, input_shape, strict=True))
         ):
             raise ProfileError(
-                f"{what} has the shape {shown}, which is not {','.join(map(str, asked))}"
+                f"{what} has the shape {shown}, which is not {','.join(map(str, input_shape))}"
             )
-        shape = list(asked)
+        shape = list(input_shape)
     else:
         shape = [1, *known[1:]] if known[:1] == [0] else known  # an open batch is 1
     if not shape or 0 in shape:
@@ -166,17 +168,17 @@ def _agreed(known: list[int], asked: Sequence[int] | None, what: str) -> list[in
 
 def _tensors(onnx: Any, model: Any) -> dict[str, Tensor]:
     """Every tensor of which all sizes are known."""
-    graph, found = model.graph, {}
+    graph, known = model.graph, {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
         if kind.elem_type and kind.HasField("shape") and min(sizes, default=0) >= 0:
-            found[value.name] = Tensor(tuple(sizes), _width(onnx, kind.elem_type))
+            known[value.name] = Tensor(tuple(sizes), _width(onnx, kind.elem_type))
     weights = {
         tensor.name: Tensor(tuple(tensor.dims), _width(onnx, tensor.data_type))
         for tensor in graph.initializer
     }
-    return found | weights
+    return known | weights
 
 
 def _width(onnx: Any, elem_type: int) -> int:
@@ -190,9 +192,9 @@ def _freeze_shapes(onnx: Any, model: Any, tensors: Mapping[str, Tensor]) -> None
     for node in model.graph.node:
         if node.op_type not in ("Shape", "Size") or node.input[0] not in tensors:
             continue
-        given = {attribute.name: attribute.i for attribute in node.attribute}
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
         tensor = tensors[node.input[0]]
-        sizes = np.array(tensor.shape[given.get("start") : given.get("end")], np.int64)
+        sizes = np.array(tensor.shape[attributes.get("start") : attributes.get("end")], np.int64)
         value = onnx.numpy_helper.from_array(
             sizes if node.op_type == "Shape" else np.array(tensor.elements, np.int64)
         )
@@ -233,14 +235,15 @@ def _weights(node: Any, constants: set[str], tensors: Mapping[str, Tensor]) -> l
     """
     if node.op_type in _NO_WEIGHTS:
         return []
-    given = node.input[:3] if node.op_type == "BatchNormalization" else node.input
-    named = [name for name in given if name in constants and name in tensors]
+    candidates = node.input[:3] if node.op_type == "BatchNormalization" else node.input
+    named = [name for name in candidates if name in constants and name in tensors]
     return [name for name in named if tensors[name].shape and tensors[name].width < 64]
 
 
 def _cost(onnx: Any, node: Any, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     """(kind, FLOP) of a node, ("", 0) of one that is no kernel."""
-    op, given = node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    op = node.op_type
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     into, out = tensors[node.input[0]], tensors[node.output[0]].elements
     if op in _CONVOLUTIONS:
         return CONV, 2 * out * math.prod(tensors[node.input[_CONVOLUTIONS[op]]].shape[1:])
@@ -249,10 +252,10 @@ def _cost(onnx: Any, node: Any, tensors: Mapping[str, Tensor]) -> tuple[str, int
     if op in _PRODUCTS:
         return LINEAR, 2 * out * into.shape[-1]
     if op == "Gemm":
-        return LINEAR, 2 * out * into.shape[0 if given.get("transA") else 1]
+        return LINEAR, 2 * out * into.shape[0 if attributes.get("transA") else 1]
     window = 1
     if op in _POOLINGS:
-        window = math.prod(given["kernel_shape"])
+        window = math.prod(attributes["kernel_shape"])
     elif op in _GLOBAL_POOLINGS or (op in _REDUCTIONS and _over_space(into.shape, out)):
         window = into.elements // out
     return (POOL, out * window) if window > 1 else ("", 0)

@@ -20,10 +20,10 @@ BITS_OF_A_PICTURE = 8  # of each value, as cameras and files keep it
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What flows between nodes: `width` bits for each of its elements."""
+    """What flows between nodes."""
 
-    shape: tuple[int, ...]
-    width: int
+    shape: tuple[int, ...]  # batch 1 first
+    width: int  # bits of each element
 
     @property
     def elements(self) -> int:
@@ -36,56 +36,48 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """An operation. `inputs` are activations alone; what hangs on no input of the network is in
-    `weights`, by name.
+    """An operation."""
 
-    kind: CONV, LINEAR or POOL; "" is all else, which counts no FLOP. label: what its author calls
-    it.
-    """
-
-    label: str
-    inputs: tuple[str, ...]
+    label: str  # what its author calls it
+    inputs: tuple[str, ...]  # names of activations alone
     outputs: tuple[str, ...]
-    kind: str = ""
+    kind: str = ""  # CONV, LINEAR or POOL; "" is all else, which counts no FLOP
     flop: int = 0
+    # Elements of what depends on no input of the network, by name.
     weights: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which they can run, from one input to one output. origin: a file or a
-    class.
-    """
+    """Nodes from one input to one output."""
 
-    origin: str
-    input: str
+    origin: str  # a file or a class
+    input: str  # names of tensors, likewise output
     output: str
-    nodes: tuple[Node, ...]
-    tensors: Mapping[str, Tensor]
+    nodes: tuple[Node, ...]  # in an order in which they can run
+    tensors: Mapping[str, Tensor]  # by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The nodes between two cuts: from tensor `begin` to tensor `end`. labels: its first and its
-    last kernel.
-    """
+    """The nodes between two cuts."""
 
     name: str
     flop: int
-    kernels: int
-    parameters: int
-    begin: str
-    end: str
-    out: Tensor
-    labels: tuple[str, str]
+    kernels: int  # how many
+    parameters: int  # how many, shared ones once
+    begin: str  # name of the tensor that goes in
+    end: str  # name of the tensor that comes out
+    out: Tensor  # that which comes out
+    labels: tuple[str, str]  # of its first and its last kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A network as a chain of layers. origin: the file or the class that it was read from."""
+    """A network as a chain of layers."""
 
     name: str
-    origin: str
+    origin: str  # the file or the class that it was read from
     input: Tensor
     layers: tuple[Layer, ...]
 
@@ -109,7 +101,7 @@ def divide(graph: Graph, name: str) -> Chain:
     next one. Raises ProfileError when no cut is left.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ProfileError(f"name '{name}' is refused; allowed: letters, digits, '-' and '_'")
+        raise ProfileError(f"name '{name}' is invalid; allowed: letters, digits, '-' and '_'")
     nodes = _needed(graph)
     if not any(node.kind for node in nodes):
         raise ProfileError(
@@ -118,8 +110,8 @@ def divide(graph: Graph, name: str) -> Chain:
     ends = _layer_ends(nodes, _cuts(graph, nodes), graph.tensors)
     if len(ends) < 2:
         raise ProfileError(
-            f"{graph.origin}: cannot be cut, as nowhere does a single tensor separate one kernel from the next; "
-            "divide it by hand (profiles/README.md)"
+            f"{graph.origin}: cannot be cut, as nowhere does a single tensor separate one kernel "
+            "from the next; divide it by hand (profiles/README.md)"
         )
     numbers: Counter[str] = Counter()
     layers, begin, first = [], graph.input, 0

@@ -3,7 +3,9 @@ them best.
 """
 
 import dataclasses
+import decimal
 import importlib
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -16,27 +18,24 @@ from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.from_onnx import read_onnx
 from jaxcoinfer.profiler.graph import Chain
 
-WARM_RUNS, RUNS, LONGEST_S = (
-    3,
-    11,
-    1.0,
-)  # of a layer: ignored first, timed at least, timed for longer if cheap
+WARM_RUNS = 3  # of a layer, not timed
+RUNS = 11  # of a layer, timed whatever they take
+LONGEST_S = 1.0  # a layer is run more often than that until this many seconds are over
 MOST_RUNS = 200
-_LEAST_S_PER_FLOP = 1e-18  # an exaflop/s; a fit without FLOP at all would have no peak
+FIGURES = 4  # of seconds and peaks in a profile
+_MIN_S_PER_FLOP = 1e-18  # an exaflop/s; a fit without FLOP at all would have no peak
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """layer_s [L]: seconds of each layer alone, the median of `runs` or more, in one thread, batch
-    1.
-    """
+    """What the layers of a network take on a machine: each alone, one thread, batch 1."""
 
-    layer_s: tuple[float, ...]
-    overhead_s: float
-    peak_flops: float
-    machine: str
-    runtime: str
-    runs: int = RUNS
+    layer_s: tuple[float, ...]  # [L], seconds, the median of the runs
+    overhead_s: float  # seconds of every kernel, fitted
+    peak_flops: float  # FLOP/s, fitted, above the rate of every layer
+    machine: str  # in words
+    runtime: str  # what ran the layers, with its version
+    runs: int = RUNS  # of each layer, at least
 
 
 def time_onnx(path: str | Path, chain: Chain) -> Timing:
@@ -58,20 +57,25 @@ def time_onnx(path: str | Path, chain: Chain) -> Timing:
             part = extractor.extract_model([layer.begin], [layer.end]).SerializeToString()
             seconds.append(_median_s(runtime, part))
         except Exception as error:  # onnxruntime has a class for every status
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise ProfileError(
-                f"latency was not measured: layer '{layer.name}' does not run alone: {said}"
+                f"latency was not measured: layer '{layer.name}' does not run alone: {reason}"
             ) from None
-    layer_s = tuple(float(f"{s:.4g}") for s in seconds)
+    return fitted(chain, seconds, f"onnxruntime {runtime.__version__}")
+
+
+def fitted(chain: Chain, seconds: Sequence[float], runtime: str) -> Timing:
+    """Returns the timing of this machine whose layers took these seconds [L], rounded as a profile
+    holds them.
+
+    Rounded before anything is derived: a peak fitted to seconds that are rounded afterwards could
+    be below the rate of a layer, and the loader refuses such a profile.
+    """
+    layer_s = tuple(rounded(s) for s in seconds)
     kernels, flop = zip(*((layer.kernels, layer.flop) for layer in chain.layers), strict=True)
     overhead_s, peak_flops = fit(layer_s, kernels, flop)
-    return Timing(
-        layer_s,
-        overhead_s,
-        peak_flops,
-        f"{processor()}, {platform.system()}",
-        f"onnxruntime {runtime.__version__}",
-    )
+    machine = f"{processor()}, {platform.system()}"
+    return Timing(layer_s, overhead_s, peak_flops, machine, runtime)
 
 
 def fit(
@@ -91,17 +95,26 @@ def fit(
     columns = np.stack(
         [np.asarray(kernels) * unit_s / seconds, np.asarray(flop) / fastest / seconds], axis=1
     )
-    least = fastest * _LEAST_S_PER_FLOP
-    found = lsq_linear(columns, np.ones(len(seconds)), bounds=([0.0, least], [np.inf, 1.0])).x
-    return float(found[0]) * unit_s, _up(fastest / float(found[1]))
+    lowest = min(fastest * _MIN_S_PER_FLOP, 0.5)
+    overhead, slowness = lsq_linear(
+        columns, np.ones(len(seconds)), bounds=([0.0, lowest], [np.inf, 1.0])
+    ).x
+    return float(overhead) * unit_s, rounded_up(fastest / float(slowness))
 
 
-def _up(number: float) -> float:
-    """`number`, rounded up to four figures: a rate rounded down would be beaten by the layer it
-    came from.
+def rounded(number: float) -> float:
+    """Returns `number` in the figures that a profile holds."""
+    return float(f"{number:.{FIGURES}g}")
+
+
+def rounded_up(number: float) -> float:
+    """Returns the next number above a positive one that has the figures that a profile holds.
+
+    Never the number itself: a layer must not beat the peak that its own rate became, not even by
+    the rounding of a division.
     """
-    step = 10.0 ** (np.floor(np.log10(number)) - 3)
-    return float(f"{(np.floor(number / step) + 1) * step:.4g}")
+    above = decimal.Decimal(math.nextafter(number, math.inf))
+    return float(decimal.Context(prec=FIGURES).next_plus(above))
 
 
 def _median_s(runtime: Any, model: bytes) -> float:
@@ -110,15 +123,17 @@ def _median_s(runtime: Any, model: bytes) -> float:
     options.log_severity_level = 4  # errors are raised, need not be printed too
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (value,) = session.get_inputs()
-    given = {value.name: _values(value)}
+    inputs = {value.name: _values(value)}
     for _ in range(WARM_RUNS):
-        session.run(None, given)
-    taken: list[float] = []
-    while len(taken) < RUNS or (sum(taken) < LONGEST_S and len(taken) < MOST_RUNS):
+        session.run(None, inputs)
+    durations_s: list[float] = []
+    while len(durations_s) < RUNS or (
+        sum(durations_s) < LONGEST_S and len(durations_s) < MOST_RUNS
+    ):
         begin_s = time.perf_counter()
-        session.run(None, given)
-        taken.append(time.perf_counter() - begin_s)
-    return float(np.median(taken))
+        session.run(None, inputs)
+        durations_s.append(time.perf_counter() - begin_s)
+    return float(np.median(durations_s))
 
 
 def _values(value: Any) -> np.ndarray:

@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 
 from jaxcoinfer.data.fields import ProfileError
+from jaxcoinfer.data.profiles import BITS_AN_ELEMENT
 from jaxcoinfer.profiler.graph import Chain, Layer
-from jaxcoinfer.profiler.timing import Timing
-
-BITS_AN_ELEMENT = 32  # of a feature, unless a profile says otherwise
+from jaxcoinfer.profiler.timing import FIGURES, Timing
 
 _COUNTED = (
-    "computed: 2 FLOP per multiply-add of every convolution and linear layer, 1 FLOP per element of every pooling "
-    "window; activations, biases, normalisation and additions are not counted; from the shapes in "
+    "computed: 2 FLOP per multiply-add of every convolution and linear layer, 1 FLOP per element "
+    "of every pooling window; activations, biases, normalisation and additions are not counted; "
+    "from the shapes in "
 )
 _DNN = """\
 # Made by `jaxcoinfer profile`. {todo}
@@ -43,8 +43,8 @@ _DEVICE = """\
 kind = "device"
 name = "this-machine"
 description = {description}
-overhead_s = {overhead_s:.4g}
-peak_flops = {peak_flops:.4g}
+overhead_s = {overhead_s}
+peak_flops = {peak_flops}
 power_idle_w = "fill in, watts"
 power_busy_w = "fill in, watts"
 
@@ -65,13 +65,13 @@ def dnn_toml(chain: Chain, accuracy: float | None = None) -> str:
     is filled in.
     """
     if accuracy is not None and not 0 <= accuracy <= 1:
-        raise ProfileError(f"accuracy {accuracy:g} is refused; allowed: a share from 0 to 1")
+        raise ProfileError(f"accuracy {accuracy:g} is invalid; allowed: a share from 0 to 1")
     head = _DNN.format(
         todo="Fill in full_accuracy and its source."
         if accuracy is None
         else "Say how full_accuracy was measured.",
-        name=_quoted(chain.name),
-        description=_quoted(
+        name=quoted(chain.name),
+        description=quoted(
             f"{chain.name} in {len(chain.layers)} layers, cut wherever a single tensor flows"
         ),
         input_bits=chain.input_bits,
@@ -83,24 +83,29 @@ def dnn_toml(chain: Chain, accuracy: float | None = None) -> str:
         _layer(layer) + "cut = false # nothing is left for the server\n" * (i == last)
         for i, layer in enumerate(chain.layers)
     ]
-    said = [f"{field} = {_quoted(source)}\n" for field, source in _sources(chain, accuracy).items()]
-    return "".join([head, *layers, "\n[source]\n", *said])
+    source_lines = [
+        f"{field} = {quoted(source)}\n" for field, source in _sources(chain, accuracy).items()
+    ]
+    return "".join([head, *layers, "\n[source]\n", *source_lines])
 
 
 def device_toml(chain: Chain, timing: Timing) -> str:
     """A device profile of the machine that was timed, without its watts, which must be filled in
     before it loads.
     """
-    how = f"median of {timing.runs} warm runs or more of each layer alone with {timing.runtime}, batch 1, 1 thread"
+    how = (
+        f"median of {timing.runs} warm runs or more of each layer alone with {timing.runtime}, "
+        "batch 1, 1 thread"
+    )
     fit = "least squares of the relative error of kernels * overhead_s + flop / peak_flops"
     return _DEVICE.format(
         name=chain.name,
-        description=_quoted(f"{timing.machine}, one thread"),
-        overhead_s=timing.overhead_s,
-        peak_flops=timing.peak_flops,
-        layer_s=", ".join(f"{seconds:.4g}" for seconds in timing.layer_s),
-        fit=_quoted(f"computed: {fit} to measured.{chain.name}.layer_s"),
-        how=_quoted(f"measured: {timing.machine}, {datetime.date.today()}: {how}"),
+        description=quoted(f"{timing.machine}, one thread"),
+        overhead_s=f"{timing.overhead_s:.4g}",
+        peak_flops=exactly(timing.peak_flops),
+        layer_s=", ".join(map(exactly, timing.layer_s)),
+        fit=quoted(f"computed: {fit} to measured.{chain.name}.layer_s"),
+        how=quoted(f"measured: {timing.machine}, {datetime.date.today()}: {how}"),
     )
 
 
@@ -115,10 +120,19 @@ def write_new(path: Path, text: str) -> None:
         raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def exactly(number: float) -> str:
+    """Returns the TOML of `number` from which the same number is read.
+
+    Nothing is rounded here: numbers of a profile depend on each other.
+    """
+    short = f"{number:.{FIGURES}g}"
+    return short if float(short) == number else repr(float(number))
+
+
 def _layer(layer: Layer) -> str:
     first, last = map(_plain, layer.labels)
     upload = "" if layer.out.width == BITS_AN_ELEMENT else f"upload_bits = {layer.out.bits:_}\n"
-    said = _LAYER.format(
+    table = _LAYER.format(
         labels=first if first == last else f"{first} to {last}",
         name=layer.name,
         flop=layer.flop,
@@ -127,31 +141,37 @@ def _layer(layer: Layer) -> str:
         shape=_shape(layer.out.shape),
         parameters=layer.parameters,
     )
-    return said + upload
+    return table + upload
 
 
 def _sources(chain: Chain, accuracy: float | None) -> dict[str, str]:
     shapes = f"computed: from the shapes in {chain.origin}"
+    counted = f"counted in {chain.origin}"
     values, width = chain.input.elements, chain.input_bits // chain.input.elements
-    said = {
-        "input_bits": f"assumed: a picture of {values} values of {width} bits"
+    values_text = f"{values} values of {width} bits"
+    measured = (
+        f"measured: given to `jaxcoinfer profile`, {datetime.date.today()}; say here on which"
+    )
+    texts = {
+        "input_bits": f"assumed: a picture of {values_text}"
         if chain.is_picture
-        else f"computed: {values} values of {width} bits",
+        else f"computed: {values_text}",
         "full_accuracy": "fill in, as in measured: on which test set, when"
         if accuracy is None
-        else f"measured: given to `jaxcoinfer profile`, {datetime.date.today()}; say here on which test set",
-        "bits": "computed: features are sent as they are; add widths once you have measured what they cost in accuracy",
+        else f"{measured} test set",
+        "bits": "computed: features are sent as they are; add widths once you have measured what "
+        "they cost in accuracy",
         '"layers.flop"': _COUNTED + chain.origin,
-        '"layers.kernels"': f"computed: convolutions, linear layers and poolings counted in {chain.origin}",
+        '"layers.kernels"': f"computed: convolutions, linear layers and poolings {counted}",
         '"layers.out_elements"': shapes,
         '"layers.parameters"': f"{shapes}: weights, biases and normalisation scales",
     }
     if any(layer.out.width != BITS_AN_ELEMENT for layer in chain.layers):
-        said['"layers.upload_bits"'] = f"{shapes}: out_elements times the bits of an element"
-    return said
+        texts['"layers.upload_bits"'] = f"{shapes}: out_elements times the bits of an element"
+    return texts
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A TOML string of one line."""
     return json.dumps(_plain(text), ensure_ascii=False)
 

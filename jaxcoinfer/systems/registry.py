@@ -6,13 +6,20 @@ loads no other.
 
 import dataclasses
 import importlib
-import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxcoinfer.data.fields import Place, ProfileError, check_sources, nearest, structure
-from jaxcoinfer.data.processes import Split, word
+from jaxcoinfer.data.fields import (
+    Place,
+    ProfileError,
+    check_sources,
+    nearest,
+    read_table,
+    structure,
+    word,
+)
+from jaxcoinfer.data.processes import Split
 from jaxcoinfer.data.profiles import profiles_root
 
 
@@ -68,13 +75,7 @@ def load_scenario(name_or_path: str | Path) -> Any:
         raise ProfileError(
             f"{what}; shipped scenarios: {', '.join(known)}{nearest(path.stem, known)}"
         )
-    place = Place(str(path))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
-    if table.pop("kind", None) != "scenario":
-        place.at("kind").refuse(table.get("kind"), "'scenario'")
+    table, place = read_table(path, "scenario")
     scenario = scenario_from(table, place)
     check_sources(table, place)
     return scenario

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+from jaxcoinfer.data.fields import Place, ProfileError, identifier
 from profiles.build import data, measure, show, train, write
 
 QUICK = train.Config(epochs=1)
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--run", type=Path, required=True, metavar="RUN")
     measured.add_argument("--out", type=Path, metavar="FOLDER", help="default: the run's folder")
     measured.add_argument(
-        "--machine", default="here", metavar="NAME", help="of this machine's profile"
+        "--machine", type=_name, default="here", metavar="NAME", help="of this machine's profile"
     )
     measured.set_defaults(action=_measure)
     for command in (learn, measured):
@@ -78,9 +79,18 @@ def _widths(text: str) -> tuple[float, ...]:
     widths = tuple(float(word) for word in text.split(","))
     if widths[0] != 1 or sorted(set(widths), reverse=True) != list(widths):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is refused; allowed: falling widths that begin with 1"
+            f"{text!r} is invalid; allowed: falling widths that begin with 1"
         )
     return widths
+
+
+def _name(text: str) -> str:
+    try:
+        return identifier(text, Place("--machine"))
+    except ProfileError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is invalid; allowed: letters, digits, '-' and '_'"
+        ) from None
 
 
 def _images(options: argparse.Namespace, folder: Path) -> data.Images:

@@ -1,9 +1,10 @@
-"""CIFAR-10 from where the user has it: the official archive or its folder, or an `.npz` of arrays."""
+"""CIFAR-10 as the user has it: the official archive or its folder, or an `.npz` of arrays."""
 
 import io
 import pickle
 import tarfile
 import urllib.request
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +16,13 @@ BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("tes
 
 
 class Images(NamedTuple):
-    """train, test uint8 [N, 32, 32, 3]; their labels int32 [N]; note: what they are, for wherever
-    results are shown.
-    """
+    """Pictures of ten classes."""
 
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    note: str
+    train: np.ndarray  # uint8 [N, 32, 32, 3]
+    train_labels: np.ndarray  # int32 [N]
+    test: np.ndarray  # uint8 [N, 32, 32, 3]
+    test_labels: np.ndarray  # int32 [N]
+    note: str  # what they are, shown beside results
 
 
 def load(path: Path) -> Images:
@@ -42,7 +41,7 @@ def load(path: Path) -> Images:
 
 
 def download(folder: Path) -> Path:
-    """Fetches the official archive (163 MB) into `folder` unless it is there, and returns its path."""
+    """Fetches the official archive (163 MB) into `folder` unless it is there; returns its path."""
     path = folder / "cifar-10-python.tar.gz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def _official(read) -> Images:
+def _official(read: Callable[[str], bytes]) -> Images:
     images = {}
     for part, names in BATCHES.items():
         batches = [pickle.loads(read(name), encoding="bytes") for name in names]

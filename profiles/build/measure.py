@@ -8,6 +8,7 @@ where the mean square error is least. 32 bits stand for the feature as it is.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,22 +28,20 @@ _ENDS = np.linspace(0.05, 1.0, 39)  # shares of the range of values that are tri
 
 
 class Costs(NamedTuple):
-    """flop, elements, parameters [L] of the layers; head_flop [E-1] of the exit heads."""
+    """What a network consists of, counted."""
 
-    flop: np.ndarray
-    elements: np.ndarray
-    parameters: np.ndarray
-    head_flop: np.ndarray
+    flop: np.ndarray  # [L]
+    elements: np.ndarray  # [L], of the layers' outputs
+    parameters: np.ndarray  # [L]
+    head_flop: np.ndarray  # [E-1], of the exit heads
 
 
 class Answers(NamedTuple):
-    """correct bool [E, P, Q, S]; confidence, the largest class probability, and entropy, nats [E,
-    S], at each exit.
-    """
+    """What a network says of every test image."""
 
-    correct: np.ndarray
-    confidence: np.ndarray
-    entropy: np.ndarray
+    correct: np.ndarray  # bool [E, P, Q, S], whether it is right
+    confidence: np.ndarray  # [E, S], the largest class probability
+    entropy: np.ndarray  # [E, S], nats, of the class probabilities
 
 
 def costs(width: float) -> Costs:
@@ -58,10 +57,10 @@ def costs(width: float) -> Costs:
         shapes.append(
             _shape(net, variables, shapes[-1], lambda net, x, n=layer: net.part(x, n, n + 1))
         )
-    of = [variables["params"][f"layers_{i}"] for i in range(len(LAYERS))]
+    of_layer = [variables["params"][f"layers_{i}"] for i in range(len(LAYERS))]
     counted = [
         _multiply_adds(weights, shapes[i], name in CHANNELS, name in POOLED, shapes[i + 1])
-        for i, (name, weights) in enumerate(zip(LAYERS, of, strict=True))
+        for i, (name, weights) in enumerate(zip(LAYERS, of_layer, strict=True))
     ]
     return Costs(
         flop=np.array([flop for flop, _ in counted]),
@@ -77,7 +76,11 @@ def costs(width: float) -> Costs:
 
 
 def answers(
-    width: float, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray, calibration
+    width: float,
+    variables: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    calibration: np.ndarray,
 ) -> Answers:
     """Runs every image through every cut, bit width and exit; calibration: training images, uint8
     [N, 32, 32, 3].
@@ -94,25 +97,26 @@ def answers(
             right = np.asarray(scores.argmax(axis=-1)) == labels[rows]  # [E behind the cut, Q, N]
             correct[-len(right) :, cut, :, rows] = right
             if cut == 0:
-                law = jax.nn.softmax(scores[:, 0])
-                surest.append(np.asarray(law.max(axis=-1)))
-                entropy.append(np.asarray(-jax.scipy.special.xlogy(law, law).sum(axis=-1)))
+                shares = jax.nn.softmax(scores[:, 0])
+                surest.append(np.asarray(shares.max(axis=-1)))
+                entropy.append(np.asarray(-jax.scipy.special.xlogy(shares, shares).sum(axis=-1)))
                 for e, end in enumerate(ends):  # where nothing is sent, nothing is lost
                     correct[e, end, :, rows] = right[e]
             feature = following
     return Answers(correct, np.concatenate(surest, axis=1), np.concatenate(entropy, axis=1))
 
 
+Ranges = dict[int, tuple[jax.Array, jax.Array]]  # of a feature, by bit width: its low and high end
+
+
 @partial(jax.jit, static_argnames="net")
-def _ranges(
-    net: BAlexNet, variables: Any, images: jax.Array
-) -> list[dict[int, tuple[jax.Array, jax.Array]]]:
+def _ranges(net: BAlexNet, variables: Any, images: jax.Array) -> list[Ranges]:
     """The range of the feature at each cut before the last, by bit width."""
-    feature, found = normalised(images), []
+    feature, ranges = normalised(images), []
     for layer in range(len(LAYERS)):
-        found.append({bits: best_range(feature, bits) for bits in BITS[:-1]})
+        ranges.append({bits: best_range(feature, bits) for bits in BITS[:-1]})
         feature = net.apply(variables, feature, layer, layer + 1, method="part")
-    return found
+    return ranges
 
 
 def best_range(x: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
@@ -127,7 +131,7 @@ def best_range(x: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
 
 @partial(jax.jit, static_argnames=("net", "cut"))
 def _cut_at(
-    net: BAlexNet, variables: Any, feature: jax.Array, ranges, *, cut: int
+    net: BAlexNet, variables: Any, feature: jax.Array, ranges: Ranges, *, cut: int
 ) -> tuple[jax.Array, jax.Array]:
     """Of the feature [N, ...] at a cut: that behind the next layer, and the class scores of all
     exits behind the cut [E', Q, N, classes] when it is sent at each width; the input (Q = 1) is
@@ -154,9 +158,9 @@ def quantised(x: jax.Array, low: jax.Array, high: jax.Array, bits: int) -> jax.A
 
     step = (high - low) / (2^bits - 1).
     """
-    most = 2**bits - 1
-    step = (high - low) / most
-    return low + step * jnp.clip(jnp.round((x - low) / step), 0, most)
+    largest = 2**bits - 1
+    step = (high - low) / largest
+    return low + step * jnp.clip(jnp.round((x - low) / step), 0, largest)
 
 
 def seconds(width: float, variables: dict[str, Any], repeats: int = 300) -> np.ndarray:
@@ -165,7 +169,7 @@ def seconds(width: float, variables: dict[str, Any], repeats: int = 300) -> np.n
     """
     net = BAlexNet(width)
     x = jnp.zeros((1, *IMAGE), jnp.float32)
-    found = []
+    medians_s = []
     for layer in range(len(LAYERS)):
         run = jax.jit(lambda v, x, n=layer: net.apply(v, x, n, n + 1, method="part"))
         following = jax.block_until_ready(run(variables, x))
@@ -174,18 +178,24 @@ def seconds(width: float, variables: dict[str, Any], repeats: int = 300) -> np.n
             begin = time.perf_counter()
             jax.block_until_ready(run(variables, x))
             times.append(time.perf_counter() - begin)
-        found.append(np.median(times[repeats // 10 :]))
+        medians_s.append(np.median(times[repeats // 10 :]))
         x = following
-    return np.array(found)
+    return np.array(medians_s)
 
 
-def _shape(net: BAlexNet, variables: Any, shape: tuple[int, ...], run) -> tuple[int, ...]:
+def _shape(
+    net: BAlexNet, variables: Any, shape: tuple[int, ...], run: Callable[..., jax.Array]
+) -> tuple[int, ...]:
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     return jax.eval_shape(lambda v, x: net.apply(v, x, method=run), variables, x).shape[1:]
 
 
 def _multiply_adds(
-    weights: Any, before: tuple[int, ...], convolution: bool, pooled: bool, after
+    weights: Any,
+    before: tuple[int, ...],
+    convolution: bool,
+    pooled: bool,
+    after: tuple[int, ...],
 ) -> tuple[int, int]:
     """(FLOP, parameters) of one layer."""
     if not convolution:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.profiles import Dnn
 
 ENTROPIES = (
@@ -68,7 +68,7 @@ def flop_to_exits(dnn: Dnn) -> np.ndarray:
 
 def sent_bits(dnn: Dnn) -> np.ndarray:
     """Bits sent at each cut before the last layer and each width [P-1, Q]; the input's at cut 0."""
-    sent = np.outer(profiles.upload_bits(dnn)[:-1] / profiles.BITS_AN_ELEMENT, dnn.bits)
+    sent = np.outer(costs.upload_bits(dnn)[:-1] / profiles.BITS_AN_ELEMENT, dnn.bits)
     sent[0] = dnn.input_bits
     return sent
 

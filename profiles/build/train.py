@@ -27,36 +27,30 @@ from profiles.build.data import Images
 from profiles.build.model import BAlexNet
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
-MEAN, DEVIATION = (
-    (0.4914, 0.4822, 0.4465),
-    (0.2470, 0.2435, 0.2616),
-)  # of the training images, by channel
+# Of the training images, by channel.
+MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SHIFT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How a network is trained: exit_weights of the exits' losses [E]; peak rate of descent; decay
-    of weights.
-    """
+    """How a network is trained."""
 
     seed: int = 0
     epochs: int = 12
-    batch: int = 128
-    rate: float = 0.05
-    decay: float = 5e-4
+    batch: int = 128  # images of a step
+    rate: float = 0.05  # of descent, at its peak
+    decay: float = 5e-4  # of the weights
     momentum: float = 0.9
-    exit_weights: tuple[float, ...] = (0.3, 0.3, 1.0)
+    exit_weights: tuple[float, ...] = (0.3, 0.3, 1.0)  # [E], of the exits' losses
 
 
 class State(NamedTuple):
-    """variables: params and batch_stats of the network; descent: state of the optimiser; epoch: how
-    many are done.
-    """
+    """A training between two epochs."""
 
-    variables: dict[str, Any]
-    descent: Any
-    epoch: int
+    variables: dict[str, Any]  # params and batch_stats of the network
+    descent: Any  # state of the optimiser
+    epoch: int  # how many are done
 
 
 def normalised(images: jax.Array) -> jax.Array:
@@ -136,7 +130,8 @@ def train(
         shown = accuracy(net, state.variables, images.train[-5000:], images.train_labels[-5000:])
         left_s = (time.monotonic() - began) / (epoch + 1 - first) * (config.epochs - epoch - 1)
         report(
-            f"width {width:g}  epoch {epoch + 1}/{config.epochs}  loss {np.mean(jax.device_get(losses)):.3f}  "
+            f"width {width:g}  epoch {epoch + 1}/{config.epochs}  "
+            f"loss {np.mean(jax.device_get(losses)):.3f}  "
             f"train accuracy {' '.join(f'{a:.3f}' for a in shown)}  {left_s / 60:.0f} min left"
         )
     return state.variables
@@ -151,7 +146,8 @@ def trained(width: float, folder: Path) -> tuple[dict[str, Any], Config]:
     kept = serialization.msgpack_restore(_path(folder, width).read_bytes())
     if kept["epoch"] < config.epochs:
         raise ValueError(
-            f"{folder}: width {width:g} has seen {kept['epoch']} of {config.epochs} epochs; go on with `train`"
+            f"{folder}: width {width:g} has seen {kept['epoch']} of {config.epochs} epochs; "
+            "go on with `train`"
         )
     return kept["variables"], config
 
@@ -173,17 +169,24 @@ def _fresh(net: BAlexNet, optimiser: optax.GradientTransformation, key: jax.Arra
     return State(variables, optimiser.init(variables["params"]), 0)
 
 
-def _step(net: BAlexNet, optimiser: optax.GradientTransformation, config: Config):
-    # One step a call: XLA on a CPU runs a convolution within a loop on the device 25 times slower.
+def _step(net: BAlexNet, optimiser: optax.GradientTransformation, config: Config) -> Any:
+    # One step per call: XLA on a CPU runs a convolution within a loop on the device 25 times slower.
     @jax.jit
-    def step(variables, descended, key, images, labels, rows):
+    def step(
+        variables: dict[str, Any],
+        descended: Any,
+        key: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        rows: jax.Array,
+    ) -> tuple[dict[str, Any], Any, jax.Array]:
         shift_key, dropout_key = jax.random.split(key)
         batch = normalised(augmented(shift_key, images[rows]))
 
-        def loss_of(params):
-            given = {"params": params, "batch_stats": variables["batch_stats"]}
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            current = {"params": params, "batch_stats": variables["batch_stats"]}
             scores, changed = net.apply(
-                given, batch, True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
+                current, batch, True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
             )
             return joint_loss(scores, labels[rows], config.exit_weights), changed
 

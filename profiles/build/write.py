@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxcoinfer.profiler import processor
+from jaxcoinfer.profiler.timing import processor, rounded, rounded_up
+from jaxcoinfer.profiler.writing import exactly, quoted
 from profiles.build.data import Images
 from profiles.build.measure import BITS, Answers, Costs
 from profiles.build.model import EXIT_LAYERS, LAYERS, POOLED
@@ -38,7 +39,8 @@ def network(
         "",
         'kind = "dnn"',
         'name = "b-alexnet"',
-        'description = "B-AlexNet on CIFAR-10: trained with two early exits, in four widths, measured image by image"',
+        'description = "B-AlexNet on CIFAR-10: trained with two early exits, in four widths, '
+        'measured image by image"',
         f"input_bits = {INPUT_BITS} # 3 * 32 * 32 * 8",
         f"full_accuracy = {right[0][-1]}",
         f"bits = {list(BITS)}",
@@ -87,34 +89,36 @@ def _version(width: float, cost: Costs, accuracy: Sequence[float]) -> list[str]:
 
 
 def _sources(n_images: int, images: Images, config: Config, *, thin: bool) -> list[str]:
-    said = f"{n_images} CIFAR-10 test images ({images.note}); {_here()}"
+    tested = f"{n_images} CIFAR-10 test images ({images.note}); {_here()}"
     trained = (
-        f"seed {config.seed}, {config.epochs} epochs of {len(images.train)} images, batches of {config.batch}, "
-        f"exits weighted {', '.join(f'{w:g}' for w in config.exit_weights)}"
+        f"trained by profiles/build, seed {config.seed}, {config.epochs} epochs of "
+        f"{len(images.train)} images, batches of {config.batch}, exits weighted "
+        f"{', '.join(f'{w:g}' for w in config.exit_weights)}"
     )
     counted = (
-        "computed: from weights and shapes, 2 FLOP per multiply-add of every convolution and linear layer, 1 per "
-        "element of a pooling window; normalisation folded into the convolutions; architecture of BranchyNet (arXiv "
-        "1709.01686)"
+        "computed: from weights and shapes, 2 FLOP per multiply-add of every convolution and linear "
+        "layer, 1 per element of a pooling window; normalisation folded into the convolutions; "
+        "architecture of BranchyNet (arXiv 1709.01686)"
     )
+    retrained = f"measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"
     lines = [
         "",
         "[source]",
         'input_bits = "computed: 3 * 32 * 32 values of 8 bits"',
-        f'full_accuracy = "measured: share of {said}; trained by profiles/build, {trained}"',
-        'bits = "measured: integers of 2, 4 and 8 bits, one range for a whole tensor, from the least value that '
-        'training images give up to where the mean square error is least; 32 stands for the feature as it is"',
+        f"full_accuracy = {quoted(f'measured: share of {tested}; {trained}')}",
+        'bits = "measured: integers of 2, 4 and 8 bits, one range for a whole tensor, from the '
+        "least value that training images give up to where the mean square error is least; "
+        '32 stands for the feature as it is"',
         f'layers = "{counted}"',
-        '"exits.after_layer" = "cited: BranchyNet (arXiv 1709.01686), branches after the second and third convolution"',
+        '"exits.after_layer" = "cited: BranchyNet (arXiv 1709.01686), branches after the second '
+        'and third convolution"',
         f'"exits.head_flop" = "{counted}"',
         '"exits.head_kernels" = "computed: convolution, pooling, linear layer"',
         '"exits.accuracy" = "measured: as full_accuracy"',
     ]
     if thin:
-        lines.append(
-            f'versions = "measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"'
-        )
-    return [*lines, f'samples = "measured: on {said}"', ""]
+        lines.append(f'versions = "{retrained}"')
+    return [*lines, f"samples = {quoted(f'measured: on {tested}')}", ""]
 
 
 def _samples(path: Path, answers: Sequence[Answers]) -> None:
@@ -127,9 +131,8 @@ def _samples(path: Path, answers: Sequence[Answers]) -> None:
         samples=np.array(correct.shape[-1]),
         correct=np.packbits(correct, axis=-1),
         confidence=confidence.astype(np.float16),
-        entropy=np.maximum(entropy, 0.0).astype(
-            np.float16
-        ),  # of a sure answer, rounding gives a hair less than 0
+        # That of a sure answer is rounded to a hair below 0.
+        entropy=np.maximum(entropy, 0.0).astype(np.float16),
     )
 
 
@@ -145,34 +148,37 @@ def machine(
 
     peak_flops is the highest rate of any layer; overhead_s the median of what is left, by kernel.
     """
-    peak = max(
-        float((cost.flop / seconds).max()) for cost, seconds in zip(costs, layer_s, strict=True)
-    )
-    left = [
-        (s - cost.flop / peak) / np.array(KERNELS) for cost, s in zip(costs, layer_s, strict=True)
-    ]
+    # All is derived from the seconds as written: a peak derived from unrounded ones could be below
+    # the rate of a layer, and the loader refuses such a profile.
+    written_s = [np.array([rounded(s) for s in seconds]) for seconds in layer_s]
+    pairs = list(zip(costs, written_s, strict=True))
+    peak = rounded_up(max(1.0, *(float((cost.flop / seconds).max()) for cost, seconds in pairs)))
+    left = [(seconds - cost.flop / peak) / np.array(KERNELS) for cost, seconds in pairs]
     lines = [
         "# Written by `python -m profiles.build measure`.",
         "",
         'kind = "server"',
         f'name = "{name}"',
-        f'description = "{processor()}, one image at a time, as measured with B-AlexNet"',
+        f"description = {quoted(f'{processor()}, one image at a time, as measured with B-AlexNet')}",
         f"overhead_s = {float(np.median(left)):.3g}",
-        f"peak_flops = {_rounded_up(peak)}",
+        f"peak_flops = {exactly(peak)}",
         "power_idle_w = 8.0",
         "power_busy_w = 35.0",
     ]
-    for width, seconds in zip(widths, layer_s, strict=True):
+    for width, seconds in zip(widths, written_s, strict=True):
         key = "b-alexnet" if width == 1 else f'"b-alexnet@{width:g}"'
-        lines += ["", f"[measured.{key}]", f"layer_s = [{', '.join(f'{s:.4g}' for s in seconds)}]"]
+        lines += ["", f"[measured.{key}]", f"layer_s = [{', '.join(map(exactly, seconds))}]"]
+    how = "median seconds of each layer, one image, compiled and warm"
     lines += [
         "",
         "[source]",
-        'overhead_s = "computed: median of (seconds - FLOP / peak_flops) / kernels over the layers below"',
-        'peak_flops = "computed: the highest rate of any layer below; not the limit of the hardware"',
+        'overhead_s = "computed: median of (seconds - FLOP / peak_flops) / kernels over the layers '
+        'below"',
+        'peak_flops = "computed: the highest rate of any layer below, rounded up; not the limit of '
+        'the hardware"',
         'power_idle_w = "assumed: not measured; the energy of a server is charged to no device"',
         'power_busy_w = "assumed: not measured; the energy of a server is charged to no device"',
-        f'measured = "measured: median seconds of each layer, one image, compiled and warm; {_here()}"',
+        f"measured = {quoted(f'measured: {how}; {_here()}')}",
         "",
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,10 +191,7 @@ def _own_accuracy(answers: Answers) -> list[float]:
     return [round(float(right[0, -1].mean()), 5) for right in answers.correct]
 
 
-def _rounded_up(number: float) -> float:
-    return float(f"{number * 1.0005:.4g}")
-
-
 def _here() -> str:
     device = jax.devices()[0]
-    return f"{processor()}, {os.cpu_count()} cores, {device.platform}, jax {jax.__version__}, {date.today()}"
+    cores = f"{os.cpu_count()} cores"
+    return f"{processor()}, {cores}, {device.platform}, jax {jax.__version__}, {date.today()}"

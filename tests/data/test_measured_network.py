@@ -11,9 +11,9 @@ import pytest
 
 import jaxcoinfer
 from jaxcoinfer.core.rollout import unroll
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.on_demand import bound as bounds
+from jaxcoinfer.systems.on_demand.bound import exact_policy, solve
 
 DNN = profiles.load_dnn("b-alexnet")
 assert DNN.samples is not None
@@ -51,7 +51,7 @@ def test_the_means_of_the_file_are_those_of_its_bits():
         thin = profiles.version(DNN, width)
         said = [*(e.accuracy for e in thin.exits), thin.full_accuracy]
         np.testing.assert_allclose(said, OWN[number], atol=1e-5)
-        np.testing.assert_allclose(profiles.cut_accuracy(thin, 4), MEANS[number, -1, :, 1])
+        np.testing.assert_allclose(costs.cut_accuracy(thin, 4), MEANS[number, -1, :, 1])
 
 
 def test_exits_agree_on_easy_images():
@@ -68,15 +68,15 @@ def test_its_own_machine_is_a_profile():
     for width in profiles.widths(DNN):
         thin = profiles.version(DNN, width)
         assert any(table.dnn == thin.name for table in server.measured)
-        assert 1e-5 < profiles.layer_seconds(server, thin).sum() < 0.1
+        assert 1e-5 < costs.layer_seconds(server, thin).sum() < 0.1
 
 
 def test_the_optimum_on_demand_mixes_exits_cuts_and_bits():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-markov"), rows=8, slots=512)
     env, params = jaxcoinfer.make(scenario, jax.random.key(0))
-    solution = bounds.of(scenario, env, params)
+    solution = solve(scenario, env, params)
     assert solution is not None
-    policy = bounds.policy(solution)
+    policy = exact_policy(solution)
 
     @jax.jit
     def play(params):

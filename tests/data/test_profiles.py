@@ -2,7 +2,9 @@
 
 import ast
 import copy
+import dataclasses
 import pickle
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,18 +13,21 @@ import numpy as np
 import pytest
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.data.profiles import (
-    ProfileError,
+from jaxcoinfer.data.costs import (
     cumulative_energy_j,
+    cuts,
     head_seconds,
     layer_seconds,
+    upload_bits,
+)
+from jaxcoinfer.data.profiles import (
+    ProfileError,
     list_profiles,
     load_device,
     load_dnn,
     load_link,
     load_server,
     profiles_root,
-    upload_bits,
 )
 
 LOAD = {"dnn": load_dnn, "device": load_device, "server": load_server, "link": load_link}
@@ -320,6 +325,15 @@ def test_a_measured_table_goes_before_the_formula(tmp_path):
     ]  # 2 W * (0, 2, 5, 6) s
 
 
+def test_cuts_of_a_tiny_network(tmp_path):
+    dnn = load_dnn(write(tmp_path, "dnn"))  # 3 layers; none is left for the server after the last
+    assert cuts(dnn) == [0, 1, 2, 3]
+    assert cuts(dnn, 2) == [0, 1, 2]
+    layers = tuple(dataclasses.replace(layer, cut=False) for layer in dnn.layers)
+    whole = dataclasses.replace(dnn, layers=layers)
+    assert (cuts(whole), cuts(whole, 2), cuts(whole, also=[1])) == ([0, 3], [0, 2], [0, 1, 3])
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 REFUSED = [
@@ -543,7 +557,7 @@ def test_a_key_with_a_line_break_still_gives_one_line(tmp_path):
 def test_no_layers_are_refused(tmp_path):
     start, end = DNN.index("[[layers]]"), DNN.index("[source]")
     text = DNN[:start] + "layers = []\n" + DNN[end:]
-    assert "layers = [] is refused; allowed: a list of 1 or more" in refusal(
+    assert "layers = [] is invalid; allowed: a list of 1 or more" in refusal(
         "dnn", write(tmp_path, "dnn", text=text)
     )
 
@@ -772,34 +786,37 @@ def test_samples_that_are_incomplete_or_no_archive_are_refused(tmp_path):
 # --- the module itself -------------------------------------------------------------------------------------
 
 
-def test_profiles_import_numpy_and_the_standard_library_alone():
-    ours = {"profiles", "profile_checks", "profile_samples"}
-    for name in ours:
-        tree = ast.parse(
-            (Path(profiles.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
-        )
-        plain = [
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        ]
-        wanted = [
-            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-        ] + plain
-        allowed = {*sys.stdlib_module_names, "numpy", *(f"jaxcoinfer.{module}" for module in ours)}
-        assert {
-            module
-            for module in wanted
-            if module not in allowed and module.split(".")[0] not in allowed
-        } == set()
+def test_all_of_data_imports_numpy_and_the_standard_library_alone():
+    files = sorted(Path(profiles.__file__).parent.glob("*.py"))
+    assert {file.stem for file in files} >= {"costs", "fields", "processes", "profiles", "traces"}
+    for file in files:
+        imported = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{file.name} imports relatively"
+                imported.add(node.module)
+        ours = {name for name in imported if f"{name}.".startswith("jaxcoinfer.data.")}
+        others = {name.split(".")[0] for name in imported - ours}
+        assert others <= {*sys.stdlib_module_names, "numpy"}, file.name
+
+
+def test_reading_what_ships_loads_no_jax():
+    code = (
+        "import sys\n"
+        "from jaxcoinfer.systems import registry\n"
+        "for name in registry.list_scenarios(): registry.load_scenario(name)\n"
+        "assert not {'jax', 'scipy', 'flax'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_installed_copy_reads_the_profiles_inside_the_package(tmp_path, monkeypatch):
     package = tmp_path / "jaxcoinfer"
     (package / "_profiles" / "link").mkdir(parents=True)
     (package / "_profiles" / "link" / "cable.toml").write_text(LINK, encoding="utf-8")
-    monkeypatch.setattr(profiles, "__file__", str(package / "profiles.py"))
+    monkeypatch.setattr(profiles, "__file__", str(package / "data" / "profiles.py"))
     assert profiles_root() == package / "_profiles"
     assert load_link("cable").rate_bps == 1e6
     assert list_profiles()["link"] == ("cable",)

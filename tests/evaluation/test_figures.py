@@ -283,5 +283,8 @@ def test_shares_are_bars_in_percent():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, jaxcoinfer.systems.stopping.figures as f; f.learning({}); assert 'matplotlib.pyplot' not in sys.modules"
+    code = (
+        "import sys, jaxcoinfer.systems.stopping.figures as figures; figures.learning({}); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,7 +1,7 @@
-"""What a process of `test_devices.py` does: runs everything once over its mesh, and writes what
-came of it.
+"""What a process of the tests on several devices does: runs everything once over its mesh, and
+writes the results.
 
-python -m tests.helpers.devices FOLDER DEVICES [ADDRESS PROCESSES PROCESS]
+    python -m tests.helpers.devices FOLDER DEVICES [ADDRESS PROCESSES PROCESS]
 
 FOLDER/world holds (env, params), pickled. Of several processes each uses DEVICES of its own, and
 all write.
@@ -11,17 +11,21 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core import sharding
+from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.core.rollout import unroll
 from jaxcoinfer.learn import ppo, sac
 from jaxcoinfer.learn.networks import Mlp
 from jaxcoinfer.systems.stopping import baselines as policies
 from jaxcoinfer.systems.stopping import differential_value
+from jaxcoinfer.systems.stopping.env import Stopping
+from jaxcoinfer.systems.stopping.params import Params
 from tests.helpers import probes
 
 N_ENVS, N_STEPS = 56, 40  # a multiple of 8, and 7, 14, 28 occur nowhere else
@@ -51,7 +55,7 @@ DIFFERENTIAL = differential_value.Config(
 SENT = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
-def play(key, params, env):
+def play(key: jax.Array, params: Params, env: Stopping) -> tuple[Any, TimeStep, jax.Array]:
     """Last state and time step of N_ENVS environments under random choices, and all rewards
     [N_STEPS, N_ENVS].
     """
@@ -63,8 +67,8 @@ def play(key, params, env):
     return state, timestep, steps.reward
 
 
-def played(env, params) -> tuple[dict, dict]:
-    """What came of `play`, whole; and how it was shared out and what was sent."""
+def played(env: Stopping, params: Params) -> tuple[dict, dict]:
+    """The results of `play`; and how they were sharded and what was sent."""
     compiled = (
         jax.jit(play, static_argnames="env").lower(jax.random.key(3), params, env=env).compile()
     )
@@ -82,15 +86,15 @@ def played(env, params) -> tuple[dict, dict]:
     return {f"play{i}": leaf for i, leaf in enumerate(jax.tree.leaves(whole))}, facts
 
 
-def learned(params, env, several: bool) -> tuple[dict, dict]:
+def learned(params: Params, env: Stopping, several: bool) -> tuple[dict, dict]:
     """Weights and curve of every learner, and what was sent for them; several processes try one
     learner only.
     """
     world = probes.World(jnp.int32(4))
-    given = {"env": probes.Probe(), "outcomes": probes.outcomes}
-    tried = {"ppo": (ppo, world, {**given, "config": PPO})}
+    probe = {"env": probes.Probe(), "outcomes": probes.outcomes}
+    tried = {"ppo": (ppo, world, {**probe, "config": PPO})}
     if not several:
-        tried["sac"] = (sac, world, {**given, "config": SAC})
+        tried["sac"] = (sac, world, {**probe, "config": SAC})
         tried["differential"] = (differential_value, params, {"env": env, "config": DIFFERENTIAL})
     values, facts = {}, {}
     for name, (module, world, static) in tried.items():
@@ -110,7 +114,7 @@ def begun() -> dict:
     could all wait.
     """
 
-    def begin(key):
+    def begin(key: jax.Array) -> tuple:
         net, seen = Mlp((128, 128), 2), jnp.zeros(4)
         return net.init(key, seen), jax.vmap(net.init, (0, None))(jax.random.split(key), seen)
 

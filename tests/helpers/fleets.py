@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.systems.fleet.allocation import Tables
+from jaxcoinfer.systems.fleet.allocation import FleetTables
 from jaxcoinfer.systems.fleet.env import Fleet, FleetState
 from jaxcoinfer.systems.fleet.exogenous import FleetBank
 from jaxcoinfer.systems.fleet.params import FleetParams, make_params
@@ -109,7 +109,7 @@ def random_fleet(seed: int, n_devices: int, cloud: bool = False, everybody: bool
     return System(numbers, single)
 
 
-def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 6) -> Tables:
+def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 6) -> FleetTables:
     """Costs of a fleet that mixes versions and cuts: thinner versions cost accuracy, later cuts
     device time.
     """
@@ -136,7 +136,7 @@ def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 
     costs = [
         np.broadcast_to(cost, shape).reshape(n_devices, -1) for cost in (alone, bandwidth, compute)
     ]
-    return Tables(*(jnp.asarray(cost, jnp.float32) for cost in costs))
+    return FleetTables(*(jnp.asarray(cost, jnp.float32) for cost in costs))
 
 
 def state_at(row: int, slot: int) -> FleetState:

@@ -1,5 +1,5 @@
-"""Tiny long trainings, one a learner, and their lives in processes of their own, which a fork
-server that has imported all this begins.
+"""Tiny long trainings, one per learner, each in a process of its own, forked from a server that has
+imported all this.
 """
 
 import dataclasses
@@ -9,7 +9,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import resource
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ import orbax.checkpoint  # noqa: F401  once, here, and not in every life
 
 from jaxcoinfer.evaluation import resumable
 from jaxcoinfer.learn import checkpoints, dqn, loop, ppo, sac
+from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.registry import load_scenario, make
 from jaxcoinfer.systems.stopping import continuation_value, differential_value
 from jaxcoinfer.systems.stopping.env import Stopping
@@ -30,11 +33,17 @@ _TINY: dict = {
     "evaluation_envs": 2,
     "evaluation_steps": 3,
 }
-_MEMORY = {"n_steps": 2, "n_batches": 2, "batch": 8, "memory": 32, "updates_per_evaluation": 2}
+_MEMORY = {"n_steps": 2, "n_batches": 2, "batch": 8, "buffer_size": 32, "updates_per_evaluation": 2}
 _ROLLED = {"n_steps": 4, "n_epochs": 2, "n_batches": 2, "updates_per_evaluation": 2}
-_LOOKED = {"hidden": (4,), "n_evaluations": STAGES, "evaluation_devices": 4, "evaluation_tasks": 3}
-_TASKS: dict = _LOOKED | {"updates_per_evaluation": 2}
-_PAIRS = {"n_pairs": 4, "block_tasks": 3, "horizon": 4, "memory": 16, "batch": 8, "n_batches": 2}
+_EVALUATED = {
+    "hidden": (4,),
+    "n_evaluations": STAGES,
+    "evaluation_devices": 4,
+    "evaluation_tasks": 3,
+}
+_TASKS: dict = _EVALUATED | {"updates_per_evaluation": 2}
+_PAIRS = {"n_pairs": 4, "block_tasks": 3, "horizon": 4, "n_batches": 2}
+_PAIRS |= {"buffer_size": 16, "batch": 8}
 _STOPPING = Stopping(n_layers=2)
 SPECS = {
     "dqn": resumable.TrainSpec(
@@ -55,8 +64,8 @@ SPECS = {
 }
 
 
-def world(spec: resumable.TrainSpec):
-    """The numbers of a lesson's world."""
+def world(spec: resumable.TrainSpec) -> Any:
+    """The params of the environment of a training."""
     if isinstance(spec.env, probes.Probe):
         return probes.World(jax.numpy.int32(4))
     env, params = make(dataclasses.replace(load_scenario("reference-busy"), rows=2, slots=2048))
@@ -65,9 +74,9 @@ def world(spec: resumable.TrainSpec):
 
 
 def warm_up() -> None:
-    """Traces what can be traced without a backend, which a fork would not survive."""
+    """Traces what can be traced without a backend, which a fork would break."""
 
-    def both(spec, hyper):
+    def both(spec: resumable.TrainSpec, hyper: Any) -> loop.TrainState:
         key, params = jax.random.key(0), probes.World(jax.numpy.int32(4))
         return loop.advance(
             loop.init(key, params, hyper, build_loop=spec), params, hyper, build_loop=spec
@@ -79,37 +88,41 @@ def warm_up() -> None:
 
 
 def train(
-    folder: Path, seed: int = 0, spec: resumable.TrainSpec = SPECS["dqn"], hyper=None, **options
-):
-    """Trains, or goes on, as a user would: all is made anew."""
-    key, said = jax.random.key(seed), {"seed": seed}
-    given = hyper or spec.learner.Hyper()
-    return resumable.train(folder, key, world(spec), given, spec=spec, said=said, **options)
+    folder: Path,
+    seed: int = 0,
+    spec: resumable.TrainSpec = SPECS["dqn"],
+    hyper: Any = None,
+    **options: Any,
+) -> TrainResult:
+    """Trains, or continues, as a user would: all is made anew."""
+    key, hyper = jax.random.key(seed), hyper or spec.learner.Hyper()
+    labels = {"seed": seed}
+    return resumable.train(folder, key, world(spec), hyper, spec=spec, labels=labels, **options)
 
 
-def leaves(tree) -> list[np.ndarray]:
+def leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(checkpoints.as_numbers(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
-def live(name: str, folder: Path, cache: Path, pipe) -> None:
-    """Trains to the end in this process, tells every stage, and leaves what it learned beside the
+def live(name: str, folder: Path, cache: Path, pipe: Connection) -> None:
+    """Trains to the end in this process, sends every event, and writes the result next to the
     folder.
     """
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     pipe.send(("born", 0))
-    tell = {"resumed": "resumed", "passed_over": "passed over"}
-    told = {name: lambda value, what=what: pipe.send((what, value)) for name, what in tell.items()}
     events = resumable.Events(
-        **told, stage=lambda train_state: pipe.send(("stage", int(train_state.stage)))
+        resumed=lambda stage: pipe.send(("resumed", stage)),
+        passed_over=lambda line: pipe.send(("passed over", line)),
+        stage=lambda train_state: pipe.send(("stage", int(train_state.stage))),
     )
     np.savez(folder.with_suffix(".npz"), *leaves(train(folder, spec=SPECS[name], events=events)))
     pipe.send(("over", STAGES))
 
 
-def fill(folder: Path, limit: int, pipe) -> None:
-    """Saves a state, then one whose files may be no larger than `limit` bytes; tells the error."""
+def fill(folder: Path, limit: int, pipe: Connection) -> None:
+    """Saves a state, then one whose files may be no larger than `limit` bytes; sends the error."""
     tree = {"weights": jax.random.normal(jax.random.key(0), (4 * limit,))}
     checkpoints.save(folder, 1, tree)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

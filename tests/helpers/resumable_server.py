@@ -1,7 +1,7 @@
-"""What the fork server of `test_long` does before the first life: import everything, and trace what
-can be traced.
+"""What the fork server of `test_resumable` does before the first fork: import everything, and trace
+what can be traced.
 """
 
-from tests.helpers import resumable as long_helpers
+from tests.helpers import resumable
 
-long_helpers.warm_up()
+resumable.warm_up()

@@ -1,5 +1,5 @@
-"""Laws of decisions: density, entropy and draws of a bounded number, by hand and against integrals;
-learning one.
+"""Distributions of decisions: density, entropy and draws of a bounded number, by hand and against
+integrals; learning one.
 """
 
 from dataclasses import dataclass
@@ -40,24 +40,26 @@ def test_density_by_hand():
     ("mean", "deviation", "high"), [(0.0, 0.3, 1.0), (-3.0, 1.0, 2.0), (1.5, 2.0, 0.5)]
 )
 def test_density_and_entropy_against_integrals(mean, deviation, high):
-    law = bounded(mean, deviation, high)
+    distribution = bounded(mean, deviation, high)
     # On a grid that is uniform in u; dx = high s(u) s(-u) du.
     u = np.linspace(mean - 6 * deviation, mean + 6 * deviation, 4001)
     u = u[np.abs(u) < 13]
     share = 1.0 / (1.0 + np.exp(-u))
     log_p = np.asarray(
-        jax.vmap(lambda x: distributions.log_prob(law, x))(jnp.asarray(high * share, jnp.float32)),
+        jax.vmap(lambda x: distributions.log_prob(distribution, x))(
+            jnp.asarray(high * share, jnp.float32)
+        ),
         np.float64,
     )
     du_to_dx = high * share * (1 - share)
     np.testing.assert_allclose(np.trapezoid(np.exp(log_p) * du_to_dx, u), 1.0, atol=2e-3)
     integral = -np.trapezoid(np.exp(log_p) * log_p * du_to_dx, u)
-    np.testing.assert_allclose(distributions.entropy(law, ANY), integral, atol=5e-3)
+    np.testing.assert_allclose(distributions.entropy(distribution, ANY), integral, atol=5e-3)
     drawn = distributions.sample(
-        jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), law)
+        jax.random.key(0), jax.tree.map(lambda x: jnp.full(20_000, x), distribution)
     )
     assert float(drawn.min()) > 0 and float(drawn.max()) < high
-    below = np.mean(np.asarray(drawn) < float(distributions.mode(law, ANY)))
+    below = np.mean(np.asarray(drawn) < float(distributions.mode(distribution, ANY)))
     assert abs(below - 0.5) < 0.02  # the best is the median
     expected = np.trapezoid(np.exp(log_p) * high * share * du_to_dx, u)
     np.testing.assert_allclose(drawn.mean(), expected, atol=0.02 * high)
@@ -65,11 +67,13 @@ def test_density_and_entropy_against_integrals(mean, deviation, high):
 
 @pytest.mark.parametrize("mean", [-40.0, 0.0, 40.0])
 @pytest.mark.parametrize("log_deviation", [-8.0, 0.0, 4.0])
-def test_extreme_laws_have_finite_values_and_gradients(mean, log_deviation):
+def test_extreme_distributions_have_finite_values_and_gradients(mean, log_deviation):
     def total(mean, log_deviation):
-        law = LogitNormal(mean, log_deviation, jnp.float32(1.0))
-        value = jax.lax.stop_gradient(distributions.sample(jax.random.key(1), law))
-        return distributions.log_prob(law, value) + distributions.entropy(law, ANY)
+        distribution = LogitNormal(mean, log_deviation, jnp.float32(1.0))
+        value = jax.lax.stop_gradient(distributions.sample(jax.random.key(1), distribution))
+        return distributions.log_prob(distribution, value) + distributions.entropy(
+            distribution, ANY
+        )
 
     value, gradient = jax.value_and_grad(total, argnums=(0, 1))(
         jnp.float32(mean), jnp.float32(log_deviation)
@@ -116,8 +120,8 @@ class Aimer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
         side, mean, spread, value = (Mlp((16,), n)(x) for n in (2, 1, 1, 1))
-        law = LogitNormal(mean[..., 0], spread[..., 0], jnp.full_like(mean[..., 0], 1.5))
-        return Aim(side, law), value[..., 0]
+        distribution = LogitNormal(mean[..., 0], spread[..., 0], jnp.full_like(mean[..., 0], 1.5))
+        return Aim(side, distribution), value[..., 0]
 
 
 def test_proximal_policy_learns_a_category_and_a_number_together():

@@ -23,17 +23,17 @@ REPLAY = SMALL | {
     "n_steps": 2,
     "n_batches": 4,
     "batch": 128,
-    "memory": 2048,
+    "buffer_size": 2048,
     "updates_per_evaluation": 250,
 }
 PPO = SMALL | {"n_steps": 4, "n_epochs": 4, "n_batches": 4, "updates_per_evaluation": 80}
 LN2 = float(np.log(2.0))
 
 
-# --- categorical laws ------------------------------------------------------------------------------------------
+# --- categorical distributions --------------------------------------------------------------------
 
 
-def test_masked_law_by_hand():
+def test_masked_distribution_by_hand():
     # Of three actions the second is not allowed: softmax of (0, ln 3) is (1/4, 3/4).
     logits, mask = jnp.asarray([0.0, 50.0, np.log(3.0)]), jnp.asarray([True, False, True])
     log_pi = distributions.masked_log_softmax(logits, mask)
@@ -66,7 +66,7 @@ def test_one_valid_action_has_no_entropy_and_finite_gradients():
     np.testing.assert_array_equal(gradient, [0.0, 0.0])
 
 
-# --- losses ----------------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def test_soft_value_by_hand():
@@ -81,13 +81,13 @@ def test_soft_value_by_hand():
 
 
 def test_critic_loss_by_hand():
-    # One transition counts, with goals (1, 5), weights (1, 1/2). Critic 1 says (2, 5): (1 * 1 + 0)
-    # / 1.5 = .6667; critic 2 says (1, 2): (0 + 9 / 2) / 1.5 = 3. Mean 1.8333. The second transition
-    # had ended before.
+    # The first transition is valid, with targets (1, 5), weights (1, 1/2). Critic 1 says (2, 5):
+    # (1 * 1 + 0) / 1.5 = .6667; critic 2 says (1, 2): (0 + 9 / 2) / 1.5 = 3. Mean 1.8333. The
+    # second had ended before.
     values = jnp.asarray([[[2.0, 5.0], [9.0, 9.0]], [[1.0, 2.0], [9.0, 9.0]]])
-    goals, weight = jnp.asarray([[1.0, 5.0], [0.0, 0.0]]), jnp.asarray([[1.0, 0.5], [1.0, 1.0]])
+    targets, weight = jnp.asarray([[1.0, 5.0], [0.0, 0.0]]), jnp.asarray([[1.0, 0.5], [1.0, 1.0]])
     np.testing.assert_allclose(
-        sac.critic_loss(values, goals, weight, jnp.asarray([1.0, 0.0])), 5.5 / 3, rtol=1e-6
+        sac.critic_loss(values, targets, weight, jnp.asarray([1.0, 0.0])), 5.5 / 3, rtol=1e-6
     )
 
 
@@ -110,12 +110,12 @@ def test_temperature_and_its_target_by_hand():
 
 
 def test_deep_q_loss_by_hand():
-    # Errors 1 and 3 with width 2: 1 / 2 and 2 * (3 - 1) = 4; weights 1 and 1/2: (.5 + 2) / 1.5 =
-    # 1.6667.
-    values, goals = jnp.asarray([[1.0, 3.0]]), jnp.zeros((1, 2))
-    weight, width = jnp.asarray([[1.0, 0.5]]), jnp.float32(2.0)
+    # Errors 1 and 3 with delta 2: 1 / 2 and 2 * (3 - 1) = 4; weights 1 and 1/2:
+    # (.5 + 2) / 1.5 = 1.6667.
+    values, targets = jnp.asarray([[1.0, 3.0]]), jnp.zeros((1, 2))
+    weight, delta = jnp.asarray([[1.0, 0.5]]), jnp.float32(2.0)
     np.testing.assert_allclose(
-        dqn.loss(values, goals, weight, jnp.ones(1), width), 2.5 / 1.5, rtol=1e-6
+        dqn.loss(values, targets, weight, jnp.ones(1), delta), 2.5 / 1.5, rtol=1e-6
     )
 
 
@@ -150,7 +150,7 @@ def test_clipped_policy_loss_by_hand():
     )
 
 
-def test_own_advantage_by_hand():
+def test_counterfactual_advantage_by_hand():
     # The policy takes (1/4, 3/4) of outcomes (8, 4): expects 5. Action 0 earned 3 more, action 1
     # one less.
     log_pi, both = jnp.log(jnp.asarray([[0.25, 0.75]] * 2)), jnp.ones((2, 2), bool)
@@ -160,7 +160,7 @@ def test_own_advantage_by_hand():
     )
 
 
-# --- five worlds -----------------------------------------------------------------------------------------------
+# --- five worlds ----------------------------------------------------------------------------------
 
 
 def learned_values(name: str, twin: bool):
@@ -172,7 +172,7 @@ def learned_values(name: str, twin: bool):
         probes.worlds(),
         {"discount": probes.DISCOUNT, "learning_rate": 5e-3},
     )
-    asked = probes.outcomes if twin else None
+    outcomes = probes.outcomes if twin else None
 
     def pick(tree, world):
         return jax.tree.map(lambda leaf: leaf[world], tree)
@@ -180,21 +180,26 @@ def learned_values(name: str, twin: bool):
     if name == "ppo":
         config = ppo.Config(**PPO, twin=twin)
         train = jax.vmap(
-            lambda p: ppo.train(KEY, p, ppo.Hyper(**hyper), env=env, config=config, outcomes=asked)
+            lambda p: ppo.train(
+                KEY, p, ppo.Hyper(**hyper), env=env, config=config, outcomes=outcomes
+            )
         )
         weights = train(params).weights
         net = config.network(env, config)
-        value = lambda world, seen, mask: net.apply(pick(weights, world), seen)[1]  # noqa: E731
-        act = lambda world, seen, mask: distributions.masked_argmax(
-            net.apply(pick(weights, world), seen)[0], mask
-        )  # noqa: E731
-        return value, act
+
+        def state_value(world, seen, mask):
+            return net.apply(pick(weights, world), seen)[1]
+
+        def greedy(world, seen, mask):
+            return distributions.masked_argmax(net.apply(pick(weights, world), seen)[0], mask)
+
+        return state_value, greedy
     module = {"sac": sac, "dqn": dqn}[name]
     config = module.Config(**REPLAY, twin=twin)
     algorithm = module.algorithm(env, config, module.Hyper())
     numbers, shapes = (
         module.Hyper(**hyper, tau=0.05),
-        {"env": env, "config": config, "outcomes": asked},
+        {"env": env, "config": config, "outcomes": outcomes},
     )
     learn = jax.jit(
         jax.vmap(lambda p: loop.run(KEY, module.training_loop(p, numbers, **shapes))[0][0])
@@ -204,10 +209,8 @@ def learned_values(name: str, twin: bool):
 
     def value(world, seen, mask):
         critic = pick(learner, world)[0]
-        found = net.apply(
-            jax.tree.map(lambda leaf: leaf[0], critic.critic) if name == "sac" else critic, seen
-        )
-        return jnp.where(mask, found, -jnp.inf).max()
+        weights = pick(critic.critic, 0) if name == "sac" else critic
+        return jnp.where(mask, net.apply(weights, seen), -jnp.inf).max()
 
     def act(world, seen, mask):
         return distributions.masked_argmax(
@@ -234,13 +237,13 @@ def test_values_and_actions_of_five_worlds(name, twin):
         assert int(act(world, jnp.asarray(seen), mask(world))) == expected, (world, seen)
 
 
-# --- the memory, and one trace ---------------------------------------------------------------------------------
+# --- the buffer, and one trace --------------------------------------------------------------------
 
 
 def test_without_the_twin_only_the_action_taken_is_known():
-    earned, known = replay.outcomes_of(jnp.float32(2.5), jnp.int32(1), jnp.ones(3, bool))
-    np.testing.assert_array_equal(earned, [0.0, 2.5, 0.0])
-    np.testing.assert_array_equal(known, [False, True, False])
+    rewards, reward_mask = replay.outcomes_of(jnp.float32(2.5), jnp.int32(1), jnp.ones(3, bool))
+    np.testing.assert_array_equal(rewards, [0.0, 2.5, 0.0])
+    np.testing.assert_array_equal(reward_mask, [False, True, False])
 
 
 def test_what_comes_after_the_end_does_not_count():

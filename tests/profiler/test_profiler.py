@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxcoinfer import cli, profiler
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.profiler.graph import CONV, Graph, Node, Tensor, divide
 from jaxcoinfer.profiler.timing import Timing, fit
@@ -237,7 +237,7 @@ def test_a_cut_is_where_the_least_is_sent(tmp_path):
         3 * 32,
     ]
     (tmp_path / "net.toml").write_text(profiler.dnn_toml(chain, 0.5))
-    assert profiles.upload_bits(profiles.load_dnn(tmp_path / "net.toml")).tolist() == [
+    assert costs.upload_bits(profiles.load_dnn(tmp_path / "net.toml")).tolist() == [
         1536,
         2048,
         4096,
@@ -360,7 +360,7 @@ def test_profile_loads_and_serves_a_scenario(chain_of, tmp_path):
     )
     dnn, shipped = profiles.load_dnn(path), profiles.load_dnn("alexnet")
     assert dnn.full_accuracy == 0.565 and not dnn.layers[-1].cut
-    assert profiles.upload_bits(dnn).tolist() == profiles.upload_bits(shipped).tolist()
+    assert costs.upload_bits(dnn).tolist() == costs.upload_bits(shipped).tolist()
     wifi = registry.load_scenario("wifi")
     task = dataclasses.replace(wifi.task, dnn=str(path), exit=4)
     numbers = scenarios.task_numbers(task)
@@ -374,7 +374,7 @@ def test_profile_loads_and_serves_a_scenario(chain_of, tmp_path):
 def test_a_profile_without_accuracy_says_what_to_fill_in(chain_of, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(profiler.dnn_toml(chain_of("alexnet")))
-    with pytest.raises(ProfileError, match=r"full_accuracy = 'fill in, 0.0 to 1.0' is refused"):
+    with pytest.raises(ProfileError, match=r"full_accuracy = 'fill in, 0.0 to 1.0' is invalid"):
         profiles.load_dnn(path)
     path.write_text(path.read_text().replace('"fill in, 0.0 to 1.0"', "0.5"))
     with pytest.raises(ProfileError, match=r"full_accuracy.*fill in.*measured:"):
@@ -439,7 +439,7 @@ def test_device_profile_loads_once_watts_are_filled_in(chain_of, tmp_path):
     text = path.read_text().replace('"fill in, watts"', "2.0").replace('"fill in, as in ', '"')
     path.write_text(text)
     (tmp_path / "net.toml").write_text(profiler.dnn_toml(chain, 0.5))
-    seconds = profiles.layer_seconds(
+    seconds = costs.layer_seconds(
         profiles.load_device(path), profiles.load_dnn(tmp_path / "net.toml")
     )
     np.testing.assert_allclose(seconds, layer_s, rtol=1e-3)
@@ -469,7 +469,7 @@ def test_command_writes_both_profiles_and_a_table(tmp_path, monkeypatch, capsys)
     path.write_text(
         path.read_text().replace('"fill in, watts"', "2.0").replace('"fill in, as in ', '"')
     )
-    assert all(profiles.layer_seconds(profiles.load_device(path), dnn) > 0)
+    assert all(costs.layer_seconds(profiles.load_device(path), dnn) > 0)
 
 
 @needs_onnx

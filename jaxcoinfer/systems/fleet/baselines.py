@@ -15,7 +15,7 @@ import numpy as np
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.systems.fleet import bound as dual
 from jaxcoinfer.systems.fleet.allocation import (
-    Tables,
+    FleetTables,
     allocate,
     chosen,
     descend,
@@ -25,7 +25,7 @@ from jaxcoinfer.systems.fleet.allocation import (
 from jaxcoinfer.systems.fleet.env import Fleet, FleetAction, tables
 
 Plan = tuple[jax.Array, jax.Array, jax.Array]  # choice, bandwidth, compute
-Planner = Callable[[Tables], Plan]
+Planner = Callable[[FleetTables], Plan]
 
 ROUNDS = 50  # of alternating optimisation, which needs a handful
 MAX_ANSWERS = 1 << 21  # that `exhaustive` tries
@@ -41,12 +41,12 @@ def planned(env: Fleet, plan: Planner) -> Policy:
     return act
 
 
-def _best_shares(of: Tables, choice: jax.Array) -> Plan:
+def _best_shares(of: FleetTables, choice: jax.Array) -> Plan:
     costs = chosen(of, choice)
     return choice, *allocate(costs.bandwidth, costs.compute)
 
 
-def _cost_at(of: Tables, bandwidth: jax.Array, compute: jax.Array) -> jax.Array:
+def _cost_at(of: FleetTables, bandwidth: jax.Array, compute: jax.Array) -> jax.Array:
     """Costs [D, C] with these shares [D]; infinity where a device has no share of what it needs."""
 
     def part(whole, share):
@@ -63,12 +63,12 @@ def _least(cost: jax.Array) -> jax.Array:
     return jnp.argmin(cost, axis=1).astype(jnp.int32)
 
 
-def _restricted(of: Tables, allowed: np.ndarray) -> Tables:
+def _restricted(of: FleetTables, allowed: np.ndarray) -> FleetTables:
     """The tables with infinite cost of all but the choices `allowed` [C] bool."""
     return of.replace(base=jnp.where(allowed[None], of.base, jnp.inf))
 
 
-def _best_within(of: Tables, allowed: np.ndarray) -> jax.Array:
+def _best_within(of: FleetTables, allowed: np.ndarray) -> jax.Array:
     """Choices among `allowed` that no single change makes better, from those best for a device that
     is alone.
     """
@@ -177,7 +177,7 @@ def exhaustive(env: Fleet) -> Policy:
     return planned(env, plan)
 
 
-def _equal(of: Tables) -> tuple[jax.Array, jax.Array]:
+def _equal(of: FleetTables) -> tuple[jax.Array, jax.Array]:
     """One n-th for each of the n devices that are active: an absent one has zeros throughout."""
     active = ((of.base > 0.0) | (of.bandwidth > 0.0) | (of.compute > 0.0)).any(axis=1)
     share = normalised(active.astype(jnp.float32))

@@ -1,65 +1,58 @@
 """A certified lower bound on the cost of a fleet, and an answer that almost meets it.
 
-Each device i takes one choice c; shares x, y of bandwidth and server each sum to at most one; the
-cost is `sum_i a_ic + b_ic / x_i + c_ic / y_i`. With prices mu, nu >= 0 on the shares, every answer
+Each device i takes one choice k; shares x, y of bandwidth and server each sum to at most one; the
+cost is `sum_i a_ik + b_ik / x_i + c_ik / y_i`. With prices mu, nu >= 0 on the shares, every answer
 costs at least
 
-    g(mu, nu) = sum_i min_c [a_ic + 2 sqrt(mu b_ic) + 2 sqrt(nu c_ic)] - mu - nu,
+    g(mu, nu) = sum_i min_k [a_ik + 2 sqrt(mu b_ik) + 2 sqrt(nu c_ik)] - mu - nu,
 
 because `b/x + mu x >= 2 sqrt(mu b)` for every x > 0 and `mu (sum x - 1) <= 0` (Lagrange; weak
-duality). Any prices give a bound; the best ones give the bound of a convexified problem, which
-differs from the true one by what a device or two can make of it, whatever their number D
-(Shapley-Folkman). Axes: D devices, C choices.
+duality). Any prices give a bound; the best ones give the optimum of a convexified problem, which
+differs from the true optimum by no more than a device or two can contribute, whatever their number
+D (Shapley-Folkman). Axes: D devices, C choices.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.systems.fleet.allocation import Tables, at, descend, total_cost
+from jaxcoinfer.systems.fleet.allocation import FleetTables, at, descend, total_cost
 
-HALVINGS = (
-    20  # of each of two brackets: to one part in a million of the largest price that could be
-)
-MARGIN = 1e-6  # of the sum the bound is made of: more than float32 loses in rounding it
-_CHANGES_A_DEVICE = 4  # the most the polish may make
+HALVINGS = 20  # of each of two brackets: to one millionth of the largest price there can be
+MARGIN = 1e-6  # of the sum that the bound is made of: more than float32 loses in rounding
+_MAX_CHANGES = 4  # per device, in the polish
 
 
 class Certificate(struct.PyTreeNode):
-    """What `solve` finds: bound <= best cost there is <= cost; `MARGIN` is taken off the bound for
-    rounding.
+    """What `solve` returns: bound <= optimal cost <= cost."""
 
-    bound, cost: scalars; choice [D] int32 of cost `cost` with closed-form shares; root_prices [2]:
-    square roots of mu and nu.
-    """
-
-    bound: jax.Array
-    cost: jax.Array
-    choice: jax.Array
-    root_prices: jax.Array
+    bound: jax.Array  # scalar, lowered by `MARGIN` for rounding
+    cost: jax.Array  # scalar, of `choice` with the best shares for it
+    choice: jax.Array  # int32 [D]
+    root_prices: jax.Array  # [2], square roots of mu and nu
 
 
 class _Reply(struct.PyTreeNode):
-    """What devices do at some prices: dual value, sums of sqrt b and sqrt c over devices, choices
-    [D].
-    """
+    """What the devices do at given prices."""
 
-    value: jax.Array
-    sends: jax.Array
-    runs: jax.Array
-    choice: jax.Array
+    value: jax.Array  # scalar, the dual function g
+    sends: jax.Array  # scalar, sum of sqrt b over devices
+    runs: jax.Array  # scalar, sum of sqrt c over devices
+    choice: jax.Array  # int32 [D]
 
 
-def _replies(tables: Tables):
-    """Returns the function `(s, t) -> _Reply` of the roots of the prices, `s = sqrt(mu)`, `t =
-    sqrt(nu)`.
+def _replies(tables: FleetTables) -> Callable[[jax.Array, jax.Array], _Reply]:
+    """Returns the reply to the roots of the prices, `s = sqrt(mu)` and `t = sqrt(nu)`.
 
-    In them g is a sum of minima of linear functions less `s^2 + t^2`: strictly concave, with
-    supergradient `2 (sum sqrt b - s, sum sqrt c - t)` of the choices made.
+    As a function of them g is a sum of minima of linear functions less `s^2 + t^2`: strictly
+    concave, with supergradient `2 (sum sqrt b - s, sum sqrt c - t)` at the choices made.
     """
     send, run = jnp.sqrt(tables.bandwidth), jnp.sqrt(tables.compute)
 
-    def reply(s, t):
+    def reply(s: jax.Array, t: jax.Array) -> _Reply:
         cost = tables.base + (2.0 * s) * send + (2.0 * t) * run
         choice = jnp.argmin(cost, axis=1).astype(jnp.int32)
         value = (1.0 - MARGIN) * cost.min(axis=1).sum() - (1.0 + MARGIN) * (s * s + t * t)
@@ -68,24 +61,29 @@ def _replies(tables: Tables):
     return reply
 
 
-def _choose(condition, a, b):
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+def _select(condition: jax.Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
 
 
-def _halve(at_price, excess, highest):
-    """Brackets the price at which what is asked for meets it; returns replies (below, above).
+def _halve(
+    at_price: Callable[[jax.Array], Any],
+    excess: Callable[[Any, jax.Array], jax.Array],
+    highest: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any, Any]:
+    """Brackets the root of excess(at_price(price), price) in [0, highest], which falls in the price,
+    as the derivative of a concave function does.
 
-    `excess(reply, price)` falls as the price rises, as the derivative of a concave function does.
+    Returns the prices (low, high) around it and at_price of both.
     """
 
-    def step(i, carry):
+    def step(i: jax.Array, carry: tuple) -> tuple:
         low, high, below, above = carry
-        # The ends first, within the loop too: what is evaluated is then compiled once.
+        # The ends are evaluated in the loop too, so that `at_price` is compiled once.
         price = jnp.where(i == 0, 0.0, jnp.where(i == 1, highest, 0.5 * (low + high)))
         here = at_price(price)
         more = (i == 0) | ((i > 1) & (excess(here, price) > 0.0))
-        low, below = _choose(more, (price, here), (low, below))
-        high, above = _choose(more, (high, above), (price, here))
+        low, below = _select(more, (price, here), (low, below))
+        high, above = _select(more, (high, above), (price, here))
         return low, high, below, above
 
     unknown = jax.tree.map(
@@ -94,21 +92,22 @@ def _halve(at_price, excess, highest):
     return jax.lax.fori_loop(0, HALVINGS + 2, step, (highest, highest, unknown, unknown))
 
 
-def solve(tables: Tables) -> Certificate:
+def solve(tables: FleetTables) -> Certificate:
     """Returns the best bound and a polished answer; pure, O(D C) memory, the same work for any
     numbers.
 
-    Bisection on t with a bisection on s within it. At a kink in s the choices of both sides of it
-    are optimal and the derivative in t is their mixture for which that in s is zero.
+    Bisection on t, with a bisection on s inside. At a kink in s the choices of both sides are
+    optimal, and the derivative in t is that of the mixture of both whose derivative in s is zero.
     """
     reply = _replies(tables)
     highest = [
         jnp.sqrt(jnp.max(table, axis=1)).sum() for table in (tables.bandwidth, tables.compute)
     ]
 
-    def best_send_price(t):
+    def best_send_price(t: jax.Array) -> tuple:
+        """Brackets of s and replies at them, and the demand for the server at the best s."""
         low, high, below, above = _halve(
-            lambda s: reply(s, t), lambda r, s: r.sends - s, highest[0]
+            lambda s: reply(s, t), lambda replied, s: replied.sends - s, highest[0]
         )
         width = below.sends - above.sends
         share = jnp.where(
@@ -119,9 +118,9 @@ def solve(tables: Tables) -> Certificate:
 
     low, high, below, above = _halve(best_send_price, lambda inner, t: inner[2] - t, highest[1])
     corners = [
-        (reply_.value, reply_.choice, jnp.stack([s, t]))
-        for t, (sends, replies, _) in ((low, below), (high, above))
-        for s, reply_ in zip(sends, replies, strict=True)
+        (replied.value, replied.choice, jnp.stack([s, t]))
+        for t, (ends, replies, _) in ((low, below), (high, above))
+        for s, replied in zip(ends, replies, strict=True)
     ]
     values, choices, roots = (jnp.stack(part) for part in zip(*corners, strict=True))
     choice, cost = polish(tables, choices)
@@ -129,11 +128,11 @@ def solve(tables: Tables) -> Certificate:
     return Certificate(values[best], cost, choice, roots[best])
 
 
-def polish(tables: Tables, choices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the best of several answers [N, D] int32 after single changes: (choice [D], its
-    cost).
+def polish(tables: FleetTables, choices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the best of several answers [N, D] int32 after single changes: its choice [D] and
+    cost.
     """
-    max_changes = _CHANGES_A_DEVICE * tables.base.shape[0]
+    max_changes = _MAX_CHANGES * tables.base.shape[0]
     choices = jax.vmap(lambda choice: descend(tables, choice, max_changes))(choices)
     costs = jax.vmap(lambda choice: total_cost(tables, choice))(choices)
     best = jnp.argmin(costs)

@@ -1,21 +1,22 @@
-"""`fleet`: model version, cut, and shares of one link and one server, for every device of a fleet
-at once.
+"""`fleet`: a model version, a cut, and shares of one link and one server for every device of a fleet.
 
 The system of Qi et al., *Multi-Compression Scale DNN Inference Acceleration based on Cloud-Edge-End
 Collaboration* (doi 10.1145/3634704), with links, loads and processors that vary.
 
-In every slot each active device has one task of weight `w` in [0, 1]. It runs version v up to cut
-p, sends the feature over its share x of the band, and the server finishes it with its share y (or,
-with a cloud, runs up to a second cut and the cloud finishes):
+In every slot each active device has one task of weight `w` in [0, 1]. It runs a model version up to
+a cut and sends the feature with its share x of the band; the server finishes the task with its
+share y (or, with a cloud, runs up to a second cut, and the cloud finishes it):
 
-    T_i = device_s / v_i + fixed_s + bits / (x_i B eta_i) + flop / (y_i F),    sum x <= 1, sum y <=
-    1, cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s.
+    T_i = device_s / v_i + fixed_s + bits / (x_i B eta_i) + flop / (y_i F),
+    cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s,
 
-Tasks end in the slot they came in: a decision changes nothing but its own reward. Axes: D devices,
-C choices.
+where sum x <= 1 and sum y <= 1, v is the speed of a processor, eta the efficiency of a link, and B
+and F are the whole band and server. Tasks end in the slot in which they came: a decision changes
+nothing but its own reward. Axes: D devices, C choices.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax
@@ -24,61 +25,54 @@ from flax import struct
 
 from jaxcoinfer.core.contract import Outcome, TimeStep
 from jaxcoinfer.physics.energy import transmit_energy_j
-from jaxcoinfer.systems.fleet.allocation import Tables, allocate, at, normalised
+from jaxcoinfer.systems.fleet.allocation import FleetTables, allocate, at, normalised
 from jaxcoinfer.systems.fleet.exogenous import FleetSlot, slot_at
 from jaxcoinfer.systems.fleet.params import FleetParams
 
 
 class FleetState(struct.PyTreeNode):
-    """Where a fleet stands: row and slot int32, done bool."""
+    """The state of a fleet; all scalars."""
 
-    row: jax.Array
-    slot: jax.Array
-    done: jax.Array
+    row: jax.Array  # int32, row of the bank
+    slot: jax.Array  # int32, slot of the row
+    done: jax.Array  # bool, whether the row is over
 
 
 class FleetAction(struct.PyTreeNode):
     """An action of an environment with `learned_shares`, [D] each.
 
-    choice int32. bandwidth, compute float32: shares are in proportion to them, among the devices
-    that send, or run something on the server; below zero counts as zero.
+    Shares are in proportion to the weights of the devices that use the link or the server.
     """
 
-    choice: jax.Array
-    bandwidth: jax.Array
-    compute: jax.Array
+    choice: jax.Array  # int32
+    bandwidth: jax.Array  # float32, weight of the share of the link; below zero counts as zero
+    compute: jax.Array  # float32, weight of the share of the server; likewise
 
 
 class FleetOutcome(Outcome):
-    """How the tasks of a slot ended, [D] each, utility the cost of a task, negative; and the class
-    of each task.
+    """How the tasks of a slot ended, [D] each; utility is the cost of a task, negative."""
 
-    latency_sensitive bool: w above one half.
-    """
-
-    latency_sensitive: jax.Array
+    latency_sensitive: jax.Array  # bool, class of the task: w above one half
 
 
 class Work(struct.PyTreeNode):
-    """Seconds of every choice, [D, C]: base_s whatever the shares, send_s with all bandwidth, run_s
-    with all server.
-    """
+    """Seconds of every choice, [D, C] float32 each."""
 
-    base_s: jax.Array
-    send_s: jax.Array
-    run_s: jax.Array
+    base_s: jax.Array  # whatever the shares
+    send_s: jax.Array  # of the upload, with all the bandwidth
+    run_s: jax.Array  # on the server, with all of it
 
 
-# Observation of each device, all in [0, 1], unbounded numbers as `x / (x + half)`; zeros where a
+# Observation of each device, all in [0, 1]: unbounded numbers as `x / (x + half)`, zeros where a
 # device is absent.
 OBSERVATION = (
     "active",
     "weight",
     "efficiency",  # half 1 bit/s/Hz
     "speed",  # half 1
-    "device_time",  # of the first version on the device, half reference_s; so are the next two
-    "upload_time",  # of the input with an equal share of the band
-    "server_time",  # of the largest version with an equal share of the server
+    "device_time",  # of the first version on the device, half reference_s
+    "upload_time",  # of the input with an equal share of the band, half reference_s
+    "server_time",  # of the largest version with an equal share of the server, half reference_s
     "bandwidth",  # share that others leave, half 1
     "server",  # likewise
     "active_devices",  # half 16
@@ -91,22 +85,21 @@ class Fleet:
     """The environment. An action is the choice of each device, [D] int32, or with `learned_shares`
     a `FleetAction`.
 
-    Shares: without `learned_shares` those of least cost for the choices
+    Without `learned_shares` the shares are those of least cost for the choices
     (`systems.fleet.allocation`). With it, a latency counts at most `cap_s`, so that a share of
-    almost nothing costs no fortune. The bound on the cost holds for capped latencies too: a task
-    given up costs `(1 - w)(1 - acc_v) + w cap_s / reference_s`, and `make_params` sees to it that
+    almost nothing does not cost a fortune. The bound on the cost holds for capped latencies too: a
+    task given up costs `(1 - w)(1 - acc_v) + w cap_s / reference_s`, and `make_params` ensures that
     the same version wholly on the device, which takes no share, costs no more.
 
-    A device that needs a share and has none, or takes a choice that is not valid, has a latency of
-    `cap_s`; of a choice that is not valid nothing comes, accuracy 0. With the best shares the first
-    happens only where w = 0.
+    A device that needs a share and has none, or takes an invalid choice, has a latency of `cap_s`;
+    an invalid choice also has accuracy 0. With the best shares, only a task of w = 0 can lack one.
     """
 
     n_devices: int
-    n_versions: int
-    n_cuts: int
-    with_cloud: bool = False
-    learned_shares: bool = False
+    n_versions: int  # model versions
+    n_cuts: int  # cut 0 sends the input, the last one sends nothing
+    with_cloud: bool = False  # whether there is a second cut, between server and cloud
+    learned_shares: bool = False  # whether actions hold shares
 
     @property
     def n_choices(self) -> int:
@@ -121,9 +114,10 @@ class Fleet:
     def observation_shape(self) -> tuple[int, int]:
         return (self.n_devices, len(OBSERVATION))
 
-    def parts(self, choice):
-        """Returns version, cut and second cut of a choice; the second is the last cut where there
-        is no cloud.
+    def parts(self, choice: Any) -> tuple[Any, Any, Any]:
+        """Returns version, cut and second cut of a choice, an integer or an array of any shape.
+
+        Without a cloud the second cut is the last one.
         """
         n_second = self.n_cuts if self.with_cloud else 1
         second = choice % n_second if self.with_cloud else choice * 0 + self.n_cuts - 1
@@ -134,8 +128,8 @@ class Fleet:
         return (version + 1) * self.n_choices // self.n_versions - 1
 
     def mask(self, state: FleetState, params: FleetParams) -> jax.Array:
-        """Returns which choices are valid, [D, C] bool; an absent device, whose choice means
-        nothing, has the first.
+        """Returns which choices are valid, [D, C] bool; for an absent device, whose choice means
+        nothing, only the first.
         """
         here = active(state, params)[:, None]
         return jnp.where(here, params.valid[None], (jnp.arange(self.n_choices) == 0)[None])
@@ -157,12 +151,14 @@ class Fleet:
         state = FleetState(row, slot, slot >= params.bank.n_slots)
         nothing, count = jnp.zeros(self.n_devices), jnp.zeros(self.n_devices, jnp.int32)
         no = jnp.zeros(self.n_devices, bool)
-        none = FleetOutcome(no, count, nothing, nothing, nothing, nothing, count, no)
+        no_tasks = FleetOutcome(no, count, nothing, nothing, nothing, nothing, count, no)
         return state, TimeStep(
-            observe(self, state, params), jnp.zeros(()), jnp.zeros((), bool), state.done, none
+            observe(self, state, params), jnp.zeros(()), jnp.zeros((), bool), state.done, no_tasks
         )
 
-    def step(self, state: FleetState, action, params: FleetParams) -> tuple[FleetState, TimeStep]:
+    def step(
+        self, state: FleetState, action: jax.Array | FleetAction, params: FleetParams
+    ) -> tuple[FleetState, TimeStep]:
         """Serves the tasks of this slot; the reward is their mean cost, negative."""
         chex.assert_shape(jax.tree.leaves(action), (self.n_devices,))
         outcome = outcomes(self, state, action, params)
@@ -175,24 +171,23 @@ class Fleet:
         )
 
 
-def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> FleetOutcome:
+def outcomes(
+    env: Fleet, state: FleetState, action: jax.Array | FleetAction, params: FleetParams
+) -> FleetOutcome:
     """Returns how the tasks of this slot end, [D]."""
-    choice = action.choice if env.learned_shares else action
+    choice = action.choice if isinstance(action, FleetAction) else action
     now = slot_at(params.bank, state.row, state.slot)
     valid = params.valid.at[choice].get(mode="promise_in_bounds")
-    of = jax.tree.map(lambda table: at(table, choice), work(now, params))
+    own = jax.tree.map(lambda table: at(table, choice), work(now, params))
     served = now.active & valid
-    send_s, run_s = jnp.where(served, of.send_s, 0.0), jnp.where(served, of.run_s, 0.0)
-    if env.learned_shares:
-        bandwidth = normalised(jnp.where(send_s > 0.0, jnp.maximum(action.bandwidth, 0.0), 0.0))
-        compute = normalised(jnp.where(run_s > 0.0, jnp.maximum(action.compute, 0.0), 0.0))
-    else:
-        bandwidth, compute = allocate(now.weight * send_s, now.weight * run_s)
-    air_s, served_s = (
-        _seconds_at(s, x, params.cap_s) for s, x in ((send_s, bandwidth), (run_s, compute))
+    send_s, run_s = jnp.where(served, own.send_s, 0.0), jnp.where(served, own.run_s, 0.0)
+    bandwidth, compute = _shares(now, send_s, run_s, action)
+    air_s, server_s = (
+        _seconds_at(whole_s, share, params.cap_s)
+        for whole_s, share in ((send_s, bandwidth), (run_s, compute))
     )
     starved = ((send_s > 0.0) & (bandwidth == 0.0)) | ((run_s > 0.0) & (compute == 0.0))
-    latency_s = jnp.where(starved | ~valid, params.cap_s, of.base_s + air_s + served_s)
+    latency_s = jnp.where(starved | ~valid, params.cap_s, own.base_s + air_s + server_s)
     if env.learned_shares:
         latency_s, air_s = jnp.minimum(latency_s, params.cap_s), jnp.minimum(air_s, params.cap_s)
     accuracy = jnp.where(valid, params.accuracy.at[choice].get(mode="promise_in_bounds"), 0.0)
@@ -213,15 +208,26 @@ def outcomes(env: Fleet, state: FleetState, action, params: FleetParams) -> Flee
     )
 
 
+def _shares(
+    now: FleetSlot, send_s: jax.Array, run_s: jax.Array, action: jax.Array | FleetAction
+) -> tuple[jax.Array, jax.Array]:
+    """Shares of band and server [D]: those of the action, or of least cost if it holds none."""
+    if not isinstance(action, FleetAction):
+        return allocate(now.weight * send_s, now.weight * run_s)
+    bandwidth = normalised(jnp.where(send_s > 0.0, jnp.maximum(action.bandwidth, 0.0), 0.0))
+    compute = normalised(jnp.where(run_s > 0.0, jnp.maximum(action.compute, 0.0), 0.0))
+    return bandwidth, compute
+
+
 def _seconds_at(whole_s: jax.Array, share: jax.Array, cap_s: jax.Array) -> jax.Array:
-    """Seconds with a share of what takes whole_s with all of it; cap_s with none."""
+    """Seconds with a share of what takes whole_s with all of it; cap_s with a share of zero."""
     needed = jnp.where(share > 0.0, whole_s / jnp.where(share > 0.0, share, 1.0), cap_s)
     return jnp.where(whole_s > 0.0, needed, 0.0)
 
 
 def work(now: FleetSlot, params: FleetParams) -> Work:
-    """Returns the seconds of every choice, [D, C]: with all bandwidth `bits / (B eta)`, all the
-    server `flop / F`.
+    """Returns the seconds of every choice, [D, C]: `bits / (B eta)` with all the bandwidth,
+    `flop / F` with the whole server.
     """
     device_s = params.device_s.at[now.kind].get(mode="promise_in_bounds")
     rate_bps = params.bandwidth_hz * now.bandwidth * now.efficiency
@@ -233,20 +239,24 @@ def work(now: FleetSlot, params: FleetParams) -> Work:
     )
 
 
-def tables(state: FleetState, params: FleetParams) -> Tables:
-    """Returns what every choice of every device costs now, [D, C]: `a = (1 - w)(1 - acc) + w base_s
-    / reference_s`, `b = w send_s / reference_s`, `c = w run_s / reference_s`; infinity and zeros
-    where a choice is not valid.
+def tables(state: FleetState, params: FleetParams) -> FleetTables:
+    """Returns what every choice of every device costs now, [D, C].
+
+        a = (1 - w) (1 - accuracy) + w base_s / reference_s
+        b = w send_s / reference_s
+        c = w run_s / reference_s
+
+    An invalid choice has infinity for a, and zeros.
     """
     now = slot_at(params.bank, state.row, state.slot)
-    of = work(now, params)
+    seconds = work(now, params)
     here, valid = now.active[:, None], params.valid[None]
-    of_latency = (now.weight / params.reference_s)[:, None]
-    base = (1.0 - now.weight)[:, None] * (1.0 - params.accuracy)[None] + of_latency * of.base_s
-    return Tables(
+    per_second = (now.weight / params.reference_s)[:, None]
+    base = (1.0 - now.weight)[:, None] * (1.0 - params.accuracy)[None] + per_second * seconds.base_s
+    return FleetTables(
         base=jnp.where(here, jnp.where(valid, base, jnp.inf), 0.0),
-        bandwidth=jnp.where(here & valid, of_latency * of.send_s, 0.0),
-        compute=jnp.where(here & valid, of_latency * of.run_s, 0.0),
+        bandwidth=jnp.where(here & valid, per_second * seconds.send_s, 0.0),
+        compute=jnp.where(here & valid, per_second * seconds.run_s, 0.0),
     )
 
 
@@ -256,10 +266,10 @@ def active(state: FleetState, params: FleetParams) -> jax.Array:
 
 
 def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
-    """Returns sums over tasks, [2]: those that care for accuracy, then those that care for latency.
+    """Returns sums over the accuracy-sensitive and the latency-sensitive tasks, [2] each.
 
-    tasks, accuracy, latency_s, energy_j, cost; the outcome may have any leading axes, all summed
-    over.
+    Their names: tasks, accuracy, latency_s, energy_j, cost. Any leading axes of the outcome are
+    summed over.
     """
     numbers = {
         "accuracy": outcome.accuracy,
@@ -280,11 +290,11 @@ def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
 def observe(env: Fleet, state: FleetState, params: FleetParams) -> jax.Array:
     """Returns the observation [D, 10] float32, columns as in `OBSERVATION`, each in [0, 1]."""
     now = slot_at(params.bank, state.row, state.slot)
-    of = work(now, params)
+    seconds = work(now, params)
     n = now.active.sum().astype(jnp.float32)
     ones = jnp.ones_like(now.weight)
 
-    def half(x, at_half):
+    def half(x: jax.Array, at_half: float | jax.Array) -> jax.Array:
         return x / (x + at_half)
 
     columns = [
@@ -292,9 +302,9 @@ def observe(env: Fleet, state: FleetState, params: FleetParams) -> jax.Array:
         now.weight,
         half(now.efficiency, 1.0),
         half(now.speed, 1.0),
-        half(of.base_s[:, env.on_device(0)], params.reference_s),
-        half(n * of.send_s[:, 0], params.reference_s),
-        half(n * of.run_s.max(axis=1), params.reference_s),
+        half(seconds.base_s[:, env.on_device(0)], params.reference_s),
+        half(n * seconds.send_s[:, 0], params.reference_s),
+        half(n * seconds.run_s.max(axis=1), params.reference_s),
         ones * half(now.bandwidth, 1.0),
         ones * half(now.server, 1.0),
         ones * half(n, _HALF_DEVICES),

@@ -1,5 +1,5 @@
-"""Everything random about a fleet, as arrays: links, tasks, processors, and what others leave of
-link and server.
+"""Everything random about a fleet, as arrays: links, tasks, processors, and what other users leave
+of the link and the server.
 
 Axes: K rows, T slots, D devices.
 """
@@ -9,21 +9,15 @@ from flax import struct
 
 
 class FleetBank(struct.PyTreeNode):
-    """K rows of T+1 slots; slot T is only looked at.
+    """K rows of T+1 slots; slot T is only observed, never played."""
 
-    efficiency [K, T+1, D] float32: bit/s/Hz of a device's link. weight [K, T+1, D] float32: of
-    latency in the cost of its task, 0 to 1. speed [K, T+1, D] float32: of its processor, 1 =
-    nominal. active [K, T+1, D] bool: has it a task. kind [K, D] int32: what machine it is.
-    bandwidth, server [K, T+1] float32: the share of each that others leave.
-    """
-
-    efficiency: jax.Array
-    weight: jax.Array
-    speed: jax.Array
-    active: jax.Array
-    kind: jax.Array
-    bandwidth: jax.Array
-    server: jax.Array
+    efficiency: jax.Array  # float32 [K, T+1, D], bit/s/Hz of a device's link
+    weight: jax.Array  # float32 [K, T+1, D], of latency in the cost of the task, 0 to 1
+    speed: jax.Array  # float32 [K, T+1, D], of a device's processor, 1 = nominal
+    active: jax.Array  # bool [K, T+1, D], whether a device has a task
+    kind: jax.Array  # int32 [K, D], which kind of machine a device is
+    bandwidth: jax.Array  # float32 [K, T+1], share of the link that others leave
+    server: jax.Array  # float32 [K, T+1], share of the server that others leave
 
     @property
     def n_rows(self) -> int:
@@ -35,25 +29,21 @@ class FleetBank(struct.PyTreeNode):
 
 
 class FleetSlot(struct.PyTreeNode):
-    """One slot of a bank: fields as there, [D]; bandwidth and server are scalars."""
+    """One slot of a bank; units as there."""
 
-    efficiency: jax.Array
-    weight: jax.Array
-    speed: jax.Array
-    active: jax.Array
-    kind: jax.Array
-    bandwidth: jax.Array
-    server: jax.Array
+    efficiency: jax.Array  # float32 [D]
+    weight: jax.Array  # float32 [D]
+    speed: jax.Array  # float32 [D]
+    active: jax.Array  # bool [D]
+    kind: jax.Array  # int32 [D]
+    bandwidth: jax.Array  # float32, scalar
+    server: jax.Array  # float32, scalar
 
 
 def slot_at(bank: FleetBank, row: jax.Array, slot: jax.Array) -> FleetSlot:
     """Returns `slot` of `row`; both int32 and inside the bank."""
-    at = {
-        name: leaf.at[row, slot].get(mode="promise_in_bounds")
-        for name, leaf in _by_slot(bank).items()
+    by_slot = {name: leaf for name, leaf in vars(bank).items() if name != "kind"}
+    current = {
+        name: leaf.at[row, slot].get(mode="promise_in_bounds") for name, leaf in by_slot.items()
     }
-    return FleetSlot(kind=bank.kind.at[row].get(mode="promise_in_bounds"), **at)
-
-
-def _by_slot(bank: FleetBank) -> dict[str, jax.Array]:
-    return {name: leaf for name, leaf in vars(bank).items() if name != "kind"}
+    return FleetSlot(kind=bank.kind.at[row].get(mode="promise_in_bounds"), **current)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.evaluation import seeds
 from jaxcoinfer.learn import ppo
+from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.fleet import baselines
 from jaxcoinfer.systems.fleet import network as fleet_actor
 from jaxcoinfer.systems.fleet.env import Fleet
@@ -36,17 +38,18 @@ class Learner:
             return env
         return fleet_actor.Leveled(dataclasses.replace(env, learned_shares=True), self.n_levels)
 
-    def train(self, keys: jax.Array, params: FleetParams, env: Fleet, config: ppo.Config) -> Any:
+    def train(
+        self, keys: jax.Array, params: FleetParams, env: Fleet, config: ppo.Config
+    ) -> TrainResult:
         """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
         seen_as, config = self.env(env), dataclasses.replace(config, twin=self.twin)
 
-        def of_seed(key):
+        def train_once(key: jax.Array) -> TrainResult:
             return ppo.train(
                 key, params, self.hyper, env=seen_as, config=config, outcomes=fleet_actor.outcomes
             )
 
-        # One after another: on two cores as fast as side by side, and compiled in half the time.
-        return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
+        return seeds.train(keys, train_once)
 
     def policy(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
         """Returns the greedy policy in the environment that it sees, of any number of devices."""

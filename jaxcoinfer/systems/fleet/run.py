@@ -7,7 +7,6 @@ Nothing here prints or writes: whoever calls hears of the progress through a fun
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.evaluation import comparison, evaluate, executor
+from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import ppo
@@ -133,7 +132,11 @@ def run(
         _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="eval")
         work.over("drew the rows", 2)
         keys = jax.random.split(key_of(seed, executor.LEARN), sizes.seeds)
-        learning = _start_learning(work, env, params, keys, sizes)
+        trainings = {
+            name: partial(LEARNERS[name].train, params=params, env=env, config=sizes.config)
+            for name in (*sizes.learners, *sizes.curves)
+        }
+        learning = seeds.start(work, 20, keys, trainings)
         bounding = work.start("computed the bound", 2, certified, env, world)
         others = baseline_policies(env)
         what = f"evaluated {len(others)} baselines"
@@ -145,7 +148,7 @@ def run(
                 "varied the world of the baselines", 4, report.costs, worlds, _swept_baselines
             ),
         ]
-        weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
+        weights = {name: seeds.pick(learning[name].result().weights, 0) for name in sizes.learners}
         learned = learned_policies(env, hidden, weights)
         trying = work.start(
             f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played
@@ -157,7 +160,7 @@ def run(
         tasks = trying.result() | playing.result()
         varied = zip(*(future.result() for future in varying), strict=True)
         costs = [learners | baselines | least for least, baselines, learners in varied]
-        curves = {name: _curve(future.result()) for name, future in learning.items()}
+        curves = {name: seeds.curve(future.result()) for name, future in learning.items()}
         bound, _ = bounding.result()
     rows = table(tasks, bound, scenario)
     found = _Found(
@@ -170,7 +173,7 @@ def run(
         checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
         table=rows,
         sheets=_sheets(env, tasks, found, scenario),
-        found={"seeds_of_learning": sizes.seeds, "learning": _learning(curves)},
+        found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
         figures=partial(_figures, env, rows, found, scenario),
         trace=report.chrome_trace(env, tasks[BEST], scenario, N_TIMELINE),
     )
@@ -259,25 +262,6 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
     )
 
 
-def _start_learning(
-    work: Executor, env: Fleet, params: Any, keys: jax.Array, sizes: Sizes
-) -> dict[str, Future]:
-    """Starts every learner, by name."""
-    return {
-        name: work.start(
-            f"learned {name} {sizes.seeds} times",
-            20,
-            LEARNERS[name].train,
-            keys,
-            params,
-            env,
-            sizes.config,
-            tasks_in=_n_seen,
-        )
-        for name in (*sizes.learners, *sizes.curves)
-    }
-
-
 def _other_worlds(
     scenario: FleetScenario, seed: int, sizes: Sizes
 ) -> tuple[list[int], list[float], list[report.World]]:
@@ -303,49 +287,19 @@ def _swept_baselines(env: Fleet) -> dict[str, EnvPolicy]:
     return {name: policy for name, policy in baseline_policies(env).items() if name in _SWEPT}
 
 
-def _of_first_seed(weights: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], weights)
-
-
-def _curve(learned: Any) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(learned.steps)[0], np.asarray(learned.curve)
-
-
-def _n_seen(learned: Any) -> int:
-    """Slots, of all devices one."""
-    return int(learned.steps[:, -1].sum())
-
-
 def _n_played(tasks: Mapping[str, FleetTasks]) -> int:
     return sum(len(one.utility) for one in tasks.values())
-
-
-def _learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Where learning ended, the mean over seeds."""
-    return {
-        name: {
-            "steps": int(steps[-1]),
-            "utility": comparison.pair(evaluate.interval(values[:, -1])),
-        }
-        for name, (steps, values) in curves.items()
-    }
 
 
 def _sheets(
     env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario: FleetScenario
 ) -> dict[str, Sheet]:
     kinds = [kind.device for kind in scenario.kinds]
-    points = [
-        (name, seed, step, value)
-        for name, (steps, values) in found.curves.items()
-        for seed, line in enumerate(values)
-        for step, value in zip(steps, line, strict=True)
-    ]
     swept = report.sweep_rows("devices", found.devices) + report.sweep_rows(
         "bandwidth_hz", found.bandwidths
     )
     return {
-        "learning": (("learner", "seed", "steps", "utility"), points),
+        "learning": seeds.sheet(found.curves),
         "sweeps": (
             ("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"),
             swept,

@@ -1,13 +1,11 @@
-"""Scenarios of the system `multi-user`: users that interfere. Read by
-`jaxcoinfer.systems.stopping.scenario`; no jax.
-"""
+"""Scenarios of the system `multi-user`: users that interfere. No JAX."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.fields import (
     ProfileError,
     checked,
@@ -15,67 +13,64 @@ from jaxcoinfer.data.fields import (
     integer,
     many,
     number,
+    pair,
     record,
     sources,
     text,
+    word,
 )
-from jaxcoinfer.data.processes import pair, word
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitTask:
-    """A DNN and a device from profiles, split where the DNN may be cut.
+    """A DNN and a device from profiles, split where the DNN may be cut."""
 
-    compute_w: mean watts up to each split but the first, where they were published beside the
-    profile's joules.
-    """
-
-    dnn: str = checked(text)
-    device: str = checked(text)
+    dnn: str = checked(text)  # name of its profile, or path
+    device: str = checked(text)  # name of its profile, or path
+    # Mean watts up to each split but the first, where they were published beside the profile's
+    # joules.
     compute_w: tuple[float, ...] = checked(many(number()), default=())
 
 
 @dataclasses.dataclass(frozen=True)
 class SubChannels:
-    """Sub-channels of bandwidth_hz and noise_w each; the signal falls with distance^path_loss.
+    """Sub-channels that users share."""
 
-    max_w, least_w: of a user's radio. distances_m: range of the users' distances.
-    """
-
-    bandwidth_hz: float = checked(number(above=True))
-    noise_w: float = checked(number(above=True))
-    path_loss: float = checked(number(0.0, 10.0))
-    max_w: float = checked(number(above=True))
-    least_w: float = checked(number(above=True))
+    bandwidth_hz: float = checked(number(above=True))  # of each
+    noise_w: float = checked(number(above=True))  # in each
+    path_loss: float = checked(number(0.0, 10.0))  # the signal falls with distance^path_loss
+    max_w: float = checked(number(above=True))  # of a user's radio
+    least_w: float = checked(number(above=True))  # of a user's radio
+    # Range of the users' distances.
     distances_m: tuple[float, ...] = checked(pair(number(above=True)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """What an observation divides remaining seconds and remaining bits by."""
+    """What an observation divides by."""
 
-    seconds: float = checked(number(above=True))
-    bits: float = checked(number(above=True))
+    seconds: float = checked(number(above=True))  # the remaining seconds
+    bits: float = checked(number(above=True))  # the remaining bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiUserScenario:
     """Users on sub-channels; `rows` starts of episodes are drawn at a time.
 
-    tasks: mean number of tasks a user. Reward of a slot: `-(slot_s + energy_weight * joules) /
-    finished`, both means over users, finished at least tasks_floor.
+    Reward of a slot: `-(slot_s + energy_weight * joules) / finished`, where joules and finished
+    tasks are means over users.
     """
 
     name: str = checked(identifier)
     description: str = checked(text)
     system: str = checked(word("multi-user"))
-    slot_s: float = checked(number(above=True))
+    slot_s: float = checked(number(above=True))  # seconds of a slot
     rows: int = checked(integer(1, 1 << 20))
     users: int = checked(integer(1, 64))
     channels: int = checked(integer(1, 64))
-    tasks: float = checked(number(above=True))
-    energy_weight: float = checked(number())
-    tasks_floor: float = checked(number(above=True))
+    tasks: float = checked(number(above=True))  # mean number per user
+    energy_weight: float = checked(number())  # seconds per joule
+    tasks_floor: float = checked(number(above=True))  # `finished` counts no less
     task: SplitTask = checked(record(SplitTask))
     radio: SubChannels = checked(record(SubChannels))
     observation: Scales = checked(record(Scales))
@@ -83,23 +78,22 @@ class MultiUserScenario:
 
 
 def multi_user_numbers(scenario: MultiUserScenario) -> dict[str, Any]:
-    """Returns what `jaxcoinfer.systems.multi_user.params.make_params` wants to know, by name.
+    """Returns the arguments of `jaxcoinfer.systems.multi_user.params.make_params`.
 
     Splits: the input first, every cut the DNN's profile allows, the whole network on the device
     last.
     """
     dnn, device = profiles.load_dnn(scenario.task.dnn), profiles.load_device(scenario.task.device)
-    last = len(dnn.layers)
-    cuts = [0, *(i for i, layer in enumerate(dnn.layers, 1) if layer.cut and i < last), last]
-    compute_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(device, dnn))])[cuts]
-    given_w = scenario.task.compute_w
-    if given_w and len(given_w) != len(cuts) - 1:
+    cuts = costs.cuts(dnn)
+    compute_s = costs.cumulative_seconds(device, dnn)[cuts]
+    published_w = scenario.task.compute_w
+    if published_w and len(published_w) != len(cuts) - 1:
         raise ProfileError(
-            f"task.compute_w = {list(given_w)}: '{dnn.name}' has {len(cuts) - 1} splits after the first; "
-            "allowed: one number for each, or none"
+            f"task.compute_w = {list(published_w)}: '{dnn.name}' has {len(cuts) - 1} splits after "
+            "the first; allowed: one number for each, or none"
         )
-    compute_w = given_w or profiles.cumulative_energy_j(device, dnn)[cuts][1:] / compute_s[1:]
-    upload_bits = profiles.upload_bits(dnn)[cuts].astype(np.float64)
+    compute_w = published_w or costs.cumulative_energy_j(device, dnn)[cuts][1:] / compute_s[1:]
+    upload_bits = costs.upload_bits(dnn)[cuts].astype(np.float64)
     upload_bits[-1] = 0.0  # the result stays where it is wanted
     radio = {
         field.name: getattr(scenario.radio, field.name)

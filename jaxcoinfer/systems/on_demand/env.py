@@ -1,5 +1,5 @@
-"""`on-demand`: for each task an early exit, a cut between device and edge, and the bits of the
-feature sent.
+"""`on-demand`: for each task an early exit, a cut between device and edge, and the bit width of
+the feature that is sent.
 
 The system of Niu et al., *An Adaptive Device-Edge Co-Inference Framework Based on Soft
 Actor-Critic* (arXiv 2201.02968), with deadline classes, and with a link and processors that vary.
@@ -9,10 +9,12 @@ speed v_e of the slot,
 
     T = t_dev(e, p) / v_d + bits(e, p, q) / r + rtt [p < end] + t_edge(e, p) / v_e,
 
-at most `cap` deadlines, after which the task is given up; and pay
-`omega acc - (1 - omega) T / deadline - penalty [T > deadline]`. Link and speeds are exogenous, and
-seen `delay_slots` slots late; the class of the task is seen in time. Axes: A actions, G deadline
-classes.
+at most `cap` deadlines, after which the task is given up, and the reward
+
+    omega acc - (1 - omega) T / deadline - penalty [T > deadline].
+
+Link and speeds are exogenous and observed `delay_slots` slots late; the class of the task is
+observed in time. Axes: A actions, G deadline classes.
 """
 
 from dataclasses import dataclass
@@ -28,36 +30,31 @@ from jaxcoinfer.systems.on_demand import exogenous
 from jaxcoinfer.systems.on_demand.exogenous import Slot
 from jaxcoinfer.systems.on_demand.params import Params
 
-# Observation: the slot of `delay_slots` ago and the task in hand; then one number a class, 1 for
+# Observation: the slot of `delay_slots` ago and the current task; then one number per class, 1 for
 # the task's own.
 OBSERVATION = ("rate", "device_speed", "edge_speed", "deadline")
 
 
 class State(struct.PyTreeNode):
-    """Where one device stands; scalars: row, slot int32; done bool; now: the record of the slot;
-    seen: the one that the device knows, of `delay_slots` ago.
-    """
+    """The state of one device; all scalars."""
 
-    row: jax.Array
-    slot: jax.Array
-    done: jax.Array
-    now: Slot
-    seen: Slot
+    row: jax.Array  # int32, row of the bank
+    slot: jax.Array  # int32, slot of the row
+    done: jax.Array  # bool, whether the row is over
+    now: Slot  # the current slot
+    seen: Slot  # what the device knows: the slot of `delay_slots` ago
 
 
 class Costs(struct.PyTreeNode):
-    """What actions give, of any common shape: latency_s = device_s + upload_s + edge_s, seconds, at
-    most `cap` deadlines, where upload_s counts the round trip; energy_j, joules; accuracy; utility,
-    the reward.
-    """
+    """What actions cost and give; all float32, of any common shape."""
 
-    device_s: jax.Array
-    upload_s: jax.Array
-    edge_s: jax.Array
-    latency_s: jax.Array
-    energy_j: jax.Array
-    accuracy: jax.Array
-    utility: jax.Array
+    device_s: jax.Array  # seconds on the device
+    upload_s: jax.Array  # seconds of the upload, with the round trip
+    edge_s: jax.Array  # seconds on the edge
+    latency_s: jax.Array  # the sum of the three, at most `cap` deadlines
+    energy_j: jax.Array  # joules of the device
+    accuracy: jax.Array  # in [0, 1]
+    utility: jax.Array  # the reward
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,14 @@ class OnDemand:
     """The environment; an action is the index of (exit, cut, width) in the flattened grid [n_exits,
     n_cuts, n_bits].
 
-    Not all of the grid is valid: see `mask`. An action that is not valid is not replaced by
-    another: its task is lost.
+    Not all of the grid is valid: see `mask`. An invalid action is not replaced by another: its task
+    is lost.
     """
 
-    n_exits: int
-    n_cuts: int
-    n_bits: int
-    n_classes: int
+    n_exits: int  # the last exit is the full network
+    n_cuts: int  # cut 0 sends the input, the last one sends nothing
+    n_bits: int  # bit widths of a feature
+    n_classes: int  # deadline classes
 
     @property
     def n_actions(self) -> int:
@@ -80,7 +77,7 @@ class OnDemand:
 
     @property
     def n_choices(self) -> int:
-        """Choices of a task: every action."""
+        """Choices for a task: every action."""
         return self.n_actions
 
     @property
@@ -88,8 +85,9 @@ class OnDemand:
         return (len(OBSERVATION) + self.n_classes,)
 
     def unflatten(self, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns (exit, cut, width) of an action, each of its type; `action = (exit n_cuts + cut)
-        n_bits + width`.
+        """Returns (exit, cut, width) of an action, each of its shape and type.
+
+        `action = (exit * n_cuts + cut) * n_bits + width`.
         """
         return (
             action // (self.n_cuts * self.n_bits),
@@ -109,8 +107,8 @@ class OnDemand:
         return self.reset_at(row, slot, params)
 
     def reset_at(self, row: jax.Array, slot: jax.Array, params: Params) -> tuple[State, TimeStep]:
-        """Starts at `slot` of `row`, int32; no earlier than slot `delay_slots`, before which
-        nothing has been seen.
+        """Starts at `slot` of `row`, int32; no earlier than slot `delay_slots`, before which the
+        device has observed nothing.
         """
         slot = jnp.maximum(slot, params.delay_slots)
         state = State(
@@ -121,11 +119,11 @@ class OnDemand:
             seen=exogenous.slot_at(params.bank, row, slot - params.delay_slots),
         )
         zero, count, no = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        none = Outcome(no, count, zero, zero, zero, zero, count)
-        return state, TimeStep(observe(self, state, params), zero, no, state.done, none)
+        no_task = Outcome(no, count, zero, zero, zero, zero, count)
+        return state, TimeStep(observe(self, state, params), zero, no, state.done, no_task)
 
     def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
-        """Runs the slot's task as `action`, int32 in [0, A), says."""
+        """Runs the task of the slot as decided by `action`, int32 in [0, A)."""
         costs = price(params, state.now, state.now.task_class, action)
         alive = ~state.done
         slot = state.slot + alive.astype(jnp.int32)
@@ -154,8 +152,9 @@ class OnDemand:
 
 
 def price(params: Params, slot: Slot, task_class: jax.Array, action: jax.Array) -> Costs:
-    """Returns what a task of `task_class` gives at the rate and speeds of `slot`, whose shapes fit;
-    `action` int32.
+    """Returns what a task of `task_class` costs and gives at the rate and speeds of `slot`.
+
+    The shapes of slot, task_class and action, both int32, must broadcast.
     """
     t_dev_s, t_edge_s, bits, offloads, accuracy, device_energy_j = (
         table.at[action].get(mode="promise_in_bounds")
@@ -195,8 +194,9 @@ def observe(env: OnDemand, state: State, params: Params) -> jax.Array:
     """Returns the observation [4 + G] float32, in the order of `OBSERVATION`, then the class; each
     in [0, 1].
 
-    Rate `r / (r + mean rate of the bank)`, which is logistic in log r, and speeds `v / (v + 1)`, of
-    the slot the device has seen; the task's deadline over the longest one; its class, one-hot.
+    Of the slot that the device knows: rate `r / (r + mean rate of the bank)`, which is logistic in
+    log r, and speeds `v / (v + 1)`. Of the task: its deadline over the longest one, and its class,
+    one-hot.
     """
     task_class = state.now.task_class
     features = [

@@ -1,4 +1,4 @@
-"""Everything random or recorded of `on-demand`, as arrays: link rate, device speed, edge speed,
+"""Everything random or recorded in `on-demand`, as arrays: link rate, device speed, edge speed and
 deadline class.
 
 Axes: K rows, T slots.
@@ -13,20 +13,18 @@ RATE, DEVICE_SPEED, EDGE_SPEED, CLASS = range(4)
 
 
 class Draw(struct.PyTreeNode):
-    """One realisation, [K, T] each: rate_bps float32, bit/s; device_speed, edge_speed float32, 1 =
-    nominal; task_class int32, index of the deadline class of the slot's task.
-    """
+    """One realisation of everything that varies, [K, T] each."""
 
-    rate_bps: jax.Array
-    device_speed: jax.Array
-    edge_speed: jax.Array
-    task_class: jax.Array
+    rate_bps: jax.Array  # float32, bit/s
+    device_speed: jax.Array  # float32, 1 = nominal
+    edge_speed: jax.Array  # float32, 1 = nominal
+    task_class: jax.Array  # int32, index of the deadline class of the slot's task
 
 
 class Slot(struct.PyTreeNode):
-    """The bank's record of one slot, [..., 4] float32; columns as in `Bank.slots`."""
+    """The bank's record of one slot."""
 
-    record: jax.Array
+    record: jax.Array  # [..., 4] float32, columns as in `Bank.slots`
 
     rate_bps = property(lambda self: self.record[..., RATE])
     device_speed = property(lambda self: self.record[..., DEVICE_SPEED])
@@ -35,11 +33,13 @@ class Slot(struct.PyTreeNode):
 
 
 class Bank(struct.PyTreeNode):
-    """A draw as records: slots [K, T+1, 4] float32, columns RATE, DEVICE_SPEED, EDGE_SPEED and
-    CLASS (whole numbers, exact). The last record repeats the one before it: an observation after
-    the last task shows no future.
+    """A draw as records.
+
+    The last record of a row repeats the one before it, so that the observation after the last task
+    shows no future.
     """
 
+    # [K, T+1, 4] float32; columns RATE, DEVICE_SPEED, EDGE_SPEED and CLASS (whole numbers, exact)
     slots: jax.Array
 
     @property

@@ -1,4 +1,7 @@
-"""Figures of `on-demand`: a panel a deadline class."""
+"""Figures of `on-demand`: one panel or row per deadline class.
+
+Axes: N tasks, G classes, X rates, Y speeds.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,18 +22,18 @@ _SCALE = ("#FEFBE9", "#EAF0B5", "#C2E3D2", "#9BD2E1", "#7EB2E4", "#9B8AC4", "#9A
 
 
 def delays(in_deadlines: Mapping[str, Sequence[np.ndarray]], classes: Sequence[str]) -> Figure:
-    """Share of the tasks of each class that take longer than x deadlines, both axes logarithmic, a
-    line a policy.
+    """Share of the tasks of each class that take longer than x deadlines, both axes logarithmic;
+    one line per policy.
 
-    in_deadlines: name -> of each class the delays [N] in deadlines.
+    in_deadlines: policy -> the delays [N] of each class in deadlines.
     """
     shown = classes[:_MAX_PANELS]
     figure, axes_of = plots.panels(1, len(shown), sharex=True, sharey=True)
     style_of = plots.styles(in_deadlines)
-    most = max(len(values) for several in in_deadlines.values() for values in several)
-    for kind, (axes, name) in enumerate(zip(axes_of, shown, strict=True)):
-        for policy, several in in_deadlines.items():
-            ordered = np.sort(several[kind])
+    max_tasks = max(len(delays) for by_class in in_deadlines.values() for delays in by_class)
+    for i, (axes, name) in enumerate(zip(axes_of, shown, strict=True)):
+        for policy, by_class in in_deadlines.items():
+            ordered = np.sort(by_class[i])
             share = 1.0 - np.arange(len(ordered)) / max(len(ordered), 1)
             colour, _, dashes = style_of[policy]
             axes.step(ordered, share, where="post", label=policy, color=colour, ls=dashes, lw=1.6)
@@ -39,7 +42,7 @@ def delays(in_deadlines: Mapping[str, Sequence[np.ndarray]], classes: Sequence[s
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("delay, deadlines")
-    axes_of[0].set_ylim(1.0 / most, 1.3)
+    axes_of[0].set_ylim(1.0 / max_tasks, 1.3)
     axes_of[0].set_ylabel("share of tasks that take longer")
     plots.legend_below(figure, axes_of[0])
     return figure
@@ -48,7 +51,7 @@ def delays(in_deadlines: Mapping[str, Sequence[np.ndarray]], classes: Sequence[s
 def choices(
     rate_bps: np.ndarray, speed: np.ndarray, decided: tuple[np.ndarray, ...], classes: Sequence[str]
 ) -> Figure:
-    """Exit, cut and bits that are chosen at each rate [X] and device speed [Y], a row a class.
+    """Exit, cut and bits that are chosen at each rate [X] and device speed [Y]; one row per class.
 
     decided: exit, cut, bits [G, Y, X], bits 0 where no feature is sent.
     """
@@ -56,22 +59,19 @@ def choices(
     figure, axes_of = plots.panels(n_rows, 3, sharex=True, sharey=True)
     titles = ("exit", "cut, layers on the device", "bits of the feature")
     for column, (title, values) in enumerate(zip(titles, decided, strict=True)):
-        found = np.unique(values)
-        colours = [
-            _SCALE[i]
-            for i in np.linspace(0, len(_SCALE) - 1, max(len(found), 2)).round().astype(int)
-        ]
+        levels = np.unique(values)
+        n_levels = len(levels)
+        shades = np.linspace(0, len(_SCALE) - 1, max(n_levels, 2)).round().astype(int)
+        colours = [_SCALE[shade] for shade in shades]
         for row in range(n_rows):
             axes = axes_of[3 * row + column]
-            place = np.searchsorted(found, values[row])
-            cmap = ListedColormap(colours[: len(found)])
             axes.pcolormesh(
                 rate_bps / 1e6,
                 speed,
-                place,
-                cmap=cmap,
+                np.searchsorted(levels, values[row]),
+                cmap=ListedColormap(colours[:n_levels]),
                 vmin=-0.5,
-                vmax=len(found) - 0.5,
+                vmax=n_levels - 0.5,
                 rasterized=True,
             )
             axes.set_xscale("log")
@@ -81,11 +81,11 @@ def choices(
                 axes.set_ylabel(classes[row])
         axes_of[column].set_title(title)
         patches = [
-            Patch(facecolor=colours[i], edgecolor="grey", label=_label(title, v))
-            for i, v in enumerate(found)
+            Patch(facecolor=colour, edgecolor="grey", label=_label(title, level))
+            for colour, level in zip(colours, levels, strict=False)
         ]
-        below = axes_of[3 * (n_rows - 1) + column]
-        below.legend(
+        lowest = axes_of[3 * (n_rows - 1) + column]
+        lowest.legend(
             handles=patches,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.18),
@@ -99,38 +99,42 @@ def choices(
 
 
 def _label(title: str, value: int) -> str:
-    """What a colour means; 0 is no cut but the input, and no width but no feature."""
+    """What a colour means. As a cut 0 means that the input is sent, as bits that no feature is."""
     return str(value) if value else "none sent" if title.startswith("bits") else "0, input sent"
 
 
 def misses(
     ratios: Mapping[str, Sequence[MissRatio]], classes: Sequence[str], targets: Sequence[float]
 ) -> Figure:
-    """Share of late tasks of each class with its interval, logarithmic, a line a policy; the target
-    dashed.
+    """Share of late tasks of each class with its interval, logarithmic, and the target, dashed; one
+    line per policy.
 
-    Where no task was late an arrow stands, from the upper end of the interval on down.
+    Where no task was late, an arrow points down from the upper end of the interval.
     """
     shown = classes[:_MAX_PANELS]
     figure, axes_of = plots.panels(1, len(shown), sharey=True)
     style_of, order = plots.styles(ratios), list(ratios)[::-1]
-    for kind, (axes, name) in enumerate(zip(axes_of, shown, strict=True)):
-        of_class = {policy: several[kind] for policy, several in ratios.items()}
-        seen = [r.low for r in of_class.values() if r.low > 0] + [targets[kind]]
-        least = min([*seen, *(r.high / 10 for r in of_class.values())]) / 2
+    for i, (axes, name) in enumerate(zip(axes_of, shown, strict=True)):
+        of_class = {policy: by_class[i] for policy, by_class in ratios.items()}
+        low_ends = [ratio.low for ratio in of_class.values() if ratio.low > 0]
+        below_high = [ratio.high / 10 for ratio in of_class.values()]
+        left_end = min([*low_ends, targets[i], *below_high]) / 2
         for policy, ratio in of_class.items():
-            _ratio(axes, ratio, order.index(policy), style_of[policy], least)
-        axes.axvline(targets[kind], color="black", linewidth=1, linestyle="--")
-        axes.set_title(f"{name}\ntarget {targets[kind]:g}", fontsize=12)
+            _ratio(axes, ratio, order.index(policy), style_of[policy], left_end)
+        axes.axvline(targets[i], color="black", linewidth=1, linestyle="--")
+        axes.set_title(f"{name}\ntarget {targets[i]:g}", fontsize=12)
         axes.set_xscale("log")
-        axes.set_xlim(least, 1.5)
+        axes.set_xlim(left_end, 1.5)
         axes.set_xlabel("share of late tasks")
     axes_of[0].set_yticks(range(len(order)), order)
     axes_of[0].set_ylim(-0.6, len(order) - 0.4)
     return figure
 
 
-def _ratio(axes: Axes, ratio: MissRatio, y: int, style: tuple[str, str, str], least: float) -> None:
+def _ratio(
+    axes: Axes, ratio: MissRatio, y: int, style: tuple[str, str, str], left_end: float
+) -> None:
+    """Draws one share with its interval, or an arrow from its upper end to `left_end`."""
     colour, mark, _ = style
     if ratio.mean > 0:
         ends = [[ratio.mean - ratio.low], [ratio.high - ratio.mean]]
@@ -147,7 +151,7 @@ def _ratio(axes: Axes, ratio: MissRatio, y: int, style: tuple[str, str, str], le
     else:
         axes.annotate(
             "",
-            (least, y),
+            (left_end, y),
             (ratio.high, y),
             arrowprops={"arrowstyle": "->", "color": colour, "lw": 2},
         )
@@ -156,11 +160,10 @@ def _ratio(axes: Axes, ratio: MissRatio, y: int, style: tuple[str, str, str], le
 def deadlines(
     panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]],
 ) -> Figure:
-    """Accuracy in time (a late task counts 0) against the deadline of a class, a panel a class,
-    with intervals.
+    """Accuracy in time (a late task counts 0) against the deadline of a class, with intervals; one
+    panel per class.
 
-    panels: class -> (deadlines, accuracy of each policy at them, the deadline that was trained at),
-    seconds.
+    panels: class -> (deadlines, accuracy of each policy at them, deadline at training), seconds.
     """
     figure, axes_of = plots.panels(1, len(panels), sharey=True)
     for axes, (name, (deadlines_s, lines, trained_s)) in zip(axes_of, panels.items(), strict=True):

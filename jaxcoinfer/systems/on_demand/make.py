@@ -1,4 +1,5 @@
-"""Generators of `on-demand` beside those it shares with `generators`, and the draw of a scenario.
+"""From a scenario to the environment and its numbers: `make`, the draw of the exogenous processes,
+and the generators that only `on-demand` has.
 
 Axes: K rows, T slots, M states of a Markov chain, G deadline classes.
 """
@@ -8,25 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.generators import link_bits, speeds
-from jaxcoinfer.data import processes
-from jaxcoinfer.data.processes import Split
-from jaxcoinfer.systems.on_demand import scenario as records
+from jaxcoinfer.data.processes import HeldOutages, MarkovRate, Split
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.exogenous import Draw, make_bank
 from jaxcoinfer.systems.on_demand.params import Params, make_params
-from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario, grid_numbers
+from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario, grid_numbers, stationary
 
 
 def make(
     scenario: OnDemandScenario, key: jax.Array, *, split: Split = "train"
 ) -> tuple[OnDemand, Params]:
-    """Returns environment and numbers of a scenario; consumes the key. Raises ProfileError,
-    TraceError, ValueError.
+    """Returns environment and numbers of a scenario; consumes the key.
+
+    Raises ProfileError, TraceError, ValueError.
     """
-    world = draw(key, scenario, split=split)
+    realisation = draw(key, scenario, split=split)
     numbers = grid_numbers(scenario.task)
     params = make_params(
-        make_bank(world),
+        make_bank(realisation),
         deadline_s=[c.deadline_s for c in scenario.classes],
         accuracy_weight=[c.accuracy_weight for c in scenario.classes],
         penalty=[c.penalty for c in scenario.classes],
@@ -37,74 +37,18 @@ def make(
     return OnDemand(*numbers["accuracy"].shape, n_classes=len(scenario.classes)), params
 
 
-def markov_chain(key: jax.Array, shape: tuple[int, int], transition: np.ndarray) -> jax.Array:
-    """Returns states [K, T] int32 of chains that go from state i to j with probability
-    transition[i, j].
-
-    The first state is drawn from the stationary law.
-    """
-    key_first, key_move = jax.random.split(key)
-    k, t = shape
-    # Up to the last state but one: what rounding leaves missing from 1 falls to the last.
-    steps = jnp.asarray(np.cumsum(transition, axis=1)[:, :-1], jnp.float32)
-    first_law = jnp.asarray(np.cumsum(records.stationary(transition))[:-1], jnp.float32)
-    first = (jax.random.uniform(key_first, (k, 1)) >= first_law[None]).sum(axis=1).astype(jnp.int32)
-
-    def move(state, uniform):
-        return (uniform[:, None] >= steps[state]).sum(axis=1).astype(jnp.int32), state
-
-    return jax.lax.scan(move, first, jax.random.uniform(key_move, (t, k)))[1].T
-
-
-def held_outages(
-    key: jax.Array, shape: tuple[int, int], begin: float, shortest: int, longest: int
-) -> jax.Array:
-    """Returns whether the link is out, bool [K, T], under `HeldOutages`.
-
-    The chain is the number of slots an outage still lasts, 0 while the link is up: `n -> n - 1`
-    where n > 0; from 0 to a length, uniform from shortest to longest, with probability `begin`. It
-    starts in its stationary law, in which 0 weighs `1 / begin` and n weighs `P(length >= n)`.
-    """
-    key_first, key_begin, key_length = jax.random.split(key, 3)
-    k, t = shape
-    weights = np.append(1.0 / begin, _lasts(np.arange(1, longest + 1), shortest, longest))
-    first = jax.random.categorical(
-        key_first, jnp.asarray(np.log(weights), jnp.float32), shape=(k,)
-    ).astype(jnp.int32)
-    begins = jax.random.bernoulli(key_begin, begin, (t, k))
-    lengths = jax.random.randint(key_length, (t, k), shortest, longest + 1, dtype=jnp.int32)
-
-    def move(left, drawn):
-        starts, length = drawn
-        return jnp.where(left > 0, left - 1, jnp.where(starts, length, 0)), left > 0
-
-    return jax.lax.scan(move, first, (begins, lengths))[1].T
-
-
-def _lasts(slots: np.ndarray, shortest: int, longest: int) -> np.ndarray:
-    """P(length >= slots) of a length uniform from shortest to longest."""
-    return np.clip((longest + 1 - slots) / (longest + 1 - shortest), 0.0, 1.0)
-
-
-def task_classes(key: jax.Array, shape: tuple[int, int], shares: tuple[float, ...]) -> jax.Array:
-    """Returns the deadline class of each slot's task, int32 [K, T], drawn with `shares` [G]."""
-    return jax.random.categorical(
-        key, jnp.log(jnp.asarray(shares, jnp.float32)), shape=shape
-    ).astype(jnp.int32)
-
-
 def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") -> Draw:
-    """Returns one realisation of a scenario, [rows, slots]; consumes the key. Files as in
-    `generators.draw`.
+    """Returns one realisation of a scenario, [rows, slots]; consumes the key.
+
+    Recorded links are read from their files. Raises TraceError.
     """
     key_rate, key_outage, key_device, key_edge, key_class = jax.random.split(key, 5)
     shape = (scenario.rows, scenario.slots)
     rate_bps = _rate_bps(key_rate, shape, scenario, split)
     match scenario.outages:
-        case processes.HeldOutages(begin, shortest, longest):
-            rate_bps = jnp.where(
-                held_outages(key_outage, shape, begin, shortest, longest), 0.0, rate_bps
-            )
+        case HeldOutages(begin, shortest, longest):
+            is_out = held_outages(key_outage, shape, begin, shortest, longest)
+            rate_bps = jnp.where(is_out, 0.0, rate_bps)
     return Draw(
         rate_bps=rate_bps,
         device_speed=speeds(key_device, shape, scenario.device_speed),
@@ -116,10 +60,70 @@ def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") 
 def _rate_bps(
     key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, split: Split
 ) -> jax.Array:
+    """Link rates [K, T] float32, before any outages that are held."""
     match scenario.rate:
-        case processes.MarkovRate(rates_bps, transition):
-            return jnp.asarray(rates_bps, jnp.float32)[
-                markov_chain(key, shape, np.asarray(transition))
-            ]
+        case MarkovRate(rates_bps, transition):
+            states = markov_chain(key, shape, np.asarray(transition))
+            return jnp.asarray(rates_bps, jnp.float32)[states]
     bits = link_bits(key, shape, scenario.rate, scenario.slot_s, split)
     return bits.astype(jnp.float32) * (1.0 / scenario.slot_s)
+
+
+def markov_chain(key: jax.Array, shape: tuple[int, int], transition: np.ndarray) -> jax.Array:
+    """Returns states [K, T] int32 of chains that go from state i to j with probability
+    transition[i, j]; consumes the key.
+
+    The first state is drawn from the stationary distribution.
+    """
+    key_first, key_move = jax.random.split(key)
+    k, t = shape
+    # Up to the last state but one: what rounding leaves missing from 1 falls to the last.
+    steps = jnp.asarray(np.cumsum(transition, axis=1)[:, :-1], jnp.float32)
+    cumulative = jnp.asarray(np.cumsum(stationary(transition))[:-1], jnp.float32)
+    uniform = jax.random.uniform(key_first, (k, 1))
+    first = (uniform >= cumulative[None]).sum(axis=1).astype(jnp.int32)
+
+    def move(state: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return (uniform[:, None] >= steps[state]).sum(axis=1).astype(jnp.int32), state
+
+    return jax.lax.scan(move, first, jax.random.uniform(key_move, (t, k)))[1].T
+
+
+def held_outages(
+    key: jax.Array, shape: tuple[int, int], begin: float, shortest: int, longest: int
+) -> jax.Array:
+    """Returns whether the link is out, bool [K, T], under `HeldOutages`; consumes the key.
+
+    The state of the chain is the number of slots that an outage still lasts, 0 while the link is
+    up. From n > 0 it goes to n - 1; from 0, with probability `begin`, to a length drawn uniformly
+    from shortest to longest. It starts in its stationary distribution, in which 0 weighs
+    `1 / begin` and n weighs `P(length >= n)`.
+    """
+    key_first, key_begin, key_length = jax.random.split(key, 3)
+    k, t = shape
+    weights = np.append(1.0 / begin, _survival(np.arange(1, longest + 1), shortest, longest))
+    first = jax.random.categorical(
+        key_first, jnp.asarray(np.log(weights), jnp.float32), shape=(k,)
+    ).astype(jnp.int32)
+    begins = jax.random.bernoulli(key_begin, begin, (t, k))
+    lengths = jax.random.randint(key_length, (t, k), shortest, longest + 1, dtype=jnp.int32)
+
+    def move(left: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        starts, length = drawn
+        return jnp.where(left > 0, left - 1, jnp.where(starts, length, 0)), left > 0
+
+    return jax.lax.scan(move, first, (begins, lengths))[1].T
+
+
+def _survival(slots: np.ndarray, shortest: int, longest: int) -> np.ndarray:
+    """P(length >= slots) of a length uniform from shortest to longest."""
+    return np.clip((longest + 1 - slots) / (longest + 1 - shortest), 0.0, 1.0)
+
+
+def task_classes(key: jax.Array, shape: tuple[int, int], shares: tuple[float, ...]) -> jax.Array:
+    """Returns the deadline class of each slot's task, int32 [K, T], drawn with `shares` [G];
+    consumes the key.
+    """
+    return jax.random.categorical(
+        key, jnp.log(jnp.asarray(shares, jnp.float32)), shape=shape
+    ).astype(jnp.int32)

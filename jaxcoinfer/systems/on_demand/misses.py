@@ -1,16 +1,15 @@
-"""Deadline misses of an `on-demand` policy by class, with an interval fit for rare events.
+"""Deadline misses of an `on-demand` policy by class, with an interval that suits rare events.
 
 Axes: N tasks, K rows, G classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from typing import Any as Env
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, slot_at
@@ -19,21 +18,22 @@ from jaxcoinfer.systems.on_demand.params import Params
 
 @dataclass(frozen=True)
 class MissRatio:
-    """Share of tasks that missed, its 95 % interval, and from how many it comes."""
+    """Share of tasks that missed their deadline, with its 95 % interval."""
 
     mean: float
     low: float
     high: float
-    misses: int
-    tasks: int
+    misses: int  # tasks that were late
+    tasks: int  # of how many
 
     def __str__(self) -> str:
         return f"{self.mean:.2g} ({self.low:.1g} to {self.high:.1g})"
 
 
 def task_classes(tasks: Tasks, params: Params) -> np.ndarray:
-    """Returns the class of each task, int [N]: a row's tasks are those of its slots in turn, from
-    `delay_slots` on.
+    """Returns the class of each task, int [N].
+
+    A row has one task per slot, in order, from slot `delay_slots` on.
     """
     order = np.argsort(tasks.row, kind="stable")
     first = np.searchsorted(tasks.row[order], np.arange(tasks.n_rows))
@@ -43,56 +43,50 @@ def task_classes(tasks: Tasks, params: Params) -> np.ndarray:
 
 
 def miss_ratios(tasks: Tasks, params: Params) -> tuple[MissRatio, ...]:
-    """Returns the share of missed deadlines of each class [G], of tasks as `evaluate.run` returns
-    them.
-    """
-    kinds = task_classes(tasks, params)
+    """Returns the share of late tasks of each class [G], given the tasks of `evaluate.run`."""
+    classes = task_classes(tasks, params)
     deadline_s = np.asarray(params.deadline_s)
     late, count = np.zeros((2, tasks.n_rows, len(deadline_s)), np.int64)
-    np.add.at(late, (tasks.row, kinds), tasks.latency_s > deadline_s[kinds])
-    np.add.at(count, (tasks.row, kinds), 1)
+    np.add.at(late, (tasks.row, classes), tasks.latency_s > deadline_s[classes])
+    np.add.at(count, (tasks.row, classes), 1)
     return ratios(late, count)
 
 
-def count(env: Any, params: Params, policy: Policy, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns how many tasks of each row and class missed, and how many there were, int32 [K, G];
-    consumes the key.
+def count(env: Env, params: Params, policy: Policy, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the late tasks and all tasks of each row and class, counts int32 [K, G]; consumes the
+    key.
 
-    For many tasks: nothing else of them is kept. Jittable; env: an `OnDemand`, or that with memory.
+    For very many tasks, of which nothing else is kept. Jittable; env: an `OnDemand`, or one in a
+    `Stacked`.
     """
     first = jnp.asarray(params.delay_slots, jnp.int32)
 
-    def one_row(row, key):
-        def task(carry, step):
-            state, timestep, late, seen = carry
-            key, slot = step
-            kind = slot_at(params.bank, row, slot).task_class
+    def count_row(row: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def task(carry: tuple, key_slot: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+            state, timestep, late, total = carry
+            key, slot = key_slot
+            task_class = slot_at(params.bank, row, slot).task_class
             action = policy(key, state, timestep.observation, params)
             state, timestep = env.step(state, action, params)
             outcome = timestep.outcome
-            own = (jnp.arange(params.deadline_s.shape[0]) == kind) & outcome.finished
-            missed = own & (outcome.latency_s > params.deadline_s)
-            return (
-                state,
-                timestep,
-                late + missed.astype(jnp.int32),
-                seen + own.astype(jnp.int32),
-            ), None
+            of_class = (jnp.arange(params.deadline_s.shape[0]) == task_class) & outcome.finished
+            missed = of_class & (outcome.latency_s > params.deadline_s)
+            late, total = late + missed.astype(jnp.int32), total + of_class.astype(jnp.int32)
+            return (state, timestep, late, total), None
 
-        none = jnp.zeros(params.deadline_s.shape, jnp.int32)
+        zeros = jnp.zeros(params.deadline_s.shape, jnp.int32)
         n_slots = params.bank.n_slots
         steps = (jax.random.split(key, n_slots), first + jnp.arange(n_slots, dtype=jnp.int32))
-        (_, _, late, seen), _ = jax.lax.scan(
-            task, (*env.reset_at(row, first, params), none, none), steps
-        )
-        return late, seen
+        begin = (*env.reset_at(row, first, params), zeros, zeros)
+        (_, _, late, total), _ = jax.lax.scan(task, begin, steps)
+        return late, total
 
     n_rows = params.bank.n_rows
-    return jax.vmap(one_row)(jnp.arange(n_rows, dtype=jnp.int32), jax.random.split(key, n_rows))
+    return jax.vmap(count_row)(jnp.arange(n_rows, dtype=jnp.int32), jax.random.split(key, n_rows))
 
 
 def ratios(late: np.ndarray, count: np.ndarray) -> tuple[MissRatio, ...]:
-    """Returns the share of missed deadlines of each class [G] from counts by row and class [K, G]."""
+    """Returns the share of late tasks of each class [G] from counts by row and class [K, G]."""
     return tuple(_ratio(late[:, g], count[:, g]) for g in range(late.shape[1]))
 
 
@@ -100,9 +94,9 @@ def _ratio(late: np.ndarray, count: np.ndarray) -> MissRatio:
     """Clopper-Pearson with the effective number of tasks (Korn and Graubard, Survey Methodology 24,
     1998).
 
-    Misses come in bursts, so n tasks tell as much as `n / max(1, D)` that were independent, with D
-    the variance of the ratio over rows by that of n independent tasks. No miss at all still gives
-    an upper end, about `3.7 / n`.
+    Misses come in bursts, so n tasks tell as much as `n / max(1, D)` independent ones, where D is
+    the variance of the ratio over rows divided by that of n independent tasks. Without any miss
+    there still is an upper end, about `3.7 / n`.
     """
     n, k, n_rows = int(count.sum()), int(late.sum()), len(count)
     if n == 0:

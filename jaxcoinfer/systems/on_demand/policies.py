@@ -9,47 +9,49 @@ import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.core.stacked import Stacked
+from jaxcoinfer.evaluation import seeds
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.evaluation.executor import play
 from jaxcoinfer.learn import dqn, ppo, sac
+from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.on_demand import baselines, twin
-from jaxcoinfer.systems.on_demand import bound as bounds
-from jaxcoinfer.systems.on_demand.bound import Solution
+from jaxcoinfer.systems.on_demand.bound import (
+    Solution,
+    exact_policy,
+    exact_policy_with_memory,
+)
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.params import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """module: with `Config`, `Hyper`, `train` and `policy`; memory: of how many observations it
-    decides.
-    """
+    """How one learner learns, and what it observes."""
 
-    module: Any
-    memory: int = 1
+    module: Any  # of `jaxcoinfer.learn`: with `Config`, `Hyper`, `train` and `policy`
+    memory: int = 1  # how many observations it decides on
 
     def env(self, env: OnDemand) -> Any:
         """Returns the environment as this learner sees it."""
         return env if self.memory == 1 else Stacked(env, self.memory)
 
-    def train(self, keys: jax.Array, params: Params, env: OnDemand, config: Any) -> Any:
+    def train(self, keys: jax.Array, params: Params, env: OnDemand, config: Any) -> TrainResult:
         """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
-        seen_as, hyper = self.env(env), self.module.Hyper()
+        learner_env, hyper = self.env(env), self.module.Hyper()
 
-        def of_seed(key):
+        def train_once(key: jax.Array) -> TrainResult:
             return self.module.train(
-                key, params, hyper, env=seen_as, config=config, outcomes=outcomes
+                key, params, hyper, env=learner_env, config=config, outcomes=outcomes
             )
 
-        # One after another: on two cores as fast as side by side, and compiled in half the time.
-        return jax.block_until_ready(jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
+        return seeds.train(keys, train_once)
 
     def policy(self, env: OnDemand, config: Any, weights: Any) -> Policy:
         """Returns the greedy policy, for `self.env(env)`."""
         return self.module.policy(self.env(env), config, jax.tree.map(jnp.asarray, weights))
 
 
-# BEST is compared with itself without the twin, looked at and exported.
+# BEST also learns without the twin, and is the one that figures show and that is exported.
 BEST, MEMORY = "soft actor-critic", "memory actor-critic"
 DEEP_Q, PROXIMAL = "deep Q", "proximal policy"
 LEARNERS = {
@@ -59,27 +61,24 @@ LEARNERS = {
     PROXIMAL: Learner(ppo),
 }
 WITHOUT_TWIN = "actor-critic, no twin"  # of the learning curves
-COMPARED = "greedy"  # gains are differences to this one
+COMPARED = "greedy"  # gains are differences to this baseline
 INFORMED, EXACT, EXACT_MEMORY = "full information", "exact optimum", "exact with memory"
-NOT_DEPLOYABLE = frozenset(
-    {INFORMED, EXACT, EXACT_MEMORY}
-)  # one knows the slot to come, the others the law of the world
+# The first knows the true slot, the others the distribution of the world.
+NOT_DEPLOYABLE = frozenset({INFORMED, EXACT, EXACT_MEMORY})
 
 
 def outcomes(env: Any, state: Any, action: jax.Array, params: Params) -> jax.Array:
-    """Returns what each action earns [A], for learners with the twin; the action taken changes
-    nothing.
-    """
+    """Returns what each action earns [A], for learners with the twin; whatever action was taken."""
     if isinstance(env, Stacked):
         return outcomes(env.env, state.state, action, params)
     return twin.evaluate(env, state, params).utility
 
 
 def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> dict[str, Policy]:
-    """Returns the policies that need no learning, by name; fixed: the best fixed action; solution:
-    of the scenario.
+    """Returns the policies that need no learning, by name.
 
-    The exact optimum with memory only where memory is worth something.
+    fixed: the best fixed action. solution: of the scenario, for the exact optimum; with memory only
+    where memory is worth something.
     """
     policies = {
         COMPARED: baselines.greedy(env),
@@ -92,23 +91,23 @@ def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> d
         INFORMED: baselines.full_information(env),
     }
     if solution is not None:
-        policies[EXACT] = bounds.policy(solution)
+        policies[EXACT] = exact_policy(solution)
         if solution.gain_history > solution.gain + 1e-9:
-            policies[EXACT_MEMORY] = bounds.policy_with_memory(solution)
+            policies[EXACT_MEMORY] = exact_policy_with_memory(solution)
     return policies
 
 
 def play_learners(
     env: OnDemand, policies: Mapping[str, Policy], world: Params, key: jax.Array
 ) -> dict[str, list[Tasks]]:
-    """Returns by learner its tasks, as `play` does, each in the environment that it sees; consumes
-    the key.
+    """Returns the tasks of each learner, as `play` does, each in its own environment; consumes the
+    key.
     """
-    played: dict[str, list[Tasks]] = {}
+    tasks: dict[str, list[Tasks]] = {}
     for memory in sorted({LEARNERS[name].memory for name in policies}):
-        alike = {
+        group = {
             name: policy for name, policy in policies.items() if LEARNERS[name].memory == memory
         }
-        seen_as = LEARNERS[next(iter(alike))].env(env)
-        played |= play(seen_as, alike, [world], jax.random.fold_in(key, memory))
-    return played
+        learner_env = LEARNERS[next(iter(group))].env(env)
+        tasks |= play(learner_env, group, [world], jax.random.fold_in(key, memory))
+    return tasks

@@ -1,5 +1,5 @@
-"""What is to be seen of `on-demand` policies: choices, late tasks, delays and accuracy by deadline,
-the first tasks.
+"""What a run reports of `on-demand` policies: choices, late tasks, delays, accuracy by deadline,
+and the first tasks.
 
 Axes: N tasks, G classes, X rates, Y speeds.
 """
@@ -14,43 +14,40 @@ import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data import profiles
-from jaxcoinfer.evaluation import chrome_trace as timeline
-from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation import chrome_trace, evaluate
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import play
 from jaxcoinfer.evaluation.types import Sheet
-from jaxcoinfer.systems.on_demand import env as on_demand
 from jaxcoinfer.systems.on_demand import misses
-from jaxcoinfer.systems.on_demand.env import OnDemand, State
+from jaxcoinfer.systems.on_demand.env import OnDemand, State, observe, price
 from jaxcoinfer.systems.on_demand.exogenous import DEVICE_SPEED, RATE, Slot
 from jaxcoinfer.systems.on_demand.misses import MissRatio
 from jaxcoinfer.systems.on_demand.params import Params
 from jaxcoinfer.systems.on_demand.scenario import GridProfiles, OnDemandScenario
 
 Misses = dict[str, tuple[MissRatio, ...]]  # of each class [G], by policy
-CLASSES_A_LINE = 3  # of 80 columns
+CLASSES_PER_TABLE = 3  # of 80 columns
+_RATIO = ("mean", "low", "high", "misses", "tasks")  # of `MissRatio`
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """What a policy decides: exit, cut and bits [G, Y, X], bits 0 where no feature is sent."""
+    """What a policy decides at each class, device speed and rate."""
 
-    rate_bps: np.ndarray
-    speed: np.ndarray
-    exit: np.ndarray
-    cut: np.ndarray
-    bits: np.ndarray
+    rate_bps: np.ndarray  # [X]
+    speed: np.ndarray  # [Y], of the device, 1 = nominal
+    exit: np.ndarray  # int [G, Y, X], from 1
+    cut: np.ndarray  # int [G, Y, X], 0 sends the input
+    bits: np.ndarray  # int [G, Y, X], 0 where no feature is sent
 
 
 @dataclasses.dataclass(frozen=True)
 class DeadlineSweep:
-    """Accuracy of the tasks of a class that are in time, those that are late counted as 0, at other
-    deadlines of that class; trained_s: its own.
-    """
+    """The deadline of one class varied."""
 
     deadlines_s: list[float]
-    accuracy: dict[str, list[Interval]]
-    trained_s: float
+    accuracy: dict[str, list[Interval]]  # by policy, at each deadline; a late task counts 0
+    trained_s: float  # the deadline at training
 
 
 def widths(scenario: OnDemandScenario) -> tuple[int, ...]:
@@ -65,9 +62,9 @@ def decisions(
     """Returns exit (from 1), cut (0 sends the input) and bits of actions; bits 0 where no feature
     is sent.
     """
-    leaves, cut, width = (np.asarray(part) for part in env.unflatten(jnp.asarray(action)))
-    feature = np.asarray(params.offloads)[action] & (cut > 0)
-    return leaves + 1, cut, np.where(feature, np.asarray(bits)[width], 0)
+    exit_, cut, width = (np.asarray(part) for part in env.unflatten(jnp.asarray(action)))
+    sends_feature = np.asarray(params.offloads)[action] & (cut > 0)
+    return exit_ + 1, cut, np.where(sends_feature, np.asarray(bits)[width], 0)
 
 
 def choices(
@@ -78,8 +75,8 @@ def choices(
     for name, one in tasks.items():
         share = np.bincount(one.choice, minlength=env.n_actions) / len(one.choice)
         taken = np.argsort(-share, kind="stable")[: np.count_nonzero(share)]
-        what = np.stack(decisions(env, params, bits, taken), axis=-1).tolist()
-        rows += [(name, *of, share[a]) for a, of in zip(taken, what, strict=True)]
+        decided = np.stack(decisions(env, params, bits, taken), axis=-1).tolist()
+        rows += [(name, *parts, share[a]) for a, parts in zip(taken, decided, strict=True)]
     return ("policy", "exit", "cut", "bits", "share"), rows
 
 
@@ -87,60 +84,54 @@ def misses_sheet(scenario: OnDemandScenario, ratios: Misses) -> Sheet:
     """Returns the share of late tasks of each policy and class, with its interval."""
     rows = [
         (name, c.name, c.target_miss_ratio, *(getattr(ratio, field) for field in _RATIO))
-        for name, several in ratios.items()
-        for c, ratio in zip(scenario.classes, several, strict=True)
+        for name, by_class in ratios.items()
+        for c, ratio in zip(scenario.classes, by_class, strict=True)
     ]
     return ("policy", "class", "target", *_RATIO), rows
 
 
-def misses_found(scenario: OnDemandScenario, ratios: Misses) -> dict[str, Any]:
-    """Returns the same ready for JSON."""
+def misses_json(scenario: OnDemandScenario, ratios: Misses) -> dict[str, Any]:
+    """Returns the share of late tasks ready for JSON."""
     names = [c.name for c in scenario.classes]
     return {
         policy: {
-            name: dataclasses.asdict(ratio) for name, ratio in zip(names, several, strict=True)
+            name: dataclasses.asdict(ratio) for name, ratio in zip(names, by_class, strict=True)
         }
-        for policy, several in ratios.items()
+        for policy, by_class in ratios.items()
     }
 
 
 def misses_printed(scenario: OnDemandScenario, ratios: Misses) -> tuple[Sheet, ...]:
-    """Returns the same as text, a few classes a table."""
+    """Returns the share of late tasks as text, a few classes per table."""
     tables = []
-    for first in range(0, len(scenario.classes), CLASSES_A_LINE):
-        some = slice(first, first + CLASSES_A_LINE)
-        heads = [f"{c.name}\ntarget {_ratio(c.target_miss_ratio)}" for c in scenario.classes[some]]
-        rows = [
-            (
-                name,
-                *(f"{_ratio(r.mean, 2)} [{_ratio(r.low)},{_ratio(r.high)}]" for r in several[some]),
-            )
-            for name, several in ratios.items()
-        ]
+    for first in range(0, len(scenario.classes), CLASSES_PER_TABLE):
+        part = slice(first, first + CLASSES_PER_TABLE)
+        heads = [f"{c.name}\ntarget {_share(c.target_miss_ratio)}" for c in scenario.classes[part]]
+        rows = [(name, *map(_ratio, by_class[part])) for name, by_class in ratios.items()]
         tables.append((("share that is late\nwith 95 % interval", *heads), rows))
     return tuple(tables)
 
 
 def delays(tasks: Mapping[str, Tasks], params: Params) -> dict[str, list[np.ndarray]]:
     """Returns the delays of the tasks of each class in deadlines, by policy."""
-    found = {}
+    by_policy = {}
     for name, one in tasks.items():
-        kinds = misses.task_classes(one, params)
-        deadlines = one.latency_s / np.asarray(params.deadline_s)[kinds]
-        found[name] = [deadlines[kinds == g] for g in range(len(params.deadline_s))]
-    return found
+        classes = misses.task_classes(one, params)
+        deadlines = one.latency_s / np.asarray(params.deadline_s)[classes]
+        by_policy[name] = [deadlines[classes == g] for g in range(len(params.deadline_s))]
+    return by_policy
 
 
 def maps(
     env: OnDemand, params: Params, bits: Sequence[int], policy: Policy, n_classes: int
 ) -> Maps:
-    """Returns what `policy` decides for the first n_classes at rates and device speeds as in the
-    bank, edge speed 1.
+    """Returns what `policy` decides for the first n_classes, over the range of rates and device
+    speeds in the bank, at edge speed 1.
     """
-    seen = np.asarray(params.bank.slots)
-    up = seen[..., RATE][seen[..., RATE] > 0]
-    rate_bps = np.geomspace(up.min(), max(up.max(), 2 * up.min()), 61)
-    slowest, fastest = seen[..., DEVICE_SPEED].min(), seen[..., DEVICE_SPEED].max()
+    slots = np.asarray(params.bank.slots)
+    up_bps = slots[..., RATE][slots[..., RATE] > 0]
+    rate_bps = np.geomspace(up_bps.min(), max(up_bps.max(), 2 * up_bps.min()), 61)
+    slowest, fastest = slots[..., DEVICE_SPEED].min(), slots[..., DEVICE_SPEED].max()
     speed = (
         np.linspace(slowest, fastest, 41)
         if slowest < fastest
@@ -148,16 +139,18 @@ def maps(
     )
     zero = jnp.zeros((), jnp.int32)
 
-    def decide(params, kind, speed, rate):
-        slot = Slot(jnp.stack([rate, speed, jnp.ones(()), kind]))
+    def decide(
+        params: Params, task_class: jax.Array, speed: jax.Array, rate_bps: jax.Array
+    ) -> jax.Array:
+        slot = Slot(jnp.stack([rate_bps, speed, jnp.ones(()), task_class]))
         state = State(zero, zero, zero > 0, slot, slot)
-        return policy(jax.random.key(0), state, on_demand.observe(env, state, params), params)
+        return policy(jax.random.key(0), state, observe(env, state, params), params)
 
-    grid = decide
+    on_grid = decide
     for axes in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None)):
-        grid = jax.vmap(grid, axes)
-    given = (jnp.asarray(values, jnp.float32) for values in (np.arange(n_classes), speed, rate_bps))
-    action = np.asarray(jax.jit(grid)(params, *given))
+        on_grid = jax.vmap(on_grid, axes)
+    grid = (jnp.asarray(values, jnp.float32) for values in (np.arange(n_classes), speed, rate_bps))
+    action = np.asarray(jax.jit(on_grid)(params, *grid))
     return Maps(rate_bps, speed, *decisions(env, params, bits, action))
 
 
@@ -165,69 +158,70 @@ def sweep_deadline(
     env: OnDemand,
     params: Params,
     policies: Mapping[str, Policy],
-    kind: int,
+    task_class: int,
     factors: Sequence[float],
     key: jax.Array,
 ) -> DeadlineSweep:
-    """Returns what the policies reach at multiples of the deadline of class `kind`; consumes the
-    key.
-    """
-    own_s = float(params.deadline_s[kind])
+    """Returns what the policies reach at multiples of the deadline of a class; consumes the key."""
+    trained_s = float(params.deadline_s[task_class])
     worlds = [
-        params.replace(deadline_s=params.deadline_s.at[kind].multiply(factor)) for factor in factors
+        params.replace(deadline_s=params.deadline_s.at[task_class].multiply(factor))
+        for factor in factors
     ]
-    played = play(env, policies, worlds, key)
     accuracy = {
-        name: [_in_time(one, world, kind) for one, world in zip(several, worlds, strict=True)]
-        for name, several in played.items()
+        name: [
+            _accuracy_in_time(tasks, world, task_class)
+            for tasks, world in zip(by_world, worlds, strict=True)
+        ]
+        for name, by_world in play(env, policies, worlds, key).items()
     }
-    return DeadlineSweep([own_s * factor for factor in factors], accuracy, own_s)
+    return DeadlineSweep([trained_s * factor for factor in factors], accuracy, trained_s)
 
 
-def _in_time(tasks: Tasks, params: Params, kind: int) -> Interval:
-    of_kind = misses.task_classes(tasks, params) == kind
-    reached = np.where(tasks.latency_s <= float(params.deadline_s[kind]), tasks.accuracy, 0.0)
-    count = np.bincount(tasks.row, of_kind, minlength=tasks.n_rows)
-    total = np.bincount(tasks.row, of_kind * reached, minlength=tasks.n_rows)
+def _accuracy_in_time(tasks: Tasks, params: Params, task_class: int) -> Interval:
+    """Accuracy of the tasks of a class, late ones counted as 0."""
+    of_class = misses.task_classes(tasks, params) == task_class
+    in_time = tasks.latency_s <= float(params.deadline_s[task_class])
+    accuracy = np.where(in_time, tasks.accuracy, 0.0)
+    count = np.bincount(tasks.row, of_class, minlength=tasks.n_rows)
+    total = np.bincount(tasks.row, of_class * accuracy, minlength=tasks.n_rows)
     return evaluate.interval(total[count > 0] / count[count > 0])
 
 
-def chrome_trace(
-    env: OnDemand, params: Params, tasks: Tasks, slot_s: float, n_tasks: int
-) -> dict[str, Any]:
-    """Returns the first n_tasks of row 0 as a Chrome trace: where each was, on device, radio and
+def trace_of_tasks(params: Params, tasks: Tasks, slot_s: float, n_tasks: int) -> dict[str, Any]:
+    """Returns the first n_tasks of row 0 as a Chrome trace: when each was on device, radio and
     server.
     """
     action = jnp.asarray(tasks.choice[tasks.row == 0][:n_tasks])
     slots = int(params.delay_slots) + np.arange(len(action))
     records = Slot(params.bank.slots[0, slots])
-    costs = jax.tree.map(np.asarray, on_demand.price(params, records, records.task_class, action))
-    events = timeline.tracks("on-demand")
+    costs = jax.tree.map(np.asarray, price(params, records, records.task_class, action))
+    events = chrome_trace.tracks("on-demand")
     for i, slot in enumerate(slots):
-        own = jax.tree.map(lambda leaf, i=i: float(leaf[i]), costs)
+        task = jax.tree.map(lambda leaf, i=i: float(leaf[i]), costs)
         numbers = {
-            name: round(getattr(own, name), 6)
+            name: round(getattr(task, name), 6)
             for name in ("latency_s", "accuracy", "energy_j", "utility")
         }
         numbers |= {"class": int(records.task_class[i]), "action": int(action[i])}
-        at_s, end_s = slot * slot_s, slot * slot_s + own.latency_s
-        for track, spent_s in zip(
-            timeline.TRACKS, (own.device_s, own.upload_s, own.edge_s), strict=True
-        ):
-            until_s = min(at_s + spent_s, end_s)  # given up
-            if until_s > at_s:
+        begin_s, done_s = slot * slot_s, slot * slot_s + task.latency_s
+        stages_s = (task.device_s, task.upload_s, task.edge_s)
+        for track, stage_s in zip(chrome_trace.TRACKS, stages_s, strict=True):
+            end_s = min(begin_s + stage_s, done_s)  # the task may be given up before
+            if end_s > begin_s:
                 events.append(
-                    timeline.slice_of(track, f"task {i}", at_s * 1e6, until_s * 1e6, numbers)
+                    chrome_trace.slice_of(track, f"task {i}", begin_s * 1e6, end_s * 1e6, numbers)
                 )
-            at_s = until_s
+            begin_s = end_s
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-_RATIO = ("mean", "low", "high", "misses", "tasks")
+def _ratio(ratio: MissRatio) -> str:
+    return f"{_share(ratio.mean, 2)} [{_share(ratio.low)},{_share(ratio.high)}]"
 
 
-def _ratio(value: float, digits: int = 1) -> str:
-    """A share in six characters or less: 0.42, 8e-4, 1.2e-3."""
+def _share(value: float, digits: int = 1) -> str:
+    """A share in at most six characters: 0.42, 8e-4, 1.2e-3."""
     if value == 0 or value >= 0.01:
         return f"{value:.2f}" if value else "0"
     return f"{value:.{digits - 1}e}".replace("e-0", "e-")

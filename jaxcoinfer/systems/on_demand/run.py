@@ -1,12 +1,12 @@
-"""A run of `on-demand`: train the methods, evaluate them beside their baselines on rows learning
-never saw.
+"""A run of `on-demand`: trains the learners, and evaluates them and their baselines on rows that no
+learner saw.
 
-Every learner learns from several seeds at once, for its learning curve; the table is of the first
-of them. Nothing here prints or writes: whoever calls hears of the progress through a function.
+Every learner trains from several seeds, for its learning curve; the table shows the first seed.
+Nothing here prints or writes: the caller hears of the progress through a function.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -16,18 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.evaluation import comparison, evaluate, executor
-from jaxcoinfer.evaluation.evaluate import Tasks
+from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
+from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world, play
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.learn.networks import PolicySignature
-from jaxcoinfer.systems.on_demand import bound as bounds
-from jaxcoinfer.systems.on_demand import env as on_demand
 from jaxcoinfer.systems.on_demand import misses, report
 from jaxcoinfer.systems.on_demand.baselines import best_fixed
-from jaxcoinfer.systems.on_demand.bound import Solution
-from jaxcoinfer.systems.on_demand.env import OnDemand
+from jaxcoinfer.systems.on_demand.bound import Solution, solve
+from jaxcoinfer.systems.on_demand.env import OBSERVATION, OnDemand, observe
 from jaxcoinfer.systems.on_demand.make import make
 from jaxcoinfer.systems.on_demand.params import Params
 from jaxcoinfer.systems.on_demand.policies import (
@@ -48,30 +46,26 @@ from jaxcoinfer.systems.on_demand.policies import (
 from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario
 
 N_TIMELINE = 100  # tasks
-_LOOKED_AT = 2  # classes of the maps and of the sweeps of the deadline
-_SWEPT = (COMPARED, INFORMED)  # beside BEST
+_SHOWN_CLASSES = 2  # in the maps and the sweeps of the deadline
+_SWEPT = (COMPARED, INFORMED)  # and BEST
 _SWEEP_ROWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much a run does.
+    """How much a run does."""
 
-    learners: a `Config` for BEST and some of the other LEARNERS. seeds: from which each learns.
-    rows, slots: at most so many of the scenario's. without_twin: whether BEST learns once more
-    without the twin. factors: on the deadline of a class.
-    """
-
-    learners: dict[str, Any]
-    seeds: int = 3
-    rows: int = 1 << 16
-    slots: int = 1 << 20
-    without_twin: bool = True
+    learners: dict[str, Any]  # a `Config` for BEST and some of the other LEARNERS
+    seeds: int = 3  # that each learner trains from
+    rows: int = 1 << 16  # at most so many of the scenario's
+    slots: int = 1 << 20  # at most so many of the scenario's
+    without_twin: bool = True  # whether BEST learns once more without the twin
+    # On the deadline of a class, in the sweeps.
     factors: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)
 
 
-# Few batches between looks: the first points of the learning curve then lie before a method has
-# learned.
+# Few batches between evaluations: the first points of a learning curve then lie before the learner
+# has learned.
 _ALL: dict[str, Any] = {
     "hidden": (64, 64),
     "n_envs": 64,
@@ -101,16 +95,14 @@ QUICK = Sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """misses, delays (in deadlines): by policy and class; curves: learner -> (steps [n], utility
-    [seeds, n]).
-    """
+class _Results:
+    """What figures and sheets are made of, besides the table."""
 
-    misses: report.Misses
-    delays: dict[str, list[np.ndarray]]
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    maps: report.Maps
-    sweeps: list[report.DeadlineSweep]
+    misses: report.Misses  # by policy and class
+    delays: dict[str, list[np.ndarray]]  # in deadlines, by policy and class
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]  # learner -> (steps [n], utility [seeds, n])
+    maps: report.Maps  # of BEST
+    sweeps: list[report.DeadlineSweep]  # of the first classes
 
 
 def run(
@@ -128,18 +120,18 @@ def run(
         work.over("drew the rows", 2)
         learning = _start_learning(work, env, params, key_of(seed, executor.LEARN), sizes)
         choosing = work.start("found the best fixed action", 1, best_fixed, env, params)
-        solving = work.start("computed the exact optimum", 1, bounds.of, scenario, env, params)
+        solving = work.start("computed the exact optimum", 1, solve, scenario, env, params)
         others = baseline_policies(env, choosing.result(), solving.result())
         what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, [world], key, tasks_in=executor.n_played)
-        weights = {name: _of_first_seed(learning[name].result().weights) for name in sizes.learners}
+        weights = {name: seeds.pick(learning[name].result().weights, 0) for name in sizes.learners}
         learned = _policies(env, sizes.learners, weights)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(
             what, 6, play_learners, env, learned, world, key, tasks_in=executor.n_played
         )
-        given = (env, world, bits, learned[BEST], min(_LOOKED_AT, env.n_classes))
-        mapping = work.start(f"looked at {BEST}", 2, report.maps, *given)
+        shown = (env, world, bits, learned[BEST], min(_SHOWN_CLASSES, env.n_classes))
+        mapping = work.start(f"mapped the decisions of {BEST}", 2, report.maps, *shown)
         swept = {BEST: learned[BEST]} | {name: others[name] for name in _SWEPT}
         sweeping = work.start(
             "varied the deadlines", 4, _sweep_deadlines, env, world, swept, sizes.factors, key
@@ -147,19 +139,19 @@ def run(
         tasks = {
             name: one for future in (trying, playing) for name, (one,) in future.result().items()
         }
-        curves = {name: _curve(future.result()) for name, future in learning.items()}
-    rows = table(tasks, env, world, scenario, solving.result())
-    found = _Found(
+        curves = {name: seeds.curve(future.result()) for name, future in learning.items()}
+    utilities = table(tasks, world, scenario, solving.result())
+    results = _Results(
         late(tasks, world), report.delays(tasks, world), curves, mapping.result(), sweeping.result()
     )
     hidden = {name: config.hidden for name, config in sizes.learners.items()}
     return Run(
         checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
-        table=rows,
-        sheets=_sheets(found, scenario) | {"choices": report.choices(env, world, bits, tasks)},
-        found={"seeds_of_learning": sizes.seeds, "learning": _learning(curves)},
-        figures=partial(_figures, rows, found, scenario),
-        trace=report.chrome_trace(env, world, tasks[BEST], scenario.slot_s, N_TIMELINE),
+        table=utilities,
+        sheets=_sheets(results, scenario) | {"choices": report.choices(env, world, bits, tasks)},
+        found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
+        figures=partial(_figures, utilities, results, scenario),
+        trace=report.trace_of_tasks(world, tasks[BEST], scenario.slot_s, N_TIMELINE),
     )
 
 
@@ -172,7 +164,7 @@ def evaluate_again(
     scenario, key = checkpoint.scenario, key_of(seed, executor.FRESH_PLAY)
     with Executor(progress, 20) as work:
         env, world = make_world(make, scenario, key_of(seed, executor.FRESH), split="eval")
-        solution = bounds.of(scenario, env, world)
+        solution = solve(scenario, env, world)
         work.over("drew fresh rows", 4)
         others = baseline_policies(env, checkpoint.fixed, solution)
         configs = {
@@ -189,74 +181,68 @@ def evaluate_again(
         tasks = {
             name: one for future in (trying, playing) for name, (one,) in future.result().items()
         }
-    return table(tasks, env, world, scenario, solution)
+    return table(tasks, world, scenario, solution)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of BEST as a function, observations [B, F] -> logits [B, A]."""
-    scenario = dataclasses.replace(
-        checkpoint.scenario, rows=2, slots=16
-    )  # only what is valid is asked for
+    # Only which actions are valid is used of the numbers.
+    scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=16)
     env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
     module = LEARNERS[BEST].module
     net: Any = module.network(env, module.Config(hidden=checkpoint.hidden[BEST]))
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
-    features = (*on_demand.OBSERVATION, *(f"is_{c.name}" for c in scenario.classes))
+    features = (*OBSERVATION, *(f"is_{c.name}" for c in scenario.classes))
     meaning = (
-        "logits of the actions, -inf where an action is not valid; take the largest; "
+        "logits of the actions, -inf where an action is invalid; take the largest; "
         f"action = (exit * {env.n_cuts} + cut) * {env.n_bits} + width, each from 0"
     )
-    signature = PolicySignature(features, meaning, f"{on_demand.__name__}.observe")
-    return Portable(
-        BEST,
-        lambda seen: jnp.where(params.valid[None], net.apply(weights, seen), -jnp.inf),
-        signature,
-    )
+    signature = PolicySignature(features, meaning, f"{observe.__module__}.observe")
+
+    def logits(observation: jax.Array) -> jax.Array:
+        return jnp.where(params.valid[None], net.apply(weights, observation), -jnp.inf)
+
+    return Portable(BEST, logits, signature)
 
 
 def table(
     tasks: Mapping[str, Tasks],
-    env: OnDemand,
     params: Params,
     scenario: OnDemandScenario,
     solution: Solution | None,
 ) -> Table:
-    """Returns one row a policy, and the bound they are held against: the exact optimum given all
-    that was observed, where it was computed, else full information. Raises RunError where a row of
-    the draw saw no task.
+    """Returns one row per policy, and their bound: the exact optimum given all that was observed,
+    where it was computed, else full information.
+
+    Raises RunError where a row of the draw has no task.
     """
-    own = comparison.utility_by_row(tasks, scenario.name)
-    best = INFORMED if solution is None else EXACT_MEMORY if EXACT_MEMORY in tasks else EXACT
+    utility = comparison.utility_by_row(tasks, scenario.name)
     deadline_s = np.asarray(params.deadline_s)
 
-    def measures(one):
+    def measures(one: Tasks) -> dict[str, Interval]:
         return evaluate.summarise(one, 0, deadline_s[misses.task_classes(one, params)])
 
-    rows = comparison.rows(
-        tasks, own, dict.fromkeys(tasks, own[best]), measures, COMPARED, NOT_DEPLOYABLE
-    )
-    what = {INFORMED: "full information", EXACT: "the exact optimum given what was observed"}
-    what[EXACT_MEMORY] = what[EXACT]
-    bound = Bound(
-        what[best],
-        evaluate.interval(own[best]),
-        None if solution is None else solution.gain_history,
-    )
+    if solution is None:
+        best, what, gain = INFORMED, "full information", None
+    else:
+        best = EXACT_MEMORY if EXACT_MEMORY in tasks else EXACT
+        what, gain = "the exact optimum given what was observed", solution.gain_history
+    bound = Bound(what, evaluate.interval(utility[best]), gain)
+    bounds = dict.fromkeys(tasks, utility[best])
+    rows = comparison.rows(tasks, utility, bounds, measures, COMPARED, NOT_DEPLOYABLE)
     ratios = late(tasks, params)
     return Table(
         rows,
         bound,
         COMPARED,
         sheets={"misses": report.misses_sheet(scenario, ratios)},
-        found={"late_by_class": report.misses_found(scenario, ratios)},
+        found={"late_by_class": report.misses_json(scenario, ratios)},
         printed=report.misses_printed(scenario, ratios),
     )
 
 
 def late(tasks: Mapping[str, Tasks], params: Params) -> report.Misses:
-    """Returns the share of late tasks of each class, by policy; in the order of utility, references
-    last.
-    """
+    """Returns the share of late tasks of each class, by policy: the best first, references last."""
     order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -tasks[name].utility.mean()))
     return {name: misses.miss_ratios(tasks[name], params) for name in order}
 
@@ -265,23 +251,14 @@ def _start_learning(
     work: Executor, env: OnDemand, params: Params, key: jax.Array, sizes: Sizes
 ) -> dict[str, Future]:
     """Starts every learner, and BEST without the twin; by name."""
-    learners = {name: (name, config) for name, config in sizes.learners.items()}
-    if sizes.without_twin:
-        learners[WITHOUT_TWIN] = (BEST, dataclasses.replace(sizes.learners[BEST], twin=False))
-    keys = jax.random.split(key, sizes.seeds)
-    return {
-        said: work.start(
-            f"learned {said} {sizes.seeds} times",
-            16,
-            LEARNERS[name].train,
-            keys,
-            params,
-            env,
-            config,
-            tasks_in=_n_seen,
-        )
-        for said, (name, config) in learners.items()
+    trainings = {
+        name: partial(LEARNERS[name].train, params=params, env=env, config=config)
+        for name, config in sizes.learners.items()
     }
+    if sizes.without_twin:
+        config = dataclasses.replace(sizes.learners[BEST], twin=False)
+        trainings[WITHOUT_TWIN] = partial(trainings[BEST], config=config)
+    return seeds.start(work, 16, jax.random.split(key, sizes.seeds), trainings)
 
 
 def _policies(
@@ -292,58 +269,35 @@ def _policies(
     }
 
 
-def _sweep_deadlines(env, world, policies, factors, key) -> list[report.DeadlineSweep]:
+def _sweep_deadlines(
+    env: OnDemand,
+    world: Params,
+    policies: Mapping[str, Policy],
+    factors: Sequence[float],
+    key: jax.Array,
+) -> list[report.DeadlineSweep]:
+    """The sweep of each class that is shown, on a few rows of the world."""
     bank = world.bank.replace(slots=world.bank.slots[:_SWEEP_ROWS])
-    kinds = range(min(_LOOKED_AT, env.n_classes))
     return [
-        report.sweep_deadline(env, world.replace(bank=bank), policies, kind, factors, key)
-        for kind in kinds
+        report.sweep_deadline(env, world.replace(bank=bank), policies, task_class, factors, key)
+        for task_class in range(min(_SHOWN_CLASSES, env.n_classes))
     ]
 
 
-def _of_first_seed(weights: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], weights)
-
-
-def _curve(learned: Any) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(learned.steps)[0], np.asarray(learned.curve)
-
-
-def _n_seen(learned: Any) -> int:
-    return int(learned.steps[:, -1].sum())
-
-
-def _learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Where learning ended, the mean over seeds."""
-    return {
-        name: {
-            "steps": int(steps[-1]),
-            "utility": comparison.pair(evaluate.interval(values[:, -1])),
-        }
-        for name, (steps, values) in curves.items()
-    }
-
-
-def _sheets(found: _Found, scenario: OnDemandScenario) -> dict[str, Sheet]:
-    points = [
-        (name, seed, step, value)
-        for name, (steps, values) in found.curves.items()
-        for seed, line in enumerate(values)
-        for step, value in zip(steps, line, strict=True)
-    ]
+def _sheets(results: _Results, scenario: OnDemandScenario) -> dict[str, Sheet]:
     swept = [
-        (scenario.classes[kind].name, deadline_s, name, *comparison.flat(interval))
-        for kind, sweep in enumerate(found.sweeps)
+        (task_class.name, deadline_s, name, *comparison.flat(interval))
+        for task_class, sweep in zip(scenario.classes, results.sweeps, strict=False)
         for name, line in sweep.accuracy.items()
         for deadline_s, interval in zip(sweep.deadlines_s, line, strict=True)
     ]
     return {
-        "learning": (("learner", "seed", "steps", "utility"), points),
+        "learning": seeds.sheet(results.curves),
         "deadlines": (("class", "deadline_s", "policy", "accuracy_in_time", "half_width"), swept),
     }
 
 
-def _figures(table: Table, found: _Found, scenario: OnDemandScenario) -> dict[str, Any]:
+def _figures(table: Table, results: _Results, scenario: OnDemandScenario) -> dict[str, Any]:
     from jaxcoinfer.evaluation import plots
     from jaxcoinfer.systems.on_demand import figures
 
@@ -351,17 +305,17 @@ def _figures(table: Table, found: _Found, scenario: OnDemandScenario) -> dict[st
     gains = {name: row.gain for name, row in table.rows.items()}
     names = [c.name for c in scenario.classes]
     targets = [c.target_miss_ratio for c in scenario.classes]
-    sweeps = dict(
-        zip(names, ((s.deadlines_s, s.accuracy, s.trained_s) for s in found.sweeps), strict=False)
-    )
-    maps = found.maps
+    sweeps = {
+        name: (sweep.deadlines_s, sweep.accuracy, sweep.trained_s)
+        for name, sweep in zip(names, results.sweeps, strict=False)
+    }
+    maps = results.maps
+    decided = (maps.exit, maps.cut, maps.bits)
     return {
         "utility": plots.utility(utility, gains, COMPARED),
-        "delay": figures.delays(found.delays, names),
-        "choices": figures.choices(
-            maps.rate_bps, maps.speed, (maps.exit, maps.cut, maps.bits), names
-        ),
-        "misses": figures.misses(found.misses, names, targets),
+        "delay": figures.delays(results.delays, names),
+        "choices": figures.choices(maps.rate_bps, maps.speed, decided, names),
+        "misses": figures.misses(results.misses, names, targets),
         "deadlines": figures.deadlines(sweeps),
-        "learning": plots.learning_band(found.curves),
+        "learning": plots.learning_band(results.curves),
     }

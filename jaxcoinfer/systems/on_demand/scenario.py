@@ -6,12 +6,14 @@ device), Q bit widths, G deadline classes, M states of a Markov chain.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.fields import (
+    OneOf,
     Place,
     ProfileError,
     checked,
@@ -19,10 +21,11 @@ from jaxcoinfer.data.fields import (
     integer,
     many,
     number,
+    record,
     sources,
     text,
+    word,
 )
-from jaxcoinfer.data.fields import record as table_of
 from jaxcoinfer.data.processes import (
     MAX_SLOTS,
     ConstantRate,
@@ -32,68 +35,57 @@ from jaxcoinfer.data.processes import (
     MarkovRate,
     MarkovSpeed,
     RecordedRate,
-    one_of,
-    word,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeadlineClass:
-    """What some tasks want: reward `omega acc - (1 - omega) T / deadline_s - penalty [T >
-    deadline_s]`.
-
-    accuracy_weight: omega; share: of the tasks; target_miss_ratio is reported against, and changes
-    nothing.
+    """What some tasks want, with the reward
+    `omega acc - (1 - omega) T / deadline_s - penalty [T > deadline_s]`.
     """
 
     name: str = checked(identifier)
     deadline_s: float = checked(number(above=True))
-    accuracy_weight: float = checked(number(0.0, 1.0))
-    penalty: float = checked(number())
-    share: float = checked(number(0.0, 1.0, above=True))
-    target_miss_ratio: float = checked(number(0.0, 1.0))
+    accuracy_weight: float = checked(number(0.0, 1.0))  # omega
+    penalty: float = checked(number())  # of a missed deadline
+    share: float = checked(number(0.0, 1.0, above=True))  # of the tasks
+    target_miss_ratio: float = checked(number(0.0, 1.0))  # reported against, changes nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridNumbers:
-    """A task in plain numbers.
+    """A task in plain numbers."""
 
-    Sums of the layers before each cut [P], the first 0: cut_device_s, cut_edge_s, seconds;
-    cut_energy_j, joules of the device. cut_elements [P-1]: elements of the feature at cuts 1 to
-    P-1. exit_cut [E]: the cut at which an exit leaves, increasing, the last P-1; exit_*: its head
-    and accuracy. bits [Q], increasing, and bits_loss [Q]: how much accuracy a feature of that width
-    costs.
-    """
-
-    cut_device_s: tuple[float, ...] = checked(many(number(), 2))
-    cut_edge_s: tuple[float, ...] = checked(many(number(), 2))
-    cut_energy_j: tuple[float, ...] = checked(many(number(), 2))
+    # [P], sums over the layers before each cut, the first 0.
+    cut_device_s: tuple[float, ...] = checked(many(number(), 2))  # seconds on the device
+    cut_edge_s: tuple[float, ...] = checked(many(number(), 2))  # seconds on the server
+    cut_energy_j: tuple[float, ...] = checked(many(number(), 2))  # joules of the device
     input_bits: float = checked(number())
-    cut_elements: tuple[float, ...] = checked(many(number(), 1))
-    exit_cut: tuple[int, ...] = checked(many(integer(1), 1))
+    cut_elements: tuple[float, ...] = checked(many(number(), 1))  # [P-1], at cuts 1 to P-1
+    exit_cut: tuple[int, ...] = checked(many(integer(1), 1))  # [E], where each leaves, the last P-1
+    # [E], of the heads of the exits.
     exit_device_s: tuple[float, ...] = checked(many(number(), 1))
     exit_edge_s: tuple[float, ...] = checked(many(number(), 1))
     exit_energy_j: tuple[float, ...] = checked(many(number(), 1))
     exit_accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 1))
-    bits: tuple[int, ...] = checked(many(integer(1, 32), 1))
+    bits: tuple[int, ...] = checked(many(integer(1, 32), 1))  # [Q], increasing
+    # [Q], the accuracy that a feature of each width costs.
     bits_loss: tuple[float, ...] = checked(many(number(0.0, 1.0), 1))
     transmit_w: float = checked(number())
     transmit_j_per_bit: float = checked(number(), default=0.0)
-    rtt_s: float = checked(number(), default=0.0)
+    rtt_s: float = checked(number(), default=0.0)  # round trip, seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridProfiles:
-    """A task from profiles, with every exit, cut and width that the DNN has.
+    """A task from profiles, with every exit, cut and width that the DNN has."""
 
-    bits_loss [Q]: how much accuracy a feature of each width of the DNN costs; left out where it is
-    measured, in the `.npz` beside the DNN's profile.
-    """
-
-    dnn: str = checked(text)
+    dnn: str = checked(text)  # name of its profile, or path; likewise the next three
     device: str = checked(text)
     server: str = checked(text)
     link: str = checked(text)
+    # [Q], the accuracy that a feature of each width of the DNN costs; left out where it is
+    # measured, in the `.npz` beside the DNN's profile.
     bits_loss: tuple[float, ...] = checked(many(number(0.0, 1.0), 1), default=())
 
 
@@ -106,30 +98,26 @@ _RATES = {
 }
 _OUTAGES = {"held": HeldOutages}
 _SPEEDS = {"constant": ConstantSpeed, "markov": MarkovSpeed}
-PROCESSES = (_TASKS, _RATES, _OUTAGES, _SPEEDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnDemandScenario:
-    """One task a slot in one world: rows × slots of it are drawn at a time.
-
-    The device sees link and speeds `delay_slots` late. A task is given up after `cap` deadlines.
-    """
+    """One task per slot in one world: rows × slots of it are drawn at a time."""
 
     name: str = checked(identifier)
     description: str = checked(text)
     system: str = checked(word("on-demand"))
-    slot_s: float = checked(number(above=True))
+    slot_s: float = checked(number(above=True))  # seconds of a slot
     rows: int = checked(integer(2, 1 << 16))
     slots: int = checked(integer(16, MAX_SLOTS))
-    delay_slots: int = checked(integer(0, 1), default=1)
-    cap: float = checked(number(1.0, 1e6, above=True), default=10.0)
-    classes: tuple[DeadlineClass, ...] = checked(many(table_of(DeadlineClass), 1))
-    task: Any = checked(one_of(_TASKS))
-    rate: Any = checked(one_of(_RATES))
-    outages: Any = checked(one_of(_OUTAGES), default=None)
-    device_speed: Any = checked(one_of(_SPEEDS))
-    edge_speed: Any = checked(one_of(_SPEEDS))
+    delay_slots: int = checked(integer(0, 1), default=1)  # how late the device sees link and speeds
+    cap: float = checked(number(1.0, 1e6, above=True), default=10.0)  # deadlines, then it gives up
+    classes: tuple[DeadlineClass, ...] = checked(many(record(DeadlineClass), 1))
+    task: Any = checked(OneOf(_TASKS))
+    rate: Any = checked(OneOf(_RATES))
+    outages: Any = checked(OneOf(_OUTAGES), default=None)
+    device_speed: Any = checked(OneOf(_SPEEDS))
+    edge_speed: Any = checked(OneOf(_SPEEDS))
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
@@ -180,15 +168,17 @@ def _check_chain(
 
 
 def stationary(transition: np.ndarray) -> np.ndarray:
-    """Returns the law `pi = pi P` of a chain [M, M] whose states all reach each other, float64 [M]."""
+    """Returns the distribution `pi = pi P` of a chain [M, M] whose states all reach each other,
+    float64 [M].
+    """
     n = len(transition)
     equations = np.vstack([np.asarray(transition, float).T - np.eye(n), np.ones(n)])
     return np.linalg.lstsq(equations, np.append(np.zeros(n), 1.0), rcond=None)[0].clip(0.0)
 
 
 def grid_numbers(task: GridNumbers | GridProfiles) -> dict[str, Any]:
-    """Returns what `make_params` wants to know about a task, by name; see
-    `on_demand_params.make_params`.
+    """Returns the arguments of `jaxcoinfer.systems.on_demand.params.make_params` that describe a
+    task.
     """
     return _from_numbers(task) if isinstance(task, GridNumbers) else _from_profiles(task)
 
@@ -225,7 +215,12 @@ def _from_numbers(task: GridNumbers) -> dict[str, Any]:
     }
 
 
-def _accuracy(exit_accuracy, bits_loss, exit_cut, n_cuts: int) -> np.ndarray:
+def _accuracy(
+    exit_accuracy: Sequence[float],
+    bits_loss: Sequence[float],
+    exit_cut: Sequence[int],
+    n_cuts: int,
+) -> np.ndarray:
     """[E, P, Q]: `max(accuracy - loss, 0)` where a feature is sent, the exit's own where the input
     is, or nothing.
     """
@@ -239,22 +234,19 @@ def _from_profiles(task: GridProfiles) -> dict[str, Any]:
     dnn, device = profiles.load_dnn(task.dnn), profiles.load_device(task.device)
     server, link = profiles.load_server(task.server), profiles.load_link(task.link)
     n_layers, leaves = len(dnn.layers), [e.after_layer for e in dnn.exits]
-    places = [
-        0,
-        *(i for i, layer in enumerate(dnn.layers, 1) if layer.cut or i in leaves or i == n_layers),
-    ]
+    places = costs.cuts(dnn, also=leaves)
     ends = [places.index(place) for place in [*leaves, n_layers]]
-    energy_j = profiles.cumulative_energy_j(device, dnn)
-    head_s = [*(profiles.head_seconds(device, e) for e in dnn.exits), 0.0]
-    bits = profiles.upload_bits(dnn)[places, None] * (np.array(dnn.bits) / profiles.BITS_AN_ELEMENT)
+    energy_j = costs.cumulative_energy_j(device, dnn)
+    head_s = [*(costs.head_seconds(device, e) for e in dnn.exits), 0.0]
+    bits = costs.upload_bits(dnn)[places, None] * (np.array(dnn.bits) / profiles.BITS_AN_ELEMENT)
     bits[0] = dnn.input_bits
     return {
-        "cut_device_s": np.append(0.0, np.cumsum(profiles.layer_seconds(device, dnn)))[places],
-        "cut_edge_s": np.append(0.0, np.cumsum(profiles.layer_seconds(server, dnn)))[places],
+        "cut_device_s": costs.cumulative_seconds(device, dnn)[places],
+        "cut_edge_s": costs.cumulative_seconds(server, dnn)[places],
         "cut_energy_j": energy_j[places],
         "exit_cut": ends,
         "exit_device_s": head_s,
-        "exit_edge_s": [*(profiles.head_seconds(server, e) for e in dnn.exits), 0.0],
+        "exit_edge_s": [*(costs.head_seconds(server, e) for e in dnn.exits), 0.0],
         "exit_energy_j": device.power_busy_w * np.array(head_s),
         "upload_bits": bits,
         "accuracy": _profile_accuracy(task, dnn, places, ends),
@@ -270,14 +262,15 @@ def _profile_accuracy(
 ) -> np.ndarray:
     if task.bits_loss and len(task.bits_loss) != len(dnn.bits):
         raise ProfileError(
-            f"task.bits_loss: {task.bits_loss}; '{dnn.name}' has the {len(dnn.bits)} widths {dnn.bits}"
+            f"task.bits_loss: {task.bits_loss}; "
+            f"'{dnn.name}' has the {len(dnn.bits)} widths {dnn.bits}"
         )
     if task.bits_loss:
-        return _accuracy(
-            [*(e.accuracy for e in dnn.exits), dnn.full_accuracy], task.bits_loss, ends, len(places)
-        )
+        exact = [*(e.accuracy for e in dnn.exits), dnn.full_accuracy]
+        return _accuracy(exact, task.bits_loss, ends, len(places))
     if dnn.samples is None:
         raise ProfileError(
-            f"task.bits_loss: missing, and '{dnn.name}' has no measured accuracy of widths {dnn.bits}"
+            "task.bits_loss: missing, and "
+            f"'{dnn.name}' has no measured accuracy of widths {dnn.bits}"
         )
     return dnn.samples.unpacked()[0].mean(axis=-1)[:, places]

@@ -16,12 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.data.processes import MAX_SLOTS
 from jaxcoinfer.physics.queueing import TICKS
 
 SPEED_ONE = 1 << 16  # the device's nominal speed in the bank's fixed-point numbers
-MAX_SLOTS = (
-    1 << 20
-)  # TICKS * MAX_SLOTS = 2**30: idle time and backlog of a stable server fit an int32
 
 # Columns of `Bank.slots`. All of a slot lies together: what a decision costs is the number of
 # places in memory it reads, and so it reads one for where it stands and one for where it goes.

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.fields import (
+    OneOf,
     ProfileError,
     checked,
     flag,
@@ -16,6 +17,7 @@ from jaxcoinfer.data.fields import (
     number,
     sources,
     text,
+    word,
 )
 from jaxcoinfer.data.processes import (
     MAX_SLOTS,
@@ -30,42 +32,40 @@ from jaxcoinfer.data.processes import (
     RecordedArrivals,
     RecordedLoad,
     RecordedRate,
-    one_of,
-    word,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A task in plain numbers, as `jaxcoinfer.systems.stopping.env.Params` names them."""
+    """A task in plain numbers: P = Le + 1 stopping points between Le + 1 layers, the last of which
+    is the exit.
+    """
 
-    layer_s: tuple[float, ...] = checked(many(number(), 2))
-    upload_bits: tuple[float, ...] = checked(many(number(), 2))
-    server_s: tuple[float, ...] = checked(many(number(), 2))
+    layer_s: tuple[float, ...] = checked(many(number(), 2))  # [P], seconds of each layer
+    upload_bits: tuple[float, ...] = checked(many(number(), 2))  # [P], sent at each point
+    server_s: tuple[float, ...] = checked(many(number(), 2))  # [P], that the server still takes
+    # [P + 1], joules of the device before each point and through the exit.
     device_energy_j: tuple[float, ...] = checked(many(number(), 3))
-    accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 3))
+    accuracy: tuple[float, ...] = checked(many(number(0.0, 1.0), 3))  # [P + 1], likewise
     transmit_w: float = checked(number())
     transmit_j_per_bit: float = checked(number(), default=0.0)
-    rtt_s: float = checked(number(), default=0.0)
+    rtt_s: float = checked(number(), default=0.0)  # round trip, seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class FromProfiles:
-    """A task from profiles: the DNN, run on the device up to the exit after layer `exit`, or cut
-    before it.
+    """A task from profiles: the DNN, run on the device up to one of its exits, or cut before it."""
 
-    bits: in which an element of a feature is sent, one of the DNN's, 32 as it is.
-    observe_confidence: the device sees how sure the exit head is, and may still upload; needs
-    results image by image, in the `.npz` beside the DNN's profile.
-    """
-
-    dnn: str = checked(text)
+    dnn: str = checked(text)  # name of its profile, or path; likewise the next three
     device: str = checked(text)
     server: str = checked(text)
     link: str = checked(text)
-    exit: int = checked(integer(1))
+    exit: int = checked(integer(1))  # the layer before the exit, from 1
+    # In which an element of a feature is sent: one of the DNN's widths, 32 as it is.
     bits: int = checked(integer(1, 32), default=profiles.BITS_AN_ELEMENT)
-    observe_confidence: bool = checked(flag, default=False)
+    # Whether the device sees how sure the exit head is, and may still upload; needs results image
+    # by image, in the `.npz` beside the DNN's profile. Earlier files say `look`.
+    observe_confidence: bool = checked(flag, default=False, formerly="look")
 
 
 _ARRIVALS = {"bernoulli": Bernoulli, "poisson": Poisson, "mmpp": Mmpp, "recorded": RecordedArrivals}
@@ -79,29 +79,28 @@ _TASKS = {"numbers": Numbers, "profiles": FromProfiles}
 class StoppingScenario:
     """One task of `stopping` in one world: rows × slots of it are drawn at a time.
 
-    Weights: utility = accuracy_weight * accuracy - latency_s - energy_weight * energy_j.
-    deadline_s is reported against, and changes nothing.
+    Utility: `accuracy_weight * accuracy - latency_s - energy_weight * energy_j`.
     """
 
     name: str = checked(identifier)
     description: str = checked(text)
     system: str = checked(word("stopping"))
-    slot_s: float = checked(number(above=True))
+    slot_s: float = checked(number(above=True))  # seconds of a slot
     rows: int = checked(integer(2, 1 << 16))
     slots: int = checked(integer(16, MAX_SLOTS))
     accuracy_weight: float = checked(number())
     energy_weight: float = checked(number())
-    deadline_s: float = checked(number(above=True))
-    task: Any = checked(one_of(_TASKS))
-    arrivals: Any = checked(one_of(_ARRIVALS))
-    edge_load: Any = checked(one_of(_LOADS))
-    rate: Any = checked(one_of(_RATES))
-    speed: Any = checked(one_of(_SPEEDS))
+    deadline_s: float = checked(number(above=True))  # reported against, changes nothing
+    task: Any = checked(OneOf(_TASKS))
+    arrivals: Any = checked(OneOf(_ARRIVALS))
+    edge_load: Any = checked(OneOf(_LOADS))
+    rate: Any = checked(OneOf(_RATES))
+    speed: Any = checked(OneOf(_SPEEDS))
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
 def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
-    """Returns what `make_params` wants to know about a task, by name.
+    """Returns the arguments of `make_params` that describe a task.
 
     From profiles: Le + 1 stopping points at the cuts allowed before the exit; layers between two
     cuts count as one. With `observe_confidence` the exit head is one more layer, behind which the
@@ -111,15 +110,14 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
         return dataclasses.asdict(task)
     dnn, device = profiles.load_dnn(task.dnn), profiles.load_device(task.device)
     server, link = profiles.load_server(task.server), profiles.load_link(task.link)
-    leave, cuts = dnn.exits[_exit_number(task, dnn)], _cuts(task, dnn)
-    device_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(device, dnn))])
-    server_s = np.concatenate([[0.0], np.cumsum(profiles.layer_seconds(server, dnn))])
-    head_s = profiles.head_seconds(device, leave)
-    energy_j = profiles.cumulative_energy_j(device, dnn)[cuts]
-    upload_bits = profiles.cut_bits(dnn, task.bits)
-    after = (
-        [-1] if task.observe_confidence else []
-    )  # the head as a layer: what comes behind it is what comes before it
+    leave, cuts = dnn.exits[_exit_number(task, dnn)], costs.cuts(dnn, task.exit)
+    device_s = costs.cumulative_seconds(device, dnn)
+    server_s = costs.cumulative_seconds(server, dnn)
+    head_s = costs.head_seconds(device, leave)
+    energy_j = costs.cumulative_energy_j(device, dnn)[cuts]
+    upload_bits = costs.cut_bits(dnn, task.bits)
+    # The head as a layer: what is known before it holds behind it too.
+    after = [-1] if task.observe_confidence else []
     left_s = server_s[-1] - server_s[cuts]
     through_j = energy_j[-1] + device.power_busy_w * head_s
     return {
@@ -128,7 +126,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
         "server_s": [*left_s, *left_s[after]],
         "device_energy_j": [*energy_j, through_j, *[through_j for _ in after]],
         "accuracy": [
-            *profiles.cut_accuracy(dnn, task.bits)[cuts + cuts[-1:] * task.observe_confidence],
+            *costs.cut_accuracy(dnn, task.bits)[cuts + cuts[-1:] * task.observe_confidence],
             leave.accuracy,
         ],
         "transmit_w": link.transmit_w,
@@ -138,17 +136,18 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
 
 
 def task_samples(task: Numbers | FromProfiles) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns, where the device looks at its exit head, what each choice gets right image by image,
-    bool [P+1, S], and how sure the head is, [S]; else None.
+    """Returns what each choice gets right image by image, bool [P + 1, S], and how sure the exit
+    head is, [S]; None where the device does not observe that.
     """
     if isinstance(task, Numbers) or not task.observe_confidence:
         return None
     dnn = profiles.load_dnn(task.dnn)
     if dnn.samples is None:
         raise ProfileError(
-            f"task.observe_confidence = true: '{dnn.name}' has no results image by image; allowed: false"
+            f"task.observe_confidence = true: '{dnn.name}' has no results image by image; "
+            "allowed: false"
         )
-    number, cuts = _exit_number(task, dnn), _cuts(task, dnn)
+    number, cuts = _exit_number(task, dnn), costs.cuts(dnn, task.exit)
     right = dnn.samples.unpacked()[0, :, :, dnn.bits.index(task.bits)]
     choices = [right[-1, cut] for cut in [*cuts, cuts[-1]]]
     return np.stack([*choices, right[number, task.exit]]), dnn.samples.confidence[0, number]
@@ -162,14 +161,3 @@ def _exit_number(task: FromProfiles, dnn: profiles.Dnn) -> int:
             f"task.exit = {task.exit}: '{dnn.name}' has no exit there; allowed: {exits}"
         )
     return after.index(task.exit)
-
-
-def _cuts(task: FromProfiles, dnn: profiles.Dnn) -> list[int]:
-    return [
-        0,
-        *(
-            i + 1
-            for i, layer in enumerate(dnn.layers[: task.exit])
-            if layer.cut or i + 1 == task.exit
-        ),
-    ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.data import profiles
+from jaxcoinfer.data import costs, profiles
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import (
     ConstantRate,
@@ -23,7 +23,7 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines as policies
-from jaxcoinfer.systems.on_demand import bound as bounds
+from jaxcoinfer.systems.on_demand import bound
 from jaxcoinfer.systems.on_demand import make as generators_on_demand
 from jaxcoinfer.systems.on_demand import misses, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
@@ -97,7 +97,7 @@ def tiny_reward(action, rate_bps, speed):
 def test_the_optimum_of_a_tiny_system_is_that_of_all_its_policies(delay):
     scenario = dataclasses.replace(TINY, delay_slots=delay)
     env, params = built(scenario)
-    solution = bounds.of(scenario, env, params)
+    solution = bound.solve(scenario, env, params)
     # Stationary: rates .4, .6 (.4 * .3 = .6 * .2); speeds .75, .25 (.75 * .1 = .25 * .3).
     rates, speeds, laws = (4e6, 40e6), (1.0, 0.5), ((0.4, 0.6), (0.75, 0.25))
     moves = (((0.7, 0.3), (0.2, 0.8)), ((0.9, 0.1), (0.3, 0.7)))
@@ -174,9 +174,9 @@ def mean(utility, other=0.0):
 def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     scenario = dataclasses.replace(SHIPPED, rows=48, slots=1000)
     env, params = built(scenario)
-    solution = bounds.of(scenario, env, params)
+    solution = bound.solve(scenario, env, params)
     contenders = {
-        "optimum": bounds.policy(solution),
+        "optimum": bound.exact_policy(solution),
         "full": policies.full_information(env),
     } | baselines(env, params)
     found = {name: utility for name, (utility, _) in play(env, params, contenders).items()}
@@ -215,12 +215,12 @@ def test_evaluate_plays_on_demand():
 def test_memory_of_an_outage_is_worth_what_the_bound_says():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-outages"), rows=48, slots=1000)
     env, params = built(scenario)
-    solution = bounds.of(scenario, env, params)
+    solution = bound.solve(scenario, env, params)
     assert solution.gain_history > solution.gain + 0.004
     found = play(
         env,
         params,
-        {"memory": bounds.policy_with_memory(solution), "none": bounds.policy(solution)},
+        {"memory": bound.exact_policy_with_memory(solution), "none": bound.exact_policy(solution)},
     )
     for name, gain in (("memory", solution.gain_history), ("none", solution.gain)):
         measured = mean(found[name][0])
@@ -229,7 +229,7 @@ def test_memory_of_an_outage_is_worth_what_the_bound_says():
 
 
 def test_the_chain_of_held_outages_is_right():
-    chain = bounds._held(1e6, HeldOutages(0.2, 2, 3))
+    chain = bound._held(1e6, HeldOutages(0.2, 2, 3))
     # Up; out for the 1st slot, which another follows; for the 2nd, which is the last for half; for
     # the 3rd, the last.
     wanted = [
@@ -241,20 +241,20 @@ def test_the_chain_of_held_outages_is_right():
     np.testing.assert_allclose(chain.transition, wanted)
     np.testing.assert_array_equal(chain.values, [1e6, 0.0, 0.0, 0.0])
     # A cycle has 1 / .2 = 5 slots up and 2.5 out, in one of two of which there is a 3rd.
-    np.testing.assert_allclose(chain.law, np.array([5.0, 1.0, 1.0, 0.5]) / 7.5, atol=1e-12)
+    np.testing.assert_allclose(chain.stationary, np.array([5.0, 1.0, 1.0, 0.5]) / 7.5, atol=1e-12)
 
 
 def test_a_two_state_outage_is_a_markov_rate():
     outage = dataclasses.replace(TINY, rate=ConstantRate(40e6, (0.2, 0.5)))
     chain = dataclasses.replace(TINY, rate=MarkovRate((0.0, 40e6), ((0.5, 0.5), (0.2, 0.8))))
-    one, other = (bounds.of(scenario, *built(TINY)) for scenario in (outage, chain))
+    one, other = (bound.solve(scenario, *built(TINY)) for scenario in (outage, chain))
     assert one.gain == pytest.approx(other.gain, abs=1e-9)
     assert one.full_information == pytest.approx(other.full_information, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["on-demand-fading", "on-demand-wifi"])
 def test_where_the_link_is_no_chain_there_is_no_optimum(name):
-    assert bounds.of(registry.load_scenario(name), *built(TINY)) is None
+    assert bound.solve(registry.load_scenario(name), *built(TINY)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -341,12 +341,12 @@ def test_a_task_from_profiles():
     dnn, device = profiles.load_dnn("alexnet"), profiles.load_device("jetson-nano-5w")
     assert env == OnDemand(3, 12, 3, 3)
     # All on the device: the sum of its layers; exit 1 leaves after layer 4, with its head.
-    layer_s = profiles.layer_seconds(device, dnn)
+    layer_s = costs.layer_seconds(device, dnn)
     assert float(params.t_dev_s[-1]) == pytest.approx(layer_s.sum(), rel=1e-6)
     own = (0 * 12 + 4) * 3 + 2
     assert bool(params.valid[own]) and not bool(params.offloads[own])
     assert float(params.t_dev_s[own]) == pytest.approx(
-        layer_s[:4].sum() + profiles.head_seconds(device, dnn.exits[0]), rel=1e-6
+        layer_s[:4].sum() + costs.head_seconds(device, dnn.exits[0]), rel=1e-6
     )
     # Full network, cut after pool2 (layer 4) at 8 bits: 32,448 elements; at the input, 8-bit values
     # of 3 * 224 * 224.
@@ -409,7 +409,7 @@ def test_held_outages_that_end_before_they_last_are_refused(tmp_path):
     path.write_text(text.replace("longest_slots = 3", "longest_slots = 1"))
     with pytest.raises(
         ProfileError,
-        match="longest_slots = 1 is refused; allowed: an integer >= shortest_slots = 2",
+        match="longest_slots = 1 is invalid; allowed: an integer >= shortest_slots = 2",
     ):
         registry.load_scenario(path)
     assert registry.load_scenario("on-demand-outages").outages == HeldOutages(0.2, 2, 3)

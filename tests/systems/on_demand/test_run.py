@@ -1,4 +1,4 @@
-"""A run of `on-demand`: what it writes, that it is read back, and what is looked at in its
+"""A run of `on-demand`: what it writes, that it is read back, and what it reports of its
 policies.
 """
 
@@ -19,6 +19,7 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines, misses, report
 from jaxcoinfer.systems.on_demand import run as on_demand
+from jaxcoinfer.systems.on_demand.bound import solve
 from jaxcoinfer.systems.on_demand.misses import MissRatio
 from jaxcoinfer.systems.on_demand.policies import (
     BEST,
@@ -109,7 +110,7 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
 
 def _solved():
     env, params = jaxcoinfer.make(SCENARIO)
-    return env, 0, on_demand.bounds.of(SCENARIO, env, params)
+    return env, 0, solve(SCENARIO, env, params)
 
 
 def _check_export(out, target, capsys):
@@ -143,7 +144,7 @@ def _check_export(out, target, capsys):
 def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-outages"), rows=3, slots=100)
     env, params = jaxcoinfer.make(scenario)
-    solution = on_demand.bounds.of(scenario, env, params)
+    solution = solve(scenario, env, params)
     policies = {
         name: policy
         for name, policy in baseline_policies(env, 0, solution).items()
@@ -153,11 +154,11 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
         name: one
         for name, (one,) in on_demand.play(env, policies, [params], jax.random.key(0)).items()
     }
-    table = on_demand.table(tasks, env, params, scenario, solution)
+    table = on_demand.table(tasks, params, scenario, solution)
     assert table.bound.computed == solution.gain_history
     assert table.rows[EXACT_MEMORY].gap.mean == 0.0 and not table.rows[EXACT_MEMORY].deployable
     del tasks[EXACT], tasks[EXACT_MEMORY]
-    unknown = on_demand.table(tasks, env, params, scenario, None)
+    unknown = on_demand.table(tasks, params, scenario, None)
     assert unknown.bound.what == "full information" and unknown.rows[COMPARED].gap.mean > 0
 
 
