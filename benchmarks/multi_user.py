@@ -1,18 +1,18 @@
-"""How many slots a second: `multi-user` under random actions, beside the plain-Python reference, in
+"""How many slots per second: `multi-user` under random actions and the plain-Python simulator, in
 one run.
 
     python -m benchmarks.multi_user [--sizes 64 128 256 512 1024 4096] [--devices 2]
 
 Both play episodes of the shipped scenario from drawn starts, with splits, channels and powers drawn
-uniformly in every slot, look at every observation, and start afresh what has ended. The reference
-(`tests/reference/multi_user.py`) runs in one process for two seconds before and after each size.
+uniformly in every slot, read every observation, and restart episodes that are done. The simulator
+(`benchmarks/plain_multi_user.py`) runs in one process for two seconds before and after each size.
 `--devices` divides the batch among as many CPU devices, in each of which the loop over events waits
 for its own replicas only; on a GPU leave it at 1.
 """
 
-import argparse
 import random
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,26 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxcoinfer
+from benchmarks import plain_multi_user as plain
 from benchmarks.harness import coins
+from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.core.rollout import restart_ended
-from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction
+from jaxcoinfer.systems.multi_user.env import MultiUser
+from jaxcoinfer.systems.multi_user.events import UsersAction, UsersState
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
-from tests.reference import multi_user as reference
-from training.common import measure, record
+from training.common import measure, parser, record
 
 SLOTS_PER_CALL = 1 << 15
 BLOCK = 16  # slots between restarts of ended episodes
-PYTHON_S = 2.0
+PYTHON_S = 2.0  # of each measurement of the simulator
+
+Loop = Callable[[jax.Array, MultiUserParams], jax.Array]
+Carry = tuple[UsersState, TimeStep, jax.Array, jax.Array]  # and seeds, sums
 
 
 def action_of(seeds: jax.Array, env: MultiUser) -> UsersAction:
-    """A split, a channel and a power of 2^-24 to 1 W from three parts of pseudo-random bits, uint32
-    [U].
+    """Returns a split, a channel and a power of 2^-24 to 1 W from three parts of pseudo-random
+    bits, uint32 [U].
     """
     parts = (
         seeds >> jnp.uint32(29),
@@ -47,23 +52,25 @@ def action_of(seeds: jax.Array, env: MultiUser) -> UsersAction:
     )
 
 
-def slots_loop(env: MultiUser, n_envs: int, n_blocks: int):
-    """A function (key, params) -> sums over n_blocks × BLOCK slots of n_envs environments."""
+def slots_loop(env: MultiUser, n_envs: int, n_blocks: int) -> Loop:
+    """Returns a function (key, params) -> sums over n_blocks × BLOCK slots of n_envs
+    environments.
+    """
 
-    def loop(key, params):
+    def loop(key: jax.Array, params: MultiUserParams) -> jax.Array:
         key_start, key_run = jax.random.split(key)
         start = jax.vmap(env.reset, (0, None))(jax.random.split(key_start, n_envs), params)
         seeds = jax.random.bits(key_run, (n_envs, env.n_users))
 
-        def slot(carry, _):
+        def slot(carry: Carry, _: None) -> tuple[Carry, None]:
             state, timestep, seeds, total = carry
             seeds = coins(seeds)
             actions = jax.vmap(action_of, (0, None))(seeds, env)
             state, timestep = jax.vmap(env.step, (0, 0, None))(state, actions, params)
-            seen = timestep.reward + timestep.observation.sum(axis=(1, 2))
-            return (state, timestep, seeds, total + jnp.stack([seen, _tasks(timestep)])), None
+            shown = timestep.reward + timestep.observation.sum(axis=(1, 2))
+            return (state, timestep, seeds, total + jnp.stack([shown, _tasks(timestep)])), None
 
-        def block(carry, key):
+        def block(carry: Carry, key: jax.Array) -> tuple[Carry, None]:
             (state, timestep, *rest), _ = jax.lax.scan(slot, carry, None, length=BLOCK)
             return (*restart_ended(env, params, key, state, timestep), *rest), None
 
@@ -73,25 +80,27 @@ def slots_loop(env: MultiUser, n_envs: int, n_blocks: int):
     return loop
 
 
-def _tasks(timestep) -> jax.Array:
+def _tasks(timestep: TimeStep) -> jax.Array:
     return timestep.outcome.tasks.sum(axis=1).astype(jnp.float32)
 
 
-def on_devices(loop, n_devices: int):
-    """The same loop on every device, each with a key and a part of the batch of its own."""
+def on_devices(loop: Loop, n_devices: int) -> Loop:
+    """Returns the same loop on every device, each with a key and a part of the batch of its own."""
     mesh = jax.make_mesh((n_devices,), ("replicas",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("replicas"), PartitionSpec()
 
-    def part(keys, params):
+    def part(keys: jax.Array, params: MultiUserParams) -> jax.Array:
         return loop(keys[0], params)[None]
 
     return jax.shard_map(part, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
 
 
 def python_slots_per_s(params: MultiUserParams, env: MultiUser, seconds: float, seed: int) -> float:
-    """Slots a second of the plain-Python reference; as many episodes as the time allows."""
+    """Returns slots per second of the plain-Python simulator, in as many episodes as the time
+    allows.
+    """
     numbers = {name: getattr(params, name) for name in ("compute_s", "compute_w", "upload_bits")}
-    system = reference.System(
+    system = plain.System(
         **{name: np.asarray(value, np.float64).tolist() for name, value in numbers.items()}
     )
     starts = [np.asarray(x).tolist() for x in (params.bank.distance_m, params.bank.tasks)]
@@ -101,24 +110,22 @@ def python_slots_per_s(params: MultiUserParams, env: MultiUser, seconds: float, 
     while time.perf_counter() - begin_s < seconds:
         if over or world is None:
             row = drawn.randrange(params.bank.n_rows)
-            world = reference.begin(system, *(x[row] for x in (*starts, *firsts)))
+            world = plain.begin(system, *(x[row] for x in (*starts, *firsts)))
         splits = [drawn.randrange(env.n_splits) for _ in users]
         channels = [drawn.randrange(env.n_channels) for _ in users]
-        _, over = reference.step(world, splits, channels, [1e-10 + drawn.random() for _ in users])
-        reference.observe(world)
+        _, over = plain.step(world, splits, channels, [1e-10 + drawn.random() for _ in users])
+        plain.observe(world)
         slots += 1
     return slots / (time.perf_counter() - begin_s)
 
 
 def main() -> None:
-    """Measures every size and appends one line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 4096])
-    parser.add_argument("--devices", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    """Measures every size and appends one line for each."""
+    command = parser(__doc__)
+    command.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 4096])
+    command.add_argument("--devices", type=int, default=2)
+    command.add_argument("--repeats", type=int, default=7)
+    options = command.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
     env, params = jaxcoinfer.make("multi-user")
     for size in options.sizes:

@@ -229,6 +229,7 @@ def test_images_kept_as_jpeg_join_the_others(tmp_path):
         (["train", "--data", "nowhere.npz"], "nowhere.npz"),
         (["train", "--widths", "0.5"], "falling widths that begin with 1"),
         (["measure", "--run", "nowhere"], "nowhere"),
+        (["measure", "--run", "nowhere", "--machine", "my box"], "'my box' is invalid"),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line(asked, said, archive, tmp_path, capsys):

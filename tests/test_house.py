@@ -41,7 +41,8 @@ COMMAND = ("printing", "cli", "__main__")  # the files of the command, which alo
 PARTS = (
     ("scenario", "exogenous", "samples", "allocation", "rates"),
     ("params",),
-    ("events",),
+    ("events", "state"),
+    ("observation",),
     ("env",),
     ("make", "twin"),
     (

@@ -34,11 +34,11 @@ from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.fleet import network as fleet_network
 from jaxcoinfer.systems.fleet import policies as fleet_policies
 from jaxcoinfer.systems.fleet import run as fleet
+from jaxcoinfer.systems.multi_user import policies as multi_user
 from jaxcoinfer.systems.on_demand import policies as on_demand_policies
 from jaxcoinfer.systems.on_demand import run as on_demand
 from jaxcoinfer.systems.stopping import policies as stopping_policies
 from jaxcoinfer.systems.stopping import run as stopping
-from training import multi_user
 from training.common import parser
 
 Sizes = dict[str, int]  # fields of a learner's Config that are replaced

@@ -48,6 +48,9 @@ STYLES = {
     "equal shares": ("#009E73", "^", "-."),
     "one version": ("#CC79A7", "X", ":"),
     "dual recovery": ("#000000", "D", ":"),
+    # of multi-user
+    "best fixed split": ("#CC79A7", "X", ":"),
+    "all local": ("#E69F00", "v", "--"),
 }
 # For ways of telling the server, which are no policies: colours that no policy has.
 WAYS = (
@@ -64,7 +67,12 @@ _SPARE = [
 ]
 
 
-def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baseline: str) -> Figure:
+def utility(
+    rows: Mapping[str, Interval],
+    gains: Mapping[str, Interval],
+    baseline: str,
+    what: str = "utility per task",
+) -> Figure:
     """Utility of each policy with its interval, and next to it the gain on `baseline`, paired row
     by row.
 
@@ -86,7 +94,7 @@ def utility(rows: Mapping[str, Interval], gains: Mapping[str, Interval], baselin
     )
     _dots(right, others, order, -reach, reach)
     right.axvline(0.0, color="black", linewidth=1)
-    left.set_xlabel("utility per task, mean ± 95 %")
+    left.set_xlabel(f"{what}, mean ± 95 %")
     right.set_xlabel(f"gain on {baseline}, mean ± 95 %")
     return figure
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m profiles.build", description=__doc__.splitlines()[0]
+        prog="python -m profiles.build", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     learn = commands.add_parser(
@@ -117,19 +117,19 @@ def _train(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     images, folder = _images(options, options.run), options.out or options.run
-    found = [train.trained(width, options.run) for width in options.widths]
+    networks = [train.trained(width, options.run) for width in options.widths]
     costs = [measure.costs(width) for width in options.widths]
     answers = []
-    for (variables, _), width in zip(found, options.widths, strict=True):
+    for (variables, _), width in zip(networks, options.widths, strict=True):
         print(f"measuring width {width:g}", file=sys.stderr, flush=True)
         answers.append(
             measure.answers(width, variables, images.test, images.test_labels, images.train)
         )
     layer_s = [
         measure.seconds(width, variables)
-        for (variables, _), width in zip(found, options.widths, strict=True)
+        for (variables, _), width in zip(networks, options.widths, strict=True)
     ]
-    print(write.network(folder, options.widths, costs, answers, images, found[0][1]))
+    print(write.network(folder, options.widths, costs, answers, images, networks[0][1]))
     print(write.machine(folder, options.machine, options.widths, costs, layer_s))
 
 

@@ -170,7 +170,8 @@ def _fresh(net: BAlexNet, optimiser: optax.GradientTransformation, key: jax.Arra
 
 
 def _step(net: BAlexNet, optimiser: optax.GradientTransformation, config: Config) -> Any:
-    # One step per call: XLA on a CPU runs a convolution within a loop on the device 25 times slower.
+    # One step per call: within a loop on the device, XLA on a CPU runs a convolution 25 times
+    # slower.
     @jax.jit
     def step(
         variables: dict[str, Any],

@@ -96,9 +96,9 @@ def _sources(n_images: int, images: Images, config: Config, *, thin: bool) -> li
         f"{', '.join(f'{w:g}' for w in config.exit_weights)}"
     )
     counted = (
-        "computed: from weights and shapes, 2 FLOP per multiply-add of every convolution and linear "
-        "layer, 1 per element of a pooling window; normalisation folded into the convolutions; "
-        "architecture of BranchyNet (arXiv 1709.01686)"
+        "computed: from weights and shapes, 2 FLOP per multiply-add of every convolution and "
+        "linear layer, 1 per element of a pooling window; normalisation folded into the "
+        "convolutions; architecture of BranchyNet (arXiv 1709.01686)"
     )
     retrained = f"measured: accuracy, as full_accuracy, each width trained anew; the rest {counted}"
     lines = [
@@ -154,12 +154,13 @@ def machine(
     pairs = list(zip(costs, written_s, strict=True))
     peak = rounded_up(max(1.0, *(float((cost.flop / seconds).max()) for cost, seconds in pairs)))
     left = [(seconds - cost.flop / peak) / np.array(KERNELS) for cost, seconds in pairs]
+    description = f"{processor()}, one image at a time, as measured with B-AlexNet"
     lines = [
         "# Written by `python -m profiles.build measure`.",
         "",
         'kind = "server"',
         f'name = "{name}"',
-        f"description = {quoted(f'{processor()}, one image at a time, as measured with B-AlexNet')}",
+        f"description = {quoted(description)}",
         f"overhead_s = {float(np.median(left)):.3g}",
         f"peak_flops = {exactly(peak)}",
         "power_idle_w = 8.0",

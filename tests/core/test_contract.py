@@ -13,7 +13,8 @@ import jaxcoinfer
 from jaxcoinfer.core.contract import Outcome, TimeStep
 from jaxcoinfer.core.stacked import Stacked
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction, UsersOutcome
+from jaxcoinfer.systems.multi_user.env import MultiUser
+from jaxcoinfer.systems.multi_user.events import UsersAction, UsersOutcome
 from jaxcoinfer.systems.stopping.twin.status import StatusTwinEnv, watch
 from tests.helpers.on_demand import random_system as random_on_demand
 from tests.helpers.stopping import assert_trees_close, assert_trees_equal, random_system

@@ -137,7 +137,7 @@ def refusal(kind, path):
     return message
 
 
-# --- what ships --------------------------------------------------------------------------------------------
+# --- what ships ----------------------------------------------------------------------------------
 
 
 def test_the_shipped_set():
@@ -289,7 +289,7 @@ def test_the_raspberry_fit_is_near_the_published_whole_network_times():
         assert layer_seconds(pi, load_dnn(name)).sum() * 8 == pytest.approx(batch_s, rel=0.3)
 
 
-# --- what the formulas give --------------------------------------------------------------------------------
+# --- what the formulas give ----------------------------------------------------------------------
 
 
 def test_the_formulas_on_a_tiny_pair(tmp_path):
@@ -334,7 +334,7 @@ def test_cuts_of_a_tiny_network(tmp_path):
     assert (cuts(whole), cuts(whole, 2), cuts(whole, also=[1])) == ([0, 3], [0, 2], [0, 1, 3])
 
 
-# --- what is refused ---------------------------------------------------------------------------------------
+# --- what is invalid -----------------------------------------------------------------------------
 
 REFUSED = [
     # unknown and missing fields
@@ -619,7 +619,7 @@ def test_exactly_the_peak_is_allowed(tmp_path):
     assert layer_seconds(device, load_dnn(write(tmp_path, "dnn"))).tolist() == [1.0, 3.0, 1.0]
 
 
-# --- results per sample ------------------------------------------------------------------------------------
+# --- results per sample --------------------------------------------------------------------------
 
 V, E, P, Q, S = 2, 3, 4, 2, 11  # two exits and the full network; three layers and the input
 
@@ -783,7 +783,7 @@ def test_samples_that_are_incomplete_or_no_archive_are_refused(tmp_path):
             load_dnn(path)
 
 
-# --- the module itself -------------------------------------------------------------------------------------
+# --- the module itself ---------------------------------------------------------------------------
 
 
 def test_all_of_data_imports_numpy_and_the_standard_library_alone():

@@ -1,4 +1,4 @@
-"""Scenarios survive the table that a run folder keeps of them, and files of earlier versions load."""
+"""Scenarios survive the table that a run folder keeps of them; files of earlier versions load."""
 
 import dataclasses
 import json

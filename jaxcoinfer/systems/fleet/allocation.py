@@ -41,7 +41,7 @@ def normalised(weight: jax.Array) -> jax.Array:
 
 
 def at(table: jax.Array, choice: jax.Array) -> jax.Array:
-    """Returns each device's entry of a table [D, C] at its choice [D] int32, which must be inside."""
+    """Returns the entry of a table [D, C] at each device's choice, [D] int32 inside [0, C)."""
     return jnp.take_along_axis(table, choice[:, None], axis=1, mode="promise_in_bounds")[:, 0]
 
 
@@ -58,9 +58,7 @@ def total_cost(tables: FleetTables, choice: jax.Array) -> jax.Array:
     """
     costs = chosen(tables, choice)
     return (
-        costs.base.sum()
-        + jnp.sqrt(costs.bandwidth).sum() ** 2
-        + jnp.sqrt(costs.compute).sum() ** 2
+        costs.base.sum() + jnp.sqrt(costs.bandwidth).sum() ** 2 + jnp.sqrt(costs.compute).sum() ** 2
     )
 
 

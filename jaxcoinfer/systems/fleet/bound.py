@@ -70,10 +70,10 @@ def _halve(
     excess: Callable[[Any, jax.Array], jax.Array],
     highest: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Any, Any]:
-    """Brackets the root of excess(at_price(price), price) in [0, highest], which falls in the price,
-    as the derivative of a concave function does.
+    """Brackets the root of `excess(at_price(price), price)` in [0, highest]: it falls as the price
+    rises, as the derivative of a concave function does.
 
-    Returns the prices (low, high) around it and at_price of both.
+    Returns the prices (low, high) around the root, and at_price of both.
     """
 
     def step(i: jax.Array, carry: tuple) -> tuple:

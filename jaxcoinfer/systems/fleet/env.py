@@ -1,4 +1,5 @@
-"""`fleet`: a model version, a cut, and shares of one link and one server for every device of a fleet.
+"""`fleet`: a model version, a cut, and shares of one link and one server, for each device of a
+fleet.
 
 The system of Qi et al., *Multi-Compression Scale DNN Inference Acceleration based on Cloud-Edge-End
 Collaboration* (doi 10.1145/3634704), with links, loads and processors that vary.
@@ -157,7 +158,7 @@ class Fleet:
         )
 
     def step(
-        self, state: FleetState, action: jax.Array | FleetAction, params: FleetParams
+        self, state: FleetState, action: Any, params: FleetParams
     ) -> tuple[FleetState, TimeStep]:
         """Serves the tasks of this slot; the reward is their mean cost, negative."""
         chex.assert_shape(jax.tree.leaves(action), (self.n_devices,))
@@ -171,17 +172,15 @@ class Fleet:
         )
 
 
-def outcomes(
-    env: Fleet, state: FleetState, action: jax.Array | FleetAction, params: FleetParams
-) -> FleetOutcome:
+def outcomes(env: Fleet, state: FleetState, action: Any, params: FleetParams) -> FleetOutcome:
     """Returns how the tasks of this slot end, [D]."""
-    choice = action.choice if isinstance(action, FleetAction) else action
+    choice = action.choice if env.learned_shares else action
     now = slot_at(params.bank, state.row, state.slot)
     valid = params.valid.at[choice].get(mode="promise_in_bounds")
     own = jax.tree.map(lambda table: at(table, choice), work(now, params))
     served = now.active & valid
     send_s, run_s = jnp.where(served, own.send_s, 0.0), jnp.where(served, own.run_s, 0.0)
-    bandwidth, compute = _shares(now, send_s, run_s, action)
+    bandwidth, compute = _shares(env, now, send_s, run_s, action)
     air_s, server_s = (
         _seconds_at(whole_s, share, params.cap_s)
         for whole_s, share in ((send_s, bandwidth), (run_s, compute))
@@ -209,10 +208,10 @@ def outcomes(
 
 
 def _shares(
-    now: FleetSlot, send_s: jax.Array, run_s: jax.Array, action: jax.Array | FleetAction
+    env: Fleet, now: FleetSlot, send_s: jax.Array, run_s: jax.Array, action: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Shares of band and server [D]: those of the action, or of least cost if it holds none."""
-    if not isinstance(action, FleetAction):
+    """Shares of band and server [D]: of the action if they are learned, else of least cost."""
+    if not env.learned_shares:
         return allocate(now.weight * send_s, now.weight * run_s)
     bandwidth = normalised(jnp.where(send_s > 0.0, jnp.maximum(action.bandwidth, 0.0), 0.0))
     compute = normalised(jnp.where(run_s > 0.0, jnp.maximum(action.compute, 0.0), 0.0))

@@ -10,8 +10,7 @@ from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation import seeds
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.networks import TrainResult
-from jaxcoinfer.systems.fleet import baselines
-from jaxcoinfer.systems.fleet import network as fleet_actor
+from jaxcoinfer.systems.fleet import baselines, network
 from jaxcoinfer.systems.fleet.env import Fleet
 from jaxcoinfer.systems.fleet.params import FleetParams
 
@@ -20,13 +19,11 @@ EnvPolicy = tuple[Any, Policy]  # the environment as the policy sees it, and the
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """n_levels: of the shares it learns, 0: they follow in closed form. twin, entropy_weight: as in
-    `learn.ppo`.
-    """
+    """How one learner learns, and in which environment."""
 
-    n_levels: int = 0
-    twin: bool = True
-    entropy_weight: float = 0.001
+    n_levels: int = 0  # of the shares that it learns; 0: they follow in closed form
+    twin: bool = True  # as in `learn.ppo`
+    entropy_weight: float = 0.001  # as in `learn.ppo`
 
     @property
     def hyper(self) -> ppo.Hyper:
@@ -36,35 +33,33 @@ class Learner:
         """Returns the environment as this learner sees it."""
         if not self.n_levels:
             return env
-        return fleet_actor.Leveled(dataclasses.replace(env, learned_shares=True), self.n_levels)
+        return network.Leveled(dataclasses.replace(env, learned_shares=True), self.n_levels)
 
     def train(
         self, keys: jax.Array, params: FleetParams, env: Fleet, config: ppo.Config
     ) -> TrainResult:
         """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
-        seen_as, config = self.env(env), dataclasses.replace(config, twin=self.twin)
+        learner_env, config = self.env(env), dataclasses.replace(config, twin=self.twin)
 
         def train_once(key: jax.Array) -> TrainResult:
             return ppo.train(
-                key, params, self.hyper, env=seen_as, config=config, outcomes=fleet_actor.outcomes
+                key, params, self.hyper, env=learner_env, config=config, outcomes=network.outcomes
             )
 
         return seeds.train(keys, train_once)
 
     def policy(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
-        """Returns the greedy policy in the environment that it sees, of any number of devices."""
-        seen_as = self.env(env)
-        return seen_as, ppo.policy(
-            seen_as, config_of(hidden=hidden), jax.tree.map(jnp.asarray, weights)
-        )
+        """Returns the greedy policy with its environment, of any number of devices."""
+        learner_env, config = self.env(env), config_of(hidden=hidden)
+        return learner_env, ppo.policy(learner_env, config, jax.tree.map(jnp.asarray, weights))
 
 
 def config_of(**sizes: Any) -> ppo.Config:
-    """Returns the sizes of a training of the fleet's network."""
-    return ppo.Config(view=fleet_actor.view, network=fleet_actor.network, **sizes)
+    """Returns the configuration of a training of the fleet's network, of these sizes."""
+    return ppo.Config(view=network.view, network=network.network, **sizes)
 
 
-# BEST is looked at, varied and exported.
+# BEST is the one whose decisions are reported and that is exported.
 BEST, WITHOUT_TWIN, FREE = "price network", "price network, no twin", "learned shares"
 LEARNERS = {
     BEST: Learner(),
@@ -77,7 +72,7 @@ NOT_DEPLOYABLE = frozenset({REFERENCE})
 
 
 def baseline_policies(env: Fleet) -> dict[str, EnvPolicy]:
-    """Returns who needs no learning, by name."""
+    """Returns the policies that need no learning, by name."""
     policies = {
         COMPARED: baselines.alternating(env),
         "greedy": baselines.greedy(env),
@@ -93,8 +88,8 @@ def baseline_policies(env: Fleet) -> dict[str, EnvPolicy]:
 def learned_policies(
     env: Fleet, hidden: dict[str, tuple[int, ...]], weights: dict[str, Any]
 ) -> dict[str, EnvPolicy]:
-    """Returns the learners that `weights` are of, by name."""
+    """Returns the policies of the learners whose weights are given, by name."""
     return {
-        name: LEARNERS[name].policy(env, hidden[name], of_learner)
-        for name, of_learner in weights.items()
+        name: LEARNERS[name].policy(env, hidden[name], learner_weights)
+        for name, learner_weights in weights.items()
     }

@@ -1,7 +1,7 @@
-"""What is looked at in the policies of `fleet`: classes of task, choices, shares, other worlds,
+"""What a run reports of the policies of `fleet`: classes of task, choices, shares, other worlds and
 single tasks.
 
-Axes: K rows, N kinds of machine, V versions, P cuts.
+Axes: K rows, N kinds of machine, V versions, P cuts, X values of a sweep.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.evaluation import chrome_trace as timeline
-from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation import chrome_trace, evaluate
 from jaxcoinfer.evaluation.comparison import flat, pair
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.types import Sheet
@@ -23,64 +22,60 @@ from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 CLASSES = ("accuracy-sensitive", "latency-sensitive")
 BOUND = "bound"
-_OF_CLASS = ("accuracy", "latency_s", "energy_j", "cost")
+_MEASURES = ("accuracy", "latency_s", "energy_j", "cost")  # of a class
 
 World = tuple[Fleet, FleetParams]
-Costs = Mapping[str, np.ndarray]  # policy, or the bound -> cost of a task in each row that has one
-ByClass = dict[str, list[dict[str, Interval]]]  # policy -> of each class its measures
+Costs = Mapping[str, np.ndarray]  # policy or BOUND -> mean cost per task of each row that has tasks
+ByClass = dict[str, list[dict[str, Interval]]]  # policy -> the measures of each class
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One number of the world varied: its values [X], and at each the bound, the cost of a task,
-    and by how much that is above the bound, in shares of it; by policy.
-    """
+    """One number of the world varied."""
 
-    values: Sequence[float]
-    bound: list[Interval]
-    cost: dict[str, list[Interval]]
-    gap: dict[str, list[Interval]]
+    values: Sequence[float]  # [X]
+    bound: list[Interval]  # [X], the certified bound on the cost per task
+    cost: dict[str, list[Interval]]  # policy -> cost per task, [X]
+    gap: dict[str, list[Interval]]  # policy -> how far that is above the bound, relative, [X]
 
 
 @dataclass(frozen=True)
 class Habits:
-    """How a policy decides: share of the tasks of a kind and class that take each version and cut,
-    [N, 2, V, P], and the mean share of the band and of the server that such a task gets, [N, 2]
-    each; NaN where there was none.
-    """
+    """How a policy decides, by kind of machine and class of task; NaN where there was no task."""
 
-    choices: np.ndarray
-    bandwidth: np.ndarray
-    compute: np.ndarray
+    choices: np.ndarray  # [N, 2, V, P], share of the tasks that take each version and cut
+    bandwidth: np.ndarray  # [N, 2], mean share of the band that a task gets
+    compute: np.ndarray  # [N, 2], mean share of the server that a task gets
 
 
 def gap_by_row(tasks: FleetTasks, bound: np.ndarray) -> np.ndarray:
-    """Returns by how much the cost is above the bound [K], in shares of it, [K]."""
+    """Returns how far the cost of each row is above its bound [K], relative to the bound, [K]."""
     return -evaluate.by_row(tasks, tasks.utility) / bound - 1.0
 
 
 def by_class(tasks: Mapping[str, FleetTasks]) -> ByClass:
     """Returns accuracy, latency_s, energy_j and cost of each class, by policy; intervals over the
-    rows that saw it.
+    rows with tasks of it.
     """
     return {
-        name: [_of_class(one, one.urgent == bool(c)) for c in range(len(CLASSES))]
+        name: [_measures(one, one.urgent == bool(c)) for c in range(len(CLASSES))]
         for name, one in tasks.items()
     }
 
 
-def _of_class(tasks: FleetTasks, chosen: np.ndarray) -> dict[str, Interval]:
-    count = np.bincount(tasks.row, chosen, minlength=tasks.n_rows)
-    seen = count > 0
+def _measures(tasks: FleetTasks, counted: np.ndarray) -> dict[str, Interval]:
+    """Measures of the counted tasks, bool [N]."""
+    count = np.bincount(tasks.row, counted, minlength=tasks.n_rows)
+    has_tasks = count > 0
     values = (tasks.accuracy, tasks.latency_s, tasks.energy_j, -tasks.utility)
-    sums = [np.bincount(tasks.row, chosen * value, minlength=tasks.n_rows) for value in values]
+    sums = [np.bincount(tasks.row, counted * value, minlength=tasks.n_rows) for value in values]
     return {
-        name: evaluate.interval(of[seen] / count[seen])
-        for name, of in zip(_OF_CLASS, sums, strict=True)
+        name: evaluate.interval(by_row[has_tasks] / count[has_tasks])
+        for name, by_row in zip(_MEASURES, sums, strict=True)
     }
 
 
-def classes_printed(found: ByClass, order: Iterable[str]) -> Sheet:
+def classes_printed(classes: ByClass, order: Iterable[str]) -> Sheet:
     """Returns the table of classes as text."""
     heads = [
         f"{name.split('-')[0]}-\n{what}"
@@ -91,44 +86,41 @@ def classes_printed(found: ByClass, order: Iterable[str]) -> Sheet:
     for policy in order:
         cells = [
             text
-            for of in found[policy]
+            for measures in classes[policy]
             for text in (
-                f"{of['accuracy'].mean:.3f}",
-                f"{of['latency_s'].mean * 1e3:.0f}",
-                f"{of['cost'].mean:.4f}",
+                f"{measures['accuracy'].mean:.3f}",
+                f"{measures['latency_s'].mean * 1e3:.0f}",
+                f"{measures['cost'].mean:.4f}",
             )
         ]
         rows.append((policy, *cells))
     return ("tasks sensitive to", *heads), rows
 
 
-def classes_sheet(found: ByClass) -> Sheet:
+def classes_sheet(classes: ByClass) -> Sheet:
     """Returns the table of classes as a CSV file."""
     rows = [
-        (policy, name, *flat(*(of[what] for what in _OF_CLASS)))
-        for policy, several in found.items()
-        for name, of in zip(CLASSES, several, strict=True)
+        (policy, name, *flat(*(measures[what] for what in _MEASURES)))
+        for policy, by_class in classes.items()
+        for name, measures in zip(CLASSES, by_class, strict=True)
     ]
-    return (
-        "policy",
-        "class",
-        *(f"{what}{end}" for what in _OF_CLASS for end in ("", "_half_width")),
-    ), rows
+    heads = (f"{what}{end}" for what in _MEASURES for end in ("", "_half_width"))
+    return ("policy", "class", *heads), rows
 
 
-def classes_found(found: ByClass) -> dict[str, Any]:
+def classes_json(classes: ByClass) -> dict[str, Any]:
     """Returns the table of classes for JSON."""
     return {
         policy: {
-            name: {what: pair(interval) for what, interval in of.items()}
-            for name, of in zip(CLASSES, several, strict=True)
+            name: {what: pair(interval) for what, interval in measures.items()}
+            for name, measures in zip(CLASSES, by_class, strict=True)
         }
-        for policy, several in found.items()
+        for policy, by_class in classes.items()
     }
 
 
 def habits(env: Fleet, tasks: FleetTasks, n_kinds: int) -> Habits:
-    """Returns how a policy with shares of least cost decides, by kind of machine and class of task."""
+    """Returns how a policy with shares of least cost decides."""
     version, cut, _ = env.parts(tasks.choice)
     count = np.zeros((n_kinds, len(CLASSES), env.n_versions, env.n_cuts))
     urgent = tasks.urgent.astype(int)
@@ -142,26 +134,27 @@ def habits(env: Fleet, tasks: FleetTasks, n_kinds: int) -> Habits:
 
 
 def choices_sheet(env: Fleet, tasks: Mapping[str, FleetTasks], kinds: Sequence[str]) -> Sheet:
-    """Returns how many tasks of each kind and class take each choice, as a CSV file; those that
-    none takes left out.
+    """Returns how many tasks of each kind and class take each choice, as a CSV file; choices that
+    no task takes are left out.
     """
     rows = []
     for policy, one in tasks.items():
-        several = np.stack([one.kind, one.urgent, *env.parts(one.choice)])
-        for (kind, urgent, *parts), n in zip(*_counted(several), strict=True):
+        columns = np.stack([one.kind, one.urgent, *env.parts(one.choice)])
+        for (kind, urgent, *parts), n in zip(*_counted(columns), strict=True):
             rows.append((policy, kinds[kind], CLASSES[urgent], *parts, n))
     return ("policy", "kind", "class", "version", "cut", "second_cut", "tasks"), rows
 
 
 def _counted(columns: np.ndarray) -> tuple[list, list]:
-    found, counts = np.unique(columns.astype(int), axis=1, return_counts=True)
-    return found.T.tolist(), counts.tolist()
+    """The distinct columns, and how often each occurs."""
+    distinct, counts = np.unique(columns.astype(int), axis=1, return_counts=True)
+    return distinct.T.tolist(), counts.tolist()
 
 
-def shares_sheet(found: Habits, kinds: Sequence[str]) -> Sheet:
+def shares_sheet(habits: Habits, kinds: Sequence[str]) -> Sheet:
     """Returns the mean shares as a CSV file."""
     rows = [
-        (kind, name, float(found.bandwidth[i, c]), float(found.compute[i, c]))
+        (kind, name, float(habits.bandwidth[i, c]), float(habits.compute[i, c]))
         for i, kind in enumerate(kinds)
         for c, name in enumerate(CLASSES)
     ]
@@ -171,22 +164,23 @@ def shares_sheet(found: Habits, kinds: Sequence[str]) -> Sheet:
 def costs(
     worlds: Iterable[World], policies: Callable[[Fleet], Mapping[str, EnvPolicy]]
 ) -> list[Costs]:
-    """Returns what a task costs each contender in each world."""
-    players, found = {}, []
+    """Returns the mean cost per task of each policy in each world."""
+    players, by_world = {}, []
     for env, params in worlds:
-        play = players.setdefault(
-            env, player(policies(env))
-        )  # compiled once for all worlds of one size
-        found.append({name: _seen(params, _cost_by_row(one)) for name, one in play(params).items()})
-    return found
+        # Compiled once for all worlds of one size.
+        play = players.setdefault(env, player(policies(env)))
+        by_world.append(
+            {name: _with_tasks(params, _cost_by_row(one)) for name, one in play(params).items()}
+        )
+    return by_world
 
 
 def certified_costs(worlds: Iterable[World]) -> list[Costs]:
-    """Returns the bound in each world, and what the reference, which comes with it, makes of it."""
-    found = [(params, *certified(env, params)) for env, params in worlds]
+    """Returns the bound in each world, and the cost of the answer that comes with it."""
+    certificates = [(params, *certified(env, params)) for env, params in worlds]
     return [
-        {BOUND: _seen(params, bound), REFERENCE: _seen(params, cost)}
-        for params, bound, cost in found
+        {BOUND: _with_tasks(params, bound), REFERENCE: _with_tasks(params, cost)}
+        for params, bound, cost in certificates
     ]
 
 
@@ -195,20 +189,20 @@ def _cost_by_row(tasks: FleetTasks) -> np.ndarray:
     return total / np.maximum(evaluate.count_by_row(tasks), 1)
 
 
-def _seen(params: FleetParams, by_row: np.ndarray) -> np.ndarray:
-    """Leaves out rows without a task."""
+def _with_tasks(params: FleetParams, by_row: np.ndarray) -> np.ndarray:
+    """The entries of rows that have tasks."""
     return by_row[np.asarray(params.bank.active)[:, :-1].any(axis=(1, 2))]
 
 
-def sweep(values: Sequence[float], found: Sequence[Costs]) -> Sweep:
-    """Returns costs and gaps, given those of each policy and of the bound at each value."""
-    names = [name for name in found[0] if name != BOUND]
+def sweep(values: Sequence[float], costs_at: Sequence[Costs]) -> Sweep:
+    """Returns costs and gaps, given the costs at each value."""
+    names = [name for name in costs_at[0] if name != BOUND]
     return Sweep(
         values,
-        [evaluate.interval(costs[BOUND]) for costs in found],
-        {name: [evaluate.interval(costs[name]) for costs in found] for name in names},
+        [evaluate.interval(costs[BOUND]) for costs in costs_at],
+        {name: [evaluate.interval(costs[name]) for costs in costs_at] for name in names},
         {
-            name: [evaluate.interval(costs[name] / costs[BOUND] - 1.0) for costs in found]
+            name: [evaluate.interval(costs[name] / costs[BOUND] - 1.0) for costs in costs_at]
             for name in names
         },
     )
@@ -216,8 +210,8 @@ def sweep(values: Sequence[float], found: Sequence[Costs]) -> Sweep:
 
 def sweep_rows(what: str, sweep: Sweep) -> list[tuple]:
     """Returns a sweep as lines of a CSV file."""
-    nothing = [Interval(0.0, 0.0)] * len(sweep.values)
-    lines = {BOUND: (sweep.bound, nothing)} | {
+    no_gap = [Interval(0.0, 0.0)] * len(sweep.values)
+    lines = {BOUND: (sweep.bound, no_gap)} | {
         name: (sweep.cost[name], sweep.gap[name]) for name in sweep.cost
     }
     return [
@@ -227,13 +221,13 @@ def sweep_rows(what: str, sweep: Sweep) -> list[tuple]:
     ]
 
 
-def chrome_trace(
+def trace_of_tasks(
     env: Fleet, tasks: FleetTasks, scenario: FleetScenario, n_tasks: int
 ) -> dict[str, Any]:
-    """Returns the first n_tasks of row 0 as a Chrome trace, a track a device."""
+    """Returns the first n_tasks of row 0 as a Chrome trace, one track per device."""
     first = np.flatnonzero(tasks.row == 0)[:n_tasks]
     names = {device: f"device {device}" for device in range(scenario.devices)}
-    events = timeline.tracks("fleet", names)
+    events = chrome_trace.tracks("fleet", names)
     version, cut, _ = env.parts(tasks.choice)
     for i in first:
         numbers = {
@@ -244,16 +238,12 @@ def chrome_trace(
             "cost": round(-float(tasks.utility[i]), 6),
             "version": int(version[i]),
             "cut": int(cut[i]),
-        }
-        numbers |= {
             "class": CLASSES[int(tasks.urgent[i])],
             "kind": scenario.kinds[int(tasks.kind[i])].device,
         }
         begin_us = int(tasks.slot[i]) * scenario.slot_s * 1e6
         end_us = begin_us + float(tasks.latency_s[i]) * 1e6
-        events.append(
-            timeline.slice_of(
-                int(tasks.device[i]), f"slot {tasks.slot[i]}", begin_us, end_us, numbers
-            )
-        )
+        name = f"slot {tasks.slot[i]}"
+        track = int(tasks.device[i])
+        events.append(chrome_trace.slice_of(track, name, begin_us, end_us, numbers))
     return {"displayTimeUnit": "ms", "traceEvents": events}

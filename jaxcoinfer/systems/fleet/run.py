@@ -1,8 +1,8 @@
-"""A run of `fleet`: train the methods, evaluate them beside their baselines on rows learning never
-saw.
+"""A run of `fleet`: trains the learners, and evaluates them and their baselines on rows that no
+learner saw.
 
-Every learner learns from several seeds, for its learning curve; the table is of the first of them.
-Nothing here prints or writes: whoever calls hears of the progress through a function.
+Every learner trains from several seeds, for its learning curve; the table shows the first seed.
+Nothing here prints or writes: the caller hears of the progress through a function.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ import numpy as np
 
 from jaxcoinfer.data import profiles
 from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
+from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.networks import PolicySignature
-from jaxcoinfer.systems.fleet import env as fleet
-from jaxcoinfer.systems.fleet import network as fleet_actor
 from jaxcoinfer.systems.fleet import report
-from jaxcoinfer.systems.fleet.env import Fleet
+from jaxcoinfer.systems.fleet.allocation import allocate
+from jaxcoinfer.systems.fleet.env import OBSERVATION, Fleet
 from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
 from jaxcoinfer.systems.fleet.make import make
-from jaxcoinfer.systems.fleet.network import FleetView
+from jaxcoinfer.systems.fleet.network import FleetView, network, view
 from jaxcoinfer.systems.fleet.policies import (
     BEST,
     COMPARED,
@@ -43,33 +43,27 @@ from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 N_TIMELINE = 100  # tasks
 _SWEPT = (COMPARED, "greedy", "equal shares")
-_NOTE = "a reference: the answer that comes with the bound, sought anew in every slot"
+_NOTE = "a reference: the answer that comes with the bound, computed anew in every slot"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much a run does.
+    """How much a run does."""
 
-    config: of a training. learners: BEST and some of the other LEARNERS. curves: more of them, only
-    for their learning. seeds: from which each learns. rows, slots: at most so many of the
-    scenario's; sweep_rows, sweep_slots: of other worlds. devices, bandwidths: factors on those of
-    the scenario.
-    """
-
-    config: ppo.Config
-    learners: tuple[str, ...]
-    curves: tuple[str, ...]
-    seeds: int
-    rows: int
-    slots: int
-    sweep_rows: int
-    sweep_slots: int
-    devices: tuple[float, ...]
-    bandwidths: tuple[float, ...]
+    config: ppo.Config  # of every training
+    learners: tuple[str, ...]  # BEST and some of the other LEARNERS
+    curves: tuple[str, ...]  # more LEARNERS, only for their learning curves
+    seeds: int  # that each learner trains from
+    rows: int  # at most so many of the scenario's
+    slots: int  # at most so many of the scenario's
+    sweep_rows: int  # of other worlds
+    sweep_slots: int  # of other worlds
+    devices: tuple[float, ...]  # of other worlds, factors on those of the scenario
+    bandwidths: tuple[float, ...]  # of other worlds, factors on that of the scenario
 
 
-# Few batches between looks: the first points of the learning curve then lie before a method has
-# learned.
+# Few batches between evaluations: the first points of a learning curve then lie before the learner
+# has learned.
 _CONFIG = config_of(
     hidden=(16, 16),
     n_envs=32,
@@ -107,15 +101,13 @@ QUICK = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """curves: learner -> (steps [n], reward [seeds, n]); devices, bandwidths: other worlds; habits:
-    of BEST.
-    """
+class _Results:
+    """What figures and sheets are made of, besides the table."""
 
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    devices: report.Sweep
-    bandwidths: report.Sweep
-    habits: report.Habits
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]  # learner -> (steps [n], reward [seeds, n])
+    devices: report.Sweep  # worlds of other numbers of devices
+    bandwidths: report.Sweep  # worlds of other bandwidths
+    habits: report.Habits  # of BEST
 
 
 def run(
@@ -159,11 +151,11 @@ def run(
         )
         tasks = trying.result() | playing.result()
         varied = zip(*(future.result() for future in varying), strict=True)
-        costs = [learners | baselines | least for least, baselines, learners in varied]
+        costs = [learners | baselines | bounds for bounds, baselines, learners in varied]
         curves = {name: seeds.curve(future.result()) for name, future in learning.items()}
         bound, _ = bounding.result()
-    rows = table(tasks, bound, scenario)
-    found = _Found(
+    utilities = table(tasks, bound, scenario)
+    results = _Results(
         curves,
         report.sweep(devices, costs[: len(devices)]),
         report.sweep(bandwidths, costs[len(devices) :]),
@@ -171,11 +163,11 @@ def run(
     )
     return Run(
         checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
-        table=rows,
-        sheets=_sheets(env, tasks, found, scenario),
+        table=utilities,
+        sheets=_sheets(env, tasks, results, scenario),
         found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
-        figures=partial(_figures, env, rows, found, scenario),
-        trace=report.chrome_trace(env, tasks[BEST], scenario, N_TIMELINE),
+        figures=partial(_figures, utilities, results, scenario),
+        trace=report.trace_of_tasks(env, tasks[BEST], scenario, N_TIMELINE),
     )
 
 
@@ -207,56 +199,53 @@ def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of BEST as a function of the leaves of a FleetView, [B, D, ...] -> logits
     [B, D, C].
     """
-    scenario = dataclasses.replace(
-        checkpoint.scenario, rows=2, slots=2
-    )  # only shapes are asked for
+    scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=2)  # only shapes are used
     env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
-    net = fleet_actor.network(env, config_of(hidden=checkpoint.hidden[BEST]))
+    net = network(env, config_of(hidden=checkpoint.hidden[BEST]))
     weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
     state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
-    view = vars(fleet_actor.view(env, state, timestep.observation, params))
+    view_leaves = vars(view(env, state, timestep.observation, params))
 
-    def logits(*leaves):
-        seen = FleetView(*leaves)
-        return jnp.where(seen.valid, net.apply(weights, seen)[0], -jnp.inf)
+    def logits(*leaves: jax.Array) -> jax.Array:
+        view = FleetView(*leaves)
+        return jnp.where(view.valid, net.apply(weights, view)[0], -jnp.inf)
 
-    second = f" * {env.n_cuts} + second cut" if env.with_cloud else ""
+    formula = f"version * {env.n_cuts} + cut"
+    if env.with_cloud:
+        formula = f"({formula}) * {env.n_cuts} + second cut"
     meaning = (
-        "logits of the choices of each device, -inf where a choice is not valid; take the largest; "
-        f"choice = {'(' if second else ''}version * {env.n_cuts} + cut{')' if second else ''}{second}, each from 0; "
-        "shares of least cost go with the roots of what the choices cost: physics.allocation.allocate"
+        "logits of the choices of each device, -inf where a choice is invalid; take the largest; "
+        f"choice = {formula}, each from 0; shares of least cost are in proportion to the roots of "
+        f"what the choices cost: {allocate.__module__}.allocate"
     )
-    signature = PolicySignature(fleet.OBSERVATION, meaning, f"{fleet_actor.__name__}.view")
-    inputs = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in view.items()}
+    signature = PolicySignature(OBSERVATION, meaning, f"{view.__module__}.view")
+    inputs = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in view_leaves.items()}
     return Portable(BEST, logits, signature, inputs)
 
 
 def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetScenario) -> Table:
-    """Returns one row a policy, held against the certified least cost a task of each row, bound
-    [K]. Raises RunError where a row of the draw saw no task.
+    """Returns one row per policy; bound [K]: the certified least cost per task of each row.
+
+    Raises RunError where a row of the draw has no task.
     """
-    own = comparison.utility_by_row(tasks, scenario.name)
+    utility = comparison.utility_by_row(tasks, scenario.name)
 
-    def measures(one):
-        found = evaluate.summarise(one, 0, scenario.cap_s)
-        del found["deadline_misses"]  # there are none
-        return found | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
+    def measures(one: FleetTasks) -> dict[str, Interval]:
+        summary = evaluate.summarise(one, 0, scenario.cap_s)
+        del summary["deadline_misses"]  # there are no deadlines
+        return summary | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
 
-    rows = comparison.rows(
-        tasks, own, dict.fromkeys(tasks, -bound), measures, COMPARED, NOT_DEPLOYABLE
-    )
+    bounds = dict.fromkeys(tasks, -bound)
+    rows = comparison.rows(tasks, utility, bounds, measures, COMPARED, NOT_DEPLOYABLE)
+    what = "no policy does better than the mean certified dual bound"
     classes = report.by_class(tasks)
-    order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -own[name].mean()))
+    order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -utility[name].mean()))
     return Table(
         rows,
-        Bound(
-            "no policy does better than the mean certified dual bound",
-            evaluate.interval(-bound),
-            None,
-        ),
+        Bound(what, evaluate.interval(-bound), None),
         COMPARED,
         sheets={"classes": report.classes_sheet(classes)},
-        found={"by_class": report.classes_found(classes)},
+        found={"by_class": report.classes_json(classes)},
         printed=(report.classes_printed(classes, order),),
         reference=_NOTE,
     )
@@ -265,11 +254,9 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
 def _other_worlds(
     scenario: FleetScenario, seed: int, sizes: Sizes
 ) -> tuple[list[int], list[float], list[report.World]]:
-    """Numbers of devices, bandwidths in hertz, and the worlds that have the ones and then the
-    others.
-    """
+    """Numbers of devices, bandwidths in hertz, and the worlds with each of them, in this order."""
 
-    def made(devices):
+    def world_of(devices: int) -> report.World:
         other = dataclasses.replace(
             scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots
         )
@@ -277,13 +264,13 @@ def _other_worlds(
 
     devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
     bandwidths_hz = [scenario.radio.bandwidth_hz * factor for factor in sizes.bandwidths]
-    env, params = made(scenario.devices)
+    env, params = world_of(scenario.devices)
     worlds = [(env, params.replace(bandwidth_hz=jnp.float32(hz))) for hz in bandwidths_hz]
-    return devices, bandwidths_hz, [*map(made, devices), *worlds]
+    return devices, bandwidths_hz, [*map(world_of, devices), *worlds]
 
 
 def _swept_baselines(env: Fleet) -> dict[str, EnvPolicy]:
-    """Whom the sweeps show beside the learners and the reference."""
+    """The baselines that the sweeps show next to the learners and the reference."""
     return {name: policy for name, policy in baseline_policies(env).items() if name in _SWEPT}
 
 
@@ -292,34 +279,31 @@ def _n_played(tasks: Mapping[str, FleetTasks]) -> int:
 
 
 def _sheets(
-    env: Fleet, tasks: Mapping[str, FleetTasks], found: _Found, scenario: FleetScenario
+    env: Fleet, tasks: Mapping[str, FleetTasks], results: _Results, scenario: FleetScenario
 ) -> dict[str, Sheet]:
     kinds = [kind.device for kind in scenario.kinds]
-    swept = report.sweep_rows("devices", found.devices) + report.sweep_rows(
-        "bandwidth_hz", found.bandwidths
-    )
+    heads = ("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width")
+    swept = [
+        *report.sweep_rows("devices", results.devices),
+        *report.sweep_rows("bandwidth_hz", results.bandwidths),
+    ]
     return {
-        "learning": seeds.sheet(found.curves),
-        "sweeps": (
-            ("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width"),
-            swept,
-        ),
+        "learning": seeds.sheet(results.curves),
+        "sweeps": (heads, swept),
         "choices": report.choices_sheet(env, tasks, kinds),
-        "shares": report.shares_sheet(found.habits, kinds),
+        "shares": report.shares_sheet(results.habits, kinds),
     }
 
 
-def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -> dict[str, Any]:
+def _figures(table: Table, results: _Results, scenario: FleetScenario) -> dict[str, Any]:
     from jaxcoinfer.evaluation import plots
     from jaxcoinfer.systems.fleet import figures
 
     utility = {name: row.measures["utility"] for name, row in table.rows.items()}
     gains = {name: row.gain for name, row in table.rows.items()}
-    kinds, widths = (
-        [kind.device for kind in scenario.kinds],
-        profiles.widths(profiles.load_dnn(scenario.dnn)),
-    )
-    devices, band, habits = found.devices, found.bandwidths, found.habits
+    kinds = [kind.device for kind in scenario.kinds]
+    widths = profiles.widths(profiles.load_dnn(scenario.dnn))
+    devices, band, habits = results.devices, results.bandwidths, results.habits
     bandwidth_mhz = np.array(band.values) / 1e6
     panels = {
         "devices": (devices.values, devices.cost, devices.bound, scenario.devices),
@@ -331,5 +315,5 @@ def _figures(env: Fleet, table: Table, found: _Found, scenario: FleetScenario) -
         "gap": figures.gap(devices.values, devices.gap, scenario.devices),
         "choices": figures.choices(habits.choices, kinds, report.CLASSES, widths),
         "shares": figures.shares(habits.bandwidth, habits.compute, kinds, report.CLASSES),
-        "learning": plots.learning_band(found.curves),
+        "learning": plots.learning_band(results.curves),
     }

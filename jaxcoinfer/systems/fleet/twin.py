@@ -17,5 +17,5 @@ def evaluate(state: FleetState, choice: jax.Array, params: FleetParams) -> jax.A
     `Fleet.step` gives without `learned_shares`, its reward times the tasks of the slot, negative.
     O(D C): see `cost_of_changes`.
     """
-    of = tables(state, params)
-    return total_cost(of, choice) + cost_of_changes(of, choice)
+    costs = tables(state, params)
+    return total_cost(costs, choice) + cost_of_changes(costs, choice)

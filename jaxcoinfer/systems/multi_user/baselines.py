@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction, UsersState
+from jaxcoinfer.systems.multi_user.env import MultiUser
+from jaxcoinfer.systems.multi_user.events import UsersAction, UsersState
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
 
 
 def shard(env: MultiUser) -> jax.Array:
-    """Returns channels that every user keeps, [U] int32: as many users on each as can be."""
+    """Returns channels that every user keeps, int32 [U]: users are spread evenly over them."""
     return jnp.arange(env.n_users, dtype=jnp.int32) % env.n_channels
 
 
@@ -29,7 +30,9 @@ def fixed_split(env: MultiUser, split: int) -> Policy:
 def random_valid(env: MultiUser) -> Policy:
     """Splits, channels and powers each uniform."""
 
-    def act(key, state, observation, params):
+    def act(
+        key: jax.Array, state: UsersState, observation: jax.Array, params: MultiUserParams
+    ) -> UsersAction:
         key_split, key_channel, key_power = jax.random.split(key, 3)
         shape = (env.n_users,)
         return UsersAction(
@@ -44,11 +47,13 @@ def random_valid(env: MultiUser) -> Policy:
 def greedy(env: MultiUser) -> Policy:
     """For each user the split that costs it least if users of a channel take turns, at full power.
 
-    Users are spread over the channels; one of n is reckoned to have an n-th of its time, without
-    interference. A task costs seconds + beta joules.
+    Users are spread over the channels; each of n users of a channel counts on an n-th of its time,
+    without interference. A task costs seconds + beta joules.
     """
 
-    def act(key, state, observation, params):
+    def act(
+        key: jax.Array, state: UsersState, observation: jax.Array, params: MultiUserParams
+    ) -> UsersAction:
         split = jnp.argmin(task_costs(env, state, params), axis=1).astype(jnp.int32)
         return _at_full_power(split, env, params)
 
@@ -56,8 +61,8 @@ def greedy(env: MultiUser) -> Policy:
 
 
 def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> jax.Array:
-    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n users share
-    a channel.
+    """Returns `compute_s + n send_s + beta (watts compute_s + max_w send_s)`, [U, S]; n: users with
+    tasks left that share the channel.
     """
     channel = shard(env)
     busy = state.tasks > 0
@@ -67,8 +72,8 @@ def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> ja
     snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
     rate_bps = params.bandwidth_hz * jnp.log1p(snr) / jnp.log(2.0)
     send_s = params.upload_bits[None] / rate_bps[:, None]
-    of_device = params.compute_s * (1.0 + params.energy_weight * params.compute_w)
-    return of_device[None] + send_s * (turns[:, None] + params.energy_weight * params.max_w)
+    device_cost = params.compute_s * (1.0 + params.energy_weight * params.compute_w)
+    return device_cost[None] + send_s * (turns[:, None] + params.energy_weight * params.max_w)
 
 
 def _at_full_power(split: jax.Array, env: MultiUser, params: MultiUserParams) -> UsersAction:

@@ -1,4 +1,7 @@
-"""How episodes of `multi-user` begin: a bank of starts, all its randomness. Axes: K rows, U users."""
+"""How episodes of `multi-user` begin: a bank of starts, which is all its randomness.
+
+Axes: K rows, U users.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +9,16 @@ from flax import struct
 
 
 class InitialStates(struct.PyTreeNode):
-    """Starts of episodes, [K, U]: distance_m to the receiver; tasks, and split and channel of the
-    first one, int32.
-    """
+    """Starts of episodes."""
 
-    distance_m: jax.Array
-    tasks: jax.Array
-    split: jax.Array
-    channel: jax.Array
+    distance_m: jax.Array  # float32 [K, U], to the receiver
+    tasks: jax.Array  # int32 [K, U], that a user has to finish
+    split: jax.Array  # int32 [K, U], of the first task
+    channel: jax.Array  # int32 [K, U], of the first task
 
     @property
     def n_rows(self) -> int:
+        """How many starts there are."""
         return self.distance_m.shape[0]
 
 

@@ -1,5 +1,6 @@
-"""The draw of `multi-user`'s initial states, and the environment and numbers made of it. Axes: K
-rows, U users.
+"""The draw of `multi-user`'s initial states, and the environment and numbers made of it.
+
+Axes: K rows, U users.
 """
 
 import jax
@@ -15,8 +16,8 @@ from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario, multi_user
 def make(
     scenario: MultiUserScenario, key: jax.Array, *, split: Split = "train"
 ) -> tuple[MultiUser, MultiUserParams]:
-    """Returns environment and numbers of a scenario; consumes the key. Nothing of it is recorded,
-    so no split differs.
+    """Returns environment and numbers of a scenario; consumes the key. Nothing is recorded, so that
+    both splits are alike.
 
     Raises ProfileError, ValueError.
     """
@@ -27,8 +28,8 @@ def make(
 
 
 def draw(key: jax.Array, scenario: MultiUserScenario, n_splits: int) -> InitialStates:
-    """Returns drawn starts: distances uniform, Poisson many tasks but one at least, first task at
-    random.
+    """Returns drawn starts: distances uniform, numbers of tasks Poisson but at least 1, split and
+    channel of the first task uniform.
 
     Consumes the key.
     """

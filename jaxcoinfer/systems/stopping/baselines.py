@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
-from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Params, State, Stopping
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
 Planner = Callable[[State, Params], jax.Array]
@@ -92,7 +95,7 @@ def threshold_exit(env: Stopping, least: float) -> Policy:
     """
 
     def act(key, state, observation, params):
-        unsure = (state.layer == env.n_layers) & (stopping.known(state, params).confidence < least)
+        unsure = (state.layer == env.n_layers) & (known(state, params).confidence < least)
         return jnp.where(unsure, STOP, CONTINUE)
 
     return act

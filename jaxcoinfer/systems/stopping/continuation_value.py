@@ -32,8 +32,10 @@ from jaxcoinfer.core.sharding import shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult, cosine_adam, descend
-from jaxcoinfer.systems.stopping import env as stopping
-from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Params, State, Stopping
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.observation import observe
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 from jaxcoinfer.systems.stopping.twin.workload import Replay
 
@@ -131,7 +133,7 @@ def _decide(
     """Observations [P, F], continuation values [P] and the decision at each layer, bool [P], of one
     replayed task.
     """
-    observations = jax.vmap(stopping.observe, (0, None))(replay.states, params)
+    observations = jax.vmap(observe, (0, None))(replay.states, params)
     continuation = jnp.diagonal(net.apply(weights, observations))
     return observations, continuation, stop_values(env, replay.states, params) >= continuation
 

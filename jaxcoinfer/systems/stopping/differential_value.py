@@ -42,9 +42,11 @@ from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, PolicySignature, TrainResult, cosine_adam, descend
-from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping.continuation_value import first_stop, mean_utility
-from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Params, State, Stopping
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
 
@@ -148,29 +150,29 @@ def view(env: Stopping, state: State, params: Params) -> View:
     what a bad choice can cost. With a larger scale a choice that costs as much as the radio's whole
     queue would look like a small error, and that queue would grow for ever.
     """
-    known = stopping.known(state, params)
+    now = known(state, params)
     value = workload.forecast(env, state, params).value
     later = jnp.arange(env.n_choices) > state.layer
     ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
     radio_s = (
-        known.radio_bits * params.slot_s / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+        now.radio_bits * params.slot_s / jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
     )
     task_s = params.layer_s.sum()
     air_s = (
         params.upload_bits.mean()
         * params.slot_s
-        / jnp.maximum(known.slot_bits, 1e-3 * params.mean_bits)
+        / jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
     )
-    scale = 1.0 + known.waiting_tasks + known.server_backlog_s + radio_s
+    scale = 1.0 + now.waiting_tasks + now.server_backlog_s + radio_s
     lead = ahead / (scale + jnp.abs(ahead))
     numbers = [
-        jnp.log1p(known.waiting_tasks),
-        jnp.log1p(known.wait_s / task_s),
-        jnp.log1p(known.server_backlog_s / task_s),
+        jnp.log1p(now.waiting_tasks),
+        jnp.log1p(now.wait_s / task_s),
+        jnp.log1p(now.server_backlog_s / task_s),
         jnp.log1p(radio_s / task_s),
         jnp.log(jnp.clip(air_s / task_s, 1e-2, 1e2)),
-        known.speed / (known.speed + 1.0),
-        *([known.confidence] if env.observes_confidence else []),
+        now.speed / (now.speed + 1.0),
+        *([now.confidence] if env.observes_confidence else []),
         lead,
     ]
     return View(state.layer, jnp.stack(numbers), scale, lead)
@@ -233,7 +235,7 @@ def have_met(devices: State, params: Params) -> jax.Array:
     slot, server.
     """
     busy = jnp.maximum(devices.radio_free - devices.start, 0)
-    backlog_s = jax.vmap(stopping.known, (0, None))(devices, params).server_backlog_s
+    backlog_s = jax.vmap(known, (0, None))(devices, params).server_backlog_s
     near = jnp.abs(backlog_s[0] - backlog_s[1]) < 0.1 * params.slot_s
     return (devices.start[0] == devices.start[1]) & (busy[0] == busy[1]) & near
 

@@ -9,7 +9,7 @@ uploads the output of layer l, or continues; continuing at Le runs the exit head
 device. Axes: K rows, T slots, L = Le device layers, P = L+1 stopping points with an upload, P+1 =
 L+2 choices.
 
-A device may look at how sure the exit head is before it settles for the head's answer. The head
+A device may observe how sure the exit head is before it settles for the head's answer. The head
 then counts as the last of the Le layers, and stopping after it sends what the layer before it put
 out.
 """
@@ -26,97 +26,60 @@ from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.queueing import excess_left_s
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
-from jaxcoinfer.systems.stopping.exogenous import SPEED_ONE, TICKS, Slot
+from jaxcoinfer.systems.stopping.exogenous import Slot
+from jaxcoinfer.systems.stopping.observation import (
+    OBSERVATION,
+    observe,
+    own_backlog_s,
+    unsent_bits,
+)
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 
 CONTINUE, STOP = 0, 1
 
 
-class State(struct.PyTreeNode):
-    """Where one device stands at a decision; scalars, int32 unless said otherwise.
-
-    row; slot t_l; layer l; task n; arrival a_n; start s_n. radio_free: slot at which the radio has
-    sent all it was given. excess_s (float32, seconds) of own work on the server when it has arrived
-    there, and excess_idle, the server's idle ticks then. last_upload of the row; done (bool). now:
-    the bank's record of slot t_l. The last three are what the device knows of uploads under way:
-    radio_level, the count of `Slot.bits_sum` at which its uploads are through; known_s and
-    known_idle, as excess but with work counted from the moment it is handed to the radio.
-    """
-
-    row: jax.Array
-    slot: jax.Array
-    layer: jax.Array
-    task: jax.Array
-    arrival: jax.Array
-    start: jax.Array
-    radio_free: jax.Array
-    excess_s: jax.Array
-    excess_idle: jax.Array
-    last_upload: jax.Array
-    done: jax.Array
-    now: Slot
-    radio_level: jax.Array
-    known_s: jax.Array
-    known_idle: jax.Array
-
-
 class Upload(struct.PyTreeNode):
-    """What stopping gives; begin, end: slots int32; idle: the server's ticks at `end`; the rest
-    seconds, joules.
-    """
+    """What stopping gives; scalars, float32 unless said otherwise."""
 
-    begin: jax.Array
-    end: jax.Array
-    server_wait_s: jax.Array
-    server_s: jax.Array
-    energy_j: jax.Array
-    excess_s: jax.Array
-    idle: jax.Array
+    begin: jax.Array  # int32, slot in which the radio begins to send
+    end: jax.Array  # int32, slot in which all is sent
+    server_wait_s: jax.Array  # at the server, before its own work is begun
+    server_s: jax.Array  # of its own work there
+    energy_j: jax.Array  # of the radio
+    excess_s: jax.Array  # own work on the server at `end`, this upload's included
+    idle: jax.Array  # int32, idle ticks of the server at `end`
 
 
-class Known(struct.PyTreeNode):
-    """What the device knows at a decision: numbers, float32, in units; `observe` normalises them.
+class LayerNumbers(struct.PyTreeNode):
+    """The numbers of a decision that depend on its layer l; float32 scalars."""
 
-    layer, of Le+1; waiting_tasks, beside the one in hand; wait_s, of the task in hand;
-    server_backlog_s, as the server reports it, with own work on the way; radio_bits, still to be
-    sent; slot_bits, what the link carries in this slot; speed of the device, 1 = nominal;
-    confidence of the exit head, largest class probability, once it has run, else 0.
-    """
-
-    layer: jax.Array
-    waiting_tasks: jax.Array
-    wait_s: jax.Array
-    server_backlog_s: jax.Array
-    radio_bits: jax.Array
-    slot_bits: jax.Array
-    speed: jax.Array
-    confidence: jax.Array
+    layer_s: jax.Array  # seconds of layer l+1, or of the exit head
+    server_s: jax.Array  # seconds of the remaining layers on the server
+    stop_energy_j: jax.Array  # that the device has computed away when it stops here
+    more_energy_j: jax.Array  # that layer l+1 takes
+    upload_bits: jax.Array  # of the output of layer l
 
 
-# Observation: `x / (x + half)` of each unbounded number, so that all lie in [0, 1] and small values
-# stay apart. The last only where the device looks at the exit head's confidence.
-OBSERVATION = (
-    "layer",
-    "waiting_tasks",
-    "wait",
-    "server_backlog",
-    "radio_backlog",
-    "rate",
-    "speed",
-    "confidence",
-)
-_HALF_TASKS, _HALF_S = 4.0, 1.0
+class Decision(struct.PyTreeNode):
+    """One decision, and what either action at it would give; scalars."""
+
+    stop: jax.Array  # bool, whether the device stops
+    ends: jax.Array  # bool, whether the task ends for the processor
+    choice: jax.Array  # int32, what the task ends with where it ends
+    computed: jax.Array  # int32, slot at which the next layer has been computed
+    numbers: LayerNumbers
+    upload: Upload  # where it stops
+    accuracy: jax.Array  # float32, of `choice`
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """The environment; `n_layers` = Le, layers on the device before it finishes a task by itself.
+    """The environment."""
 
-    observes_confidence: the last of them is the exit head, and its confidence is seen;
-    `params.samples` then hold it.
-    """
-
-    n_layers: int
+    n_layers: int  # Le, layers on the device before it finishes a task by itself
+    # Whether the last of them is the exit head, whose confidence is observed; `params.samples` then
+    # holds it.
     observes_confidence: bool = False
 
     @property
@@ -148,113 +111,116 @@ class Stopping:
         arrive from then on.
         """
         bank = params.bank
-        here = exogenous.slot_at(bank, row, slot)
         before = exogenous.slot_at(bank, row, jnp.maximum(slot - 1, 0)).arrived
-        zero = jnp.zeros((), jnp.float32)
-        idle_device = State(
-            row=row,
-            slot=slot,
-            layer=jnp.zeros((), jnp.int32),
-            task=jnp.where(slot > 0, before, 0) - 1,
-            arrival=slot,
-            start=slot,
-            radio_free=slot,
-            excess_s=zero,
-            excess_idle=here.idle,
-            last_upload=params.last_upload.at[row].get(mode="promise_in_bounds"),
-            done=jnp.zeros((), bool),
-            now=here,
-            radio_level=here.bits_sum,
-            known_s=zero,
-            known_idle=here.idle,
-        )
-        state = next_task(idle_device, params, slot)
-        state = state.replace(
-            now=exogenous.slot_at(bank, row, jnp.minimum(state.slot, bank.n_slots))
-        )
-        count = jnp.zeros((), jnp.int32)
+        task = jnp.where(slot > 0, before, 0) - 1
+        last_upload = params.last_upload.at[row].get(mode="promise_in_bounds")
+        idle = idle_device(row, slot, task, exogenous.slot_at(bank, row, slot), last_upload)
+        state = with_record(next_task(idle, params, slot), params)
+        zero, count = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
         none = Outcome(jnp.zeros((), bool), count, zero, zero, zero, zero, count)
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
 
     def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Continues (0) or stops (1); action int32. Rewards of a task sum to `value` of the twin."""
-        stop = action == STOP
-        last = state.layer == self.n_layers
-        ends = stop | last
-        choice = jnp.where(stop, state.layer, self.n_layers + 1)
-        layer_s, server_s, stop_energy_j, more_energy_j, upload_bits = _at_layer(
-            params, state.layer
-        )
-
-        upload = upload_at(state, params, state.slot, state.layer, upload_bits, server_s)
-        computed = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
-        free = jnp.where(stop, state.slot, computed)
-        sent = hand_over(state, upload, upload_bits, params)
-        after = jax.tree.map(lambda a, b: jnp.where(stop, a, b), sent, state)
-        following = next_task(after, params, free)
-        going = state.replace(slot=computed, layer=state.layer + 1)
-        moved = jax.tree.map(
-            lambda a, b: jnp.where(ends, a, b), following.replace(now=None), going.replace(now=None)
-        )
-        new = jax.tree.map(lambda a, b: jnp.where(state.done, a, b), state.replace(now=None), moved)
-        new = new.replace(
-            now=exogenous.slot_at(params.bank, new.row, jnp.minimum(new.slot, params.bank.n_slots))
-        )
-
-        # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand
-        # is a later slot's.
-        idled = ends & (new.slot > computed)
-        waiting = jnp.where(
-            idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task)
-        )
-        accuracy = _accuracy(state, params, choice)
-        on_server_s = upload.server_wait_s + upload.server_s
-        upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
-        compute_s = seconds(computed - state.slot, params.slot_s)
-        reward_stop = -(upload_s + on_server_s) - params.energy_weight * upload.energy_j
-        reward_go = (
-            -compute_s - seconds(waiting, params.slot_s) - params.energy_weight * more_energy_j
-        )
-        first_energy_j = jnp.where(state.layer == 0, params.device_energy_j[0], 0.0)
-        reward = jnp.where(stop, reward_stop, reward_go) - params.energy_weight * first_energy_j
-        reward = reward + jnp.where(ends, params.accuracy_weight * accuracy, 0.0)
-
-        latency_s = seconds(jnp.where(stop, upload.end, computed) - state.arrival, params.slot_s)
-        latency_s = latency_s + jnp.where(stop, on_server_s + params.rtt_s, 0.0)
-        energy_j = jnp.where(stop, stop_energy_j + upload.energy_j, params.device_energy_j[-1])
-        alive = ~state.done
-        outcome = Outcome(
-            finished=ends & alive,
-            choice=choice,
-            latency_s=latency_s,
-            energy_j=energy_j,
-            accuracy=accuracy,
-            utility=params.accuracy_weight * accuracy - latency_s - params.energy_weight * energy_j,
-            reports=state.layer + 1,  # one before each decision
-        )
-        reward = jnp.where(alive, reward, 0.0)
+        decision = self._decision(state, action, params)
+        new = _transition(state, decision, params)
+        reward = _reward(state, new, decision, params)
+        outcome = _outcome(state, decision, params)
         return new, TimeStep(observe(new, params), reward, jnp.zeros((), bool), new.done, outcome)
 
+    def _decision(self, state: State, action: jax.Array, params: Params) -> Decision:
+        stop = action == STOP
+        numbers = _numbers_at(params, state.layer)
+        choice = jnp.where(stop, state.layer, self.n_layers + 1)
+        upload_bits, server_s = numbers.upload_bits, numbers.server_s
+        speed = exogenous.relative_speed(state.now.speed)
+        return Decision(
+            stop=stop,
+            ends=stop | (state.layer == self.n_layers),
+            choice=choice,
+            computed=state.slot + layer_slots(numbers.layer_s, speed, params.slot_s),
+            numbers=numbers,
+            upload=upload_at(state, params, state.slot, state.layer, upload_bits, server_s),
+            accuracy=_accuracy(state, params, choice),
+        )
 
-def _at_layer(params: Params, layer: jax.Array) -> list[jax.Array]:
-    """What `step` looks up by layer. Selects from a few numbers, which costs less than gathering
-    one.
+
+def _transition(state: State, decision: Decision, params: Params) -> State:
+    """Returns the state at the next decision; a state that is done stays as it is."""
+    stop, computed = decision.stop, decision.computed
+    free = jnp.where(stop, state.slot, computed)
+    sent = hand_over(state, decision.upload, decision.numbers.upload_bits, params)
+    after = _where(stop, sent, state)
+    following = next_task(after, params, free)
+    going = state.replace(slot=computed, layer=state.layer + 1)
+    moved = _where(decision.ends, following.replace(now=None), going.replace(now=None))
+    return with_record(_where(state.done, state.replace(now=None), moved), params)
+
+
+def _reward(state: State, new: State, decision: Decision, params: Params) -> jax.Array:
+    """Returns the reward of a step from `state` to `new`: seconds, energy and accuracy of what the
+    decision adds to its task.
     """
-    columns = [
-        params.layer_s,
-        params.server_s,
-        params.device_energy_j[:-1],
-        jnp.diff(params.device_energy_j),
-        params.upload_bits.astype(jnp.float32),
-    ]
-    return [_select(column, layer) for column in columns]
+    stop, ends, computed = decision.stop, decision.ends, decision.computed
+    upload = decision.upload
+    # Where nobody waits at the end of a task, nobody did while it ran, and the record at hand is a
+    # later slot's.
+    idled = ends & (new.slot > computed)
+    waiting = jnp.where(
+        idled, 0, waiting_slots(state.now, new.now, computed - state.slot, state.task)
+    )
+    upload_s = seconds(upload.end - state.slot, params.slot_s) + params.rtt_s
+    compute_s = seconds(computed - state.slot, params.slot_s)
+    on_server_s = upload.server_wait_s + upload.server_s
+    reward_stop = -(upload_s + on_server_s) - params.energy_weight * upload.energy_j
+    more_energy_j = decision.numbers.more_energy_j
+    reward_go = -compute_s - seconds(waiting, params.slot_s) - params.energy_weight * more_energy_j
+    first_energy_j = jnp.where(state.layer == 0, params.device_energy_j[0], 0.0)
+    reward = jnp.where(stop, reward_stop, reward_go) - params.energy_weight * first_energy_j
+    reward = reward + jnp.where(ends, params.accuracy_weight * decision.accuracy, 0.0)
+    return jnp.where(~state.done, reward, 0.0)
+
+
+def _outcome(state: State, decision: Decision, params: Params) -> Outcome:
+    """Returns how the task in hand ended, if it ended with this decision."""
+    stop, upload, accuracy = decision.stop, decision.upload, decision.accuracy
+    end = jnp.where(stop, upload.end, decision.computed)
+    on_server_s = upload.server_wait_s + upload.server_s
+    latency_s = seconds(end - state.arrival, params.slot_s)
+    latency_s = latency_s + jnp.where(stop, on_server_s + params.rtt_s, 0.0)
+    stop_energy_j = decision.numbers.stop_energy_j
+    energy_j = jnp.where(stop, stop_energy_j + upload.energy_j, params.device_energy_j[-1])
+    return Outcome(
+        finished=decision.ends & ~state.done,
+        choice=decision.choice,
+        latency_s=latency_s,
+        energy_j=energy_j,
+        accuracy=accuracy,
+        utility=params.accuracy_weight * accuracy - latency_s - params.energy_weight * energy_j,
+        reports=state.layer + 1,  # one before each decision
+    )
+
+
+def _numbers_at(params: Params, layer: jax.Array) -> LayerNumbers:
+    """Selects from a few numbers, which costs less than gathering one."""
+    return LayerNumbers(
+        layer_s=_select(params.layer_s, layer),
+        server_s=_select(params.server_s, layer),
+        stop_energy_j=_select(params.device_energy_j[:-1], layer),
+        more_energy_j=_select(jnp.diff(params.device_energy_j), layer),
+        upload_bits=_select(params.upload_bits.astype(jnp.float32), layer),
+    )
 
 
 def _select(column: jax.Array, index: jax.Array) -> jax.Array:
-    found = column[0]
+    number = column[0]
     for i in range(1, column.shape[0]):
-        found = jnp.where(index == i, column[i], found)
-    return found
+        number = jnp.where(index == i, column[i], number)
+    return number
+
+
+def _where(condition: jax.Array, state: State, other: State) -> State:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), state, other)
 
 
 def _accuracy(state: State, params: Params, choice: jax.Array) -> jax.Array:
@@ -282,22 +248,36 @@ def accuracies_of_like(state: State, params: Params) -> jax.Array:
     return stopping_samples.expected(params.samples, sure)
 
 
-def _confidence(state: State, params: Params) -> jax.Array:
-    if params.samples is None:
-        return jnp.zeros((), jnp.float32)
-    ran = state.layer == params.layer_s.shape[0] - 1
-    column = jnp.asarray(params.accuracy.shape[0], jnp.int32)  # behind the choices
-    return jnp.where(
-        ran, stopping_samples.number(params.samples, state.row, state.task, column), 0.0
+def idle_device(
+    row: jax.Array, slot: jax.Array, task: jax.Array, now: Slot, last_upload: jax.Array
+) -> State:
+    """Returns a device that has nothing to compute, to send or on the server, at the start of
+    `task`, which arrives at `slot`; now: the record of that slot, last_upload: of the row.
+    """
+    zero = jnp.zeros((), jnp.float32)
+    return State(
+        row=row,
+        slot=slot,
+        layer=jnp.zeros((), jnp.int32),
+        task=task,
+        arrival=slot,
+        start=slot,
+        radio_free=slot,
+        excess_s=zero,
+        excess_idle=now.idle,
+        last_upload=last_upload,
+        done=jnp.zeros((), bool),
+        now=now,
+        radio_level=now.bits_sum,
+        known_s=zero,
+        known_idle=now.idle,
     )
 
 
-def _speed(slot: Slot) -> jax.Array:
-    return slot.speed.astype(jnp.float32) * (1.0 / SPEED_ONE)
-
-
-def _tick_s(params: Params) -> jax.Array:
-    return params.slot_s * (1.0 / TICKS)
+def with_record(state: State, params: Params) -> State:
+    """Returns the state with the bank's record of its slot, the last one where the row is over."""
+    slot = jnp.minimum(state.slot, params.bank.n_slots)
+    return state.replace(now=exogenous.slot_at(params.bank, state.row, slot))
 
 
 def advance(state: State, params: Params) -> State:
@@ -305,22 +285,29 @@ def advance(state: State, params: Params) -> State:
     computed.
     """
     layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
-    slot = state.slot + layer_slots(layer_s, _speed(state.now), params.slot_s)
-    now = exogenous.slot_at(params.bank, state.row, jnp.minimum(slot, params.bank.n_slots))
-    return state.replace(slot=slot, layer=state.layer + 1, now=now)
+    speed = exogenous.relative_speed(state.now.speed)
+    slot = state.slot + layer_slots(layer_s, speed, params.slot_s)
+    return with_record(state.replace(slot=slot, layer=state.layer + 1), params)
 
 
 def waiting_slots(begin: Slot, end: Slot, slots: jax.Array, task: jax.Array) -> jax.Array:
     """Returns the number of waiting tasks summed over the slots in which task n holds the
     processor, int32.
 
-    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and slots
-    = t_j - t_i.
+    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and
+    slots = t_j - t_i.
     """
     return end.arrived_sum - begin.arrived_sum - slots * (task + 1)
 
 
-def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) -> Upload:
+def upload_at(
+    state: State,
+    params: Params,
+    slot: jax.Array,
+    layer: jax.Array,
+    upload_bits: jax.Array,
+    server_s: jax.Array,
+) -> Upload:
     """Returns the upload of the output of `layer` that is handed to the radio at `slot`.
 
     It begins at `max(slot, radio_free)`, ends at the first tau with `C[tau] - C[begin] >= bits`,
@@ -329,7 +316,7 @@ def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) 
     """
     begin = jnp.maximum(slot, state.radio_free)
     slots, backlog, idle = exogenous.upload_record(params.bank, state.row, begin, layer)
-    tick_s = _tick_s(params)
+    tick_s = exogenous.tick_s(params.slot_s)
     own_s = excess_left_s(state.excess_s, seconds(idle - state.excess_idle, tick_s))
     return Upload(
         begin=begin,
@@ -345,21 +332,21 @@ def upload_at(state: State, params: Params, slot, layer, upload_bits, server_s) 
 
 
 def hand_over(state: State, upload: Upload, upload_bits: jax.Array, params: Params) -> State:
-    """Returns the state in which the radio and the server have been given the upload; upload_bits
-    bits.
+    """Returns the state after the upload was handed to the radio, and by it to the server;
+    upload_bits bits.
     """
     return state.replace(
         radio_free=upload.end,
         excess_s=upload.excess_s,
         excess_idle=upload.idle,
-        radio_level=state.now.bits_sum + _radio_bits(state) + upload_bits.astype(jnp.int32),
-        known_s=_known_own_s(state, params) + upload.server_s,
+        radio_level=state.now.bits_sum + unsent_bits(state) + upload_bits.astype(jnp.int32),
+        known_s=own_backlog_s(state, params) + upload.server_s,
         known_idle=state.now.idle,
     )
 
 
 def next_task(state: State, params: Params, free: jax.Array) -> State:
-    """Returns the state at the start of the following task, `s = max(a, free)`; the caller looks up
+    """Returns the state at the start of the following task, `s = max(a, free)`; the caller reads
     its `now`.
 
     Ends the episode where the row could end before every choice for that task is through: its last
@@ -376,53 +363,3 @@ def next_task(state: State, params: Params, free: jax.Array) -> State:
         start=start,
         done=~fits,
     )
-
-
-def _radio_bits(state: State) -> jax.Array:
-    left = jnp.maximum(state.radio_level - state.now.bits_sum, 0)
-    return jnp.where(state.slot < state.radio_free, left, 0)
-
-
-def _known_own_s(state: State, params: Params) -> jax.Array:
-    # While the radio sends, work counts from the moment it was handed over; once it is through, the
-    # server tells.
-    busy = state.slot < state.radio_free
-    own_s = jnp.where(busy, state.known_s, state.excess_s)
-    since = state.now.idle - jnp.where(busy, state.known_idle, state.excess_idle)
-    return excess_left_s(own_s, seconds(since, _tick_s(params)))
-
-
-def known(state: State, params: Params) -> Known:
-    """Returns what the device knows at a decision: nothing that comes after the slot."""
-    return Known(
-        layer=state.layer.astype(jnp.float32),
-        waiting_tasks=jnp.maximum(state.now.arrived - state.task - 1, 0).astype(jnp.float32),
-        wait_s=seconds(jnp.maximum(state.start - state.arrival, 0), params.slot_s),
-        server_backlog_s=seconds(state.now.backlog, _tick_s(params)) + _known_own_s(state, params),
-        radio_bits=_radio_bits(state).astype(jnp.float32),
-        slot_bits=state.now.bits.astype(jnp.float32),
-        speed=_speed(state.now),
-        confidence=_confidence(state, params),
-    )
-
-
-def observe(state: State, params: Params) -> jax.Array:
-    """Returns the observation [7], or [8] with samples, float32, in the order of `OBSERVATION`, all
-    in [0, 1].
-
-    layer / (Le + 1); waiting tasks `x / (x + 4)`; wait, server backlog and radio backlog (at the
-    rate of this slot) `x / (x + 1 s)`; rate and speed `x / (x + mean)`, with the mean rate of the
-    bank and the nominal speed.
-    """
-    k = known(state, params)
-    radio_s = k.radio_bits * params.slot_s / jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)
-    features = [
-        k.layer / params.layer_s.shape[0],
-        k.waiting_tasks / (k.waiting_tasks + _HALF_TASKS),
-        k.wait_s / (k.wait_s + _HALF_S),
-        k.server_backlog_s / (k.server_backlog_s + _HALF_S),
-        radio_s / (radio_s + _HALF_S),
-        k.slot_bits / (k.slot_bits + params.mean_bits),
-        k.speed / (k.speed + 1.0),
-    ]
-    return jnp.stack(features if params.samples is None else [*features, k.confidence])

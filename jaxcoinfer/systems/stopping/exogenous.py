@@ -29,31 +29,31 @@ _RECORD = 8  # columns gathered as one record
 
 
 class Draw(struct.PyTreeNode):
-    """One realisation of everything a decision cannot change.
+    """One realisation of everything a decision cannot change."""
 
-    arrivals [K, T] int32: tasks that arrive in a slot. edge_work [K, T] int32: ticks of server work
-    that other devices bring in a slot. slot_bits [K, T] int32: bits the link carries in a slot.
-    speed [K, T] float32: speed of the device, 1 = nominal.
-    """
-
-    arrivals: jax.Array
-    edge_work: jax.Array
-    slot_bits: jax.Array
-    speed: jax.Array
+    arrivals: jax.Array  # [K, T] int32, tasks that arrive in a slot
+    edge_work: jax.Array  # [K, T] int32, ticks of server work that other devices bring in a slot
+    slot_bits: jax.Array  # [K, T] int32, bits the link carries in a slot
+    speed: jax.Array  # [K, T] float32, of the device, 1 = nominal
 
 
 class Bank(struct.PyTreeNode):
     """Prefix sums of a `Draw`; all that an environment reads.
 
-    slots [K, T+1, C] int32, columns: ARRIVED `A[t] = #{n: a_n <= t}`; ARRIVED_SUM `AA[t] =
-    sum_{u<t} A[u]`; BACKLOG `Q[t]`, ticks of work of the others at the start of slot t; IDLE
-    `I[t]`, ticks the server would have idled before t; BITS carried in slot t; BITS_SUM carried
-    before t, wrapping around; SPEED in units of 1/65,536; from UPLOADS on, what `with_uploads`
-    adds. arrival_slot [K, N] int32: slot a_n of the n-th task, T+1 where there is none.
+    Columns C of `slots`:
+
+        ARRIVED      A[t] = #{n: a_n <= t}
+        ARRIVED_SUM  AA[t] = sum_{u<t} A[u]
+        BACKLOG      Q[t], ticks of work of the others at the start of slot t
+        IDLE         I[t], ticks the server would have idled before t
+        BITS         carried in slot t
+        BITS_SUM     carried before t, wrapping around
+        SPEED        of the device in slot t, in units of 1/65,536
+        UPLOADS      and all after it: what `with_uploads` adds
     """
 
-    slots: jax.Array
-    arrival_slot: jax.Array
+    slots: jax.Array  # [K, T+1, C] int32
+    arrival_slot: jax.Array  # [K, N] int32, slot a_n of the n-th task, T+1 where there is none
 
     @property
     def n_rows(self) -> int:
@@ -65,11 +65,9 @@ class Bank(struct.PyTreeNode):
 
 
 class Slot(struct.PyTreeNode):
-    """The bank's record of one slot, [..., 8] int32, whole as it was gathered; columns as in
-    `Bank.slots`.
-    """
+    """The bank's record of one slot, whole as it was gathered; columns as in `Bank.slots`."""
 
-    record: jax.Array
+    record: jax.Array  # [..., 8] int32
 
     arrived = property(lambda self: self.record[..., ARRIVED])
     arrived_sum = property(lambda self: self.record[..., ARRIVED_SUM])
@@ -78,6 +76,16 @@ class Slot(struct.PyTreeNode):
     bits = property(lambda self: self.record[..., BITS])
     bits_sum = property(lambda self: self.record[..., BITS_SUM])
     speed = property(lambda self: self.record[..., SPEED])
+
+
+def tick_s(slot_s: jax.Array) -> jax.Array:
+    """Returns the seconds of server work in a tick."""
+    return slot_s * (1.0 / TICKS)
+
+
+def relative_speed(speed: jax.Array) -> jax.Array:
+    """Returns the speed of the device, 1 = nominal, float32, from the bank's fixed-point number."""
+    return speed.astype(jnp.float32) * (1.0 / SPEED_ONE)
 
 
 def slot_at(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
@@ -96,7 +104,9 @@ def upload_record(
     return record[..., 0], record[..., 1], record[..., 2]
 
 
-def _gather(bank: Bank, row, slot, column, width: int) -> jax.Array:
+def _gather(
+    bank: Bank, row: jax.Array, slot: jax.Array, column: int | jax.Array, width: int
+) -> jax.Array:
     begin = (row * (bank.n_slots + 1) + slot) * bank.slots.shape[-1] + column
     dimensions = jax.lax.GatherDimensionNumbers(
         offset_dims=(begin.ndim,), collapsed_slice_dims=(), start_index_map=(0,)
@@ -117,9 +127,12 @@ def make_bank(draw: Draw) -> Bank:
     """Returns the prefix sums of a draw.
 
     Backlog and idle time of the server under the work of the others alone are the reflection of
-    `S[t] = sum_{u<t} (W[u-1] - TICKS)` at zero: `I[t] = max(0, max_{u<=t} -S[u])`, `Q[t] = S[t] +
-    I[t] + W[t-1]`, which solves `Q[t+1] = max(Q[t] - TICKS, 0) + W[t]`, `I[t+1] = I[t] + max(TICKS
-    - Q[t], 0)`.
+    `S[t] = sum_{u<t} (W[u-1] - TICKS)` at zero:
+
+        I[t] = max(0, max_{u<=t} -S[u])
+        Q[t] = S[t] + I[t] + W[t-1]
+
+    which solves `Q[t+1] = max(Q[t] - TICKS, 0) + W[t]`, `I[t+1] = I[t] + max(TICKS - Q[t], 0)`.
     """
     k, t = draw.arrivals.shape
     if t > MAX_SLOTS:
@@ -172,7 +185,8 @@ def with_uploads(bank: Bank, slots: jax.Array) -> Bank:
     filler = jnp.zeros((k, t + 1, -(UPLOADS + uploads.shape[-1]) % _RECORD), jnp.int32)
     if k * (t + 1) * (UPLOADS + uploads.shape[-1] + filler.shape[-1]) >= 2**31:
         raise ValueError(
-            f"a bank of {k} rows of {t} slots is too large for 32-bit places. Use fewer or shorter rows."
+            f"a bank of {k} rows of {t} slots is too large for 32-bit places. "
+            "Use fewer or shorter rows."
         )
     return bank.replace(
         slots=jnp.concatenate([bank.slots[:, :, :UPLOADS], uploads, filler], axis=-1)
@@ -186,8 +200,8 @@ def upload_slots(bank: Bank, n_points: int) -> jax.Array:
 
 @jax.jit
 def upload_table(slot_bits: jax.Array, upload_bits: jax.Array) -> jax.Array:
-    """Returns how many slots an upload of each size takes, whatever slot it begins in: int32 [K,
-    T+1, P].
+    """Returns how many slots an upload of each size takes, whatever slot it begins in: int32
+    [K, T+1, P].
 
     `u[k, t, p] = min{n : sum_{t<=i<t+n} slot_bits[k, i] >= upload_bits[p]}`, and T+1 where the row
     ends first. slot_bits [K, T] int32 bits, upload_bits [P] int32 bits. The sum is kept in two
@@ -197,11 +211,11 @@ def upload_table(slot_bits: jax.Array, upload_bits: jax.Array) -> jax.Array:
     high, low = _two_word_sums(slot_bits)
     start = jnp.broadcast_to(jnp.arange(t + 1, dtype=jnp.int32), (k, t + 1))
 
-    def search(bits):
+    def search(bits: jax.Array) -> jax.Array:
         want_low = low + (bits & _LOW_MASK)
         want_high, want_low = high + (bits >> _LOW) + (want_low >> _LOW), want_low & _LOW_MASK
 
-        def enough(slots):
+        def enough(slots: jax.Array) -> jax.Array:
             end = start + slots
             at = jnp.minimum(end, t)
             at_high, at_low = (
@@ -212,18 +226,18 @@ def upload_table(slot_bits: jax.Array, upload_bits: jax.Array) -> jax.Array:
                 (end > t) | (at_high > want_high) | ((at_high == want_high) & (at_low >= want_low))
             )
 
-        def halve(_, bounds):
+        def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
             too_few, many = bounds
             middle = (too_few + many) // 2
             fits = enough(middle)
             return jnp.where(fits, too_few, middle), jnp.where(fits, middle, many)
 
         # Doubling first: the search then costs the logarithm of the longest upload, not of the row.
-        most = jax.lax.while_loop(
-            lambda most: ~enough(most).all(), lambda most: 2 * most, jnp.int32(1)
+        longest = jax.lax.while_loop(
+            lambda slots: ~enough(slots).all(), lambda slots: 2 * slots, jnp.int32(1)
         )
-        rounds = jnp.ceil(jnp.log2(most.astype(jnp.float32))).astype(jnp.int32) + 1
-        bounds = (jnp.full_like(start, -1), jnp.broadcast_to(most, start.shape))
+        rounds = jnp.ceil(jnp.log2(longest.astype(jnp.float32))).astype(jnp.int32) + 1
+        bounds = (jnp.full_like(start, -1), jnp.broadcast_to(longest, start.shape))
         _, slots = jax.lax.fori_loop(0, rounds, halve, bounds)
         return jnp.where(start + slots > t, t + 1, slots)
 

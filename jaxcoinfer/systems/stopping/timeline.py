@@ -17,7 +17,8 @@ from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation.chrome_trace import PROCESSOR, RADIO, SERVER, slice_of, tracks
 from jaxcoinfer.physics.compute import layer_slots
 from jaxcoinfer.systems.stopping import exogenous
-from jaxcoinfer.systems.stopping.env import STOP, Stopping, observe
+from jaxcoinfer.systems.stopping.env import STOP, Stopping
+from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.twin import workload
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcoinfer.systems.fleet.allocation import (
-    Tables,
+    FleetTables,
     allocate,
     chosen,
     cost_of_changes,
@@ -63,7 +63,7 @@ def test_total_cost_by_hand():
     # (0 + 1)^2 = 15. The first device at choice 0 instead: alone 1 + 3, roots 2 + 2 and 1 + 1: 4 +
     # 16 + 4 = 24, 9 more. The second at choice 1: alone 2 + 9, roots 1 + 0 and 0 + 0: 11 + 1 + 0 =
     # 12, 3 less, and that is the best.
-    tables = Tables(
+    tables = FleetTables(
         base=jnp.array([[1.0, 2.0], [3.0, 9.0]]),
         bandwidth=jnp.array([[4.0, 1.0], [4.0, 0.0]]),
         compute=jnp.array([[1.0, 0.0], [1.0, 0.0]]),
@@ -84,8 +84,10 @@ def test_every_change_costs_what_the_total_says(n_devices):
     total = jax.jit(total_cost)
     of = chosen(tables, choice)
     x, y = allocate(of.bandwidth, of.compute)
-    spent = [np.divide(b, s, out=np.zeros_like(s), where=np.asarray(s) > 0) for b, s in
-             ((np.asarray(of.bandwidth), np.asarray(x)), (np.asarray(of.compute), np.asarray(y)))]  # fmt: skip
+    spent = [
+        np.divide(cost, share, out=np.zeros_like(share), where=share > 0)
+        for cost, share in map(np.asarray, ((of.bandwidth, x), (of.compute, y)))
+    ]
     np.testing.assert_allclose(
         total(tables, choice), float(of.base.sum()) + sum(map(np.sum, spent)), rtol=1e-5
     )

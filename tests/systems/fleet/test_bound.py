@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcoinfer.systems.fleet import bound as dual
-from jaxcoinfer.systems.fleet.allocation import Tables, total_cost
+from jaxcoinfer.systems.fleet.allocation import FleetTables, total_cost
 from jaxcoinfer.systems.fleet.env import tables
 from tests.helpers.fleets import random_fleet, random_tables, state_at
 from tests.reference import fleet as reference
@@ -27,14 +27,14 @@ def test_the_bound_by_hand():
     # One device, one choice: a = 1, b = 4, c = 9. g = 1 + 2 s 2 + 2 t 3 - s^2 - t^2 is greatest at
     # s = 2, t = 3, where it is 1 + 4 + 9 = 14: all of the band and the server cost 1 + 4 / 1 + 9 /
     # 1 = 14.
-    of = Tables(*(jnp.full((1, 1), number) for number in (1.0, 4.0, 9.0)))
+    of = FleetTables(*(jnp.full((1, 1), number) for number in (1.0, 4.0, 9.0)))
     found = solve(of)
     np.testing.assert_allclose([found.bound, found.cost], 14.0, rtol=1e-5)
     np.testing.assert_allclose(found.root_prices, [2.0, 3.0], rtol=1e-4)
     # Two devices that may each send at b = 1, or not at all for a = 2.5: both, 4; one, 3.5; none,
     # 5. At s they cost min(2 s, 2.5) each, so g = min(4 s, 5) - s^2 has its kink at s = 1.25, 5 -
     # 1.5625 = 3.4375, and 3.5 is best.
-    of = Tables(jnp.array([[0.0, 2.5]] * 2), jnp.array([[1.0, 0.0]] * 2), jnp.zeros((2, 2)))
+    of = FleetTables(jnp.array([[0.0, 2.5]] * 2), jnp.array([[1.0, 0.0]] * 2), jnp.zeros((2, 2)))
     found = solve(of)
     np.testing.assert_allclose([found.bound, found.cost], [3.4375, 3.5], rtol=1e-5)
     np.testing.assert_allclose(found.root_prices, [1.25, 0.0], atol=1e-4)

@@ -23,9 +23,8 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines as policies
-from jaxcoinfer.systems.on_demand import bound
+from jaxcoinfer.systems.on_demand import bound, misses, twin
 from jaxcoinfer.systems.on_demand import make as generators_on_demand
-from jaxcoinfer.systems.on_demand import misses, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.scenario import (
     DeadlineClass,

@@ -18,6 +18,7 @@ from jaxcoinfer.systems.stopping import samples as stopping_samples
 from jaxcoinfer.systems.stopping.bounds import exact as bounds
 from jaxcoinfer.systems.stopping.bounds import isolated
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
+from jaxcoinfer.systems.stopping.observation import known
 from jaxcoinfer.systems.stopping.policies import choose
 from jaxcoinfer.systems.stopping.scenario import FromProfiles, task_numbers, task_samples
 from jaxcoinfer.systems.stopping.twin import pruning, workload
@@ -242,7 +243,7 @@ def test_the_forecast_believes_the_head_once_it_ran(world, played):
     (states, _, _), _ = played
     ran = jax.tree.map(lambda leaf: jnp.asarray(leaf[states.layer == env.n_layers][:50]), states)
     expected = jax.vmap(workload.expected_accuracy, (None, 0, None))(env, ran, params)
-    confidence = jax.vmap(stopping.known, (0, None))(ran, params).confidence
+    confidence = jax.vmap(known, (0, None))(ran, params).confidence
     assert np.corrcoef(np.asarray(expected[:, -1]), np.asarray(confidence))[0, 1] > 0.8
     begun = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), states)
     np.testing.assert_array_equal(workload.expected_accuracy(env, begun, params), params.accuracy)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcoinfer.systems.stopping import env as stopping
+from jaxcoinfer.systems.stopping import observation
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
 from jaxcoinfer.systems.stopping.params import make_params
 from jaxcoinfer.systems.stopping.twin import workload
@@ -160,7 +161,7 @@ def test_what_the_device_knows_is_what_the_reference_shows(seed):
 
 @jax.jit
 def know(states, params):
-    each = jax.vmap(stopping.known, (0, None))
+    each = jax.vmap(observation.known, (0, None))
     return jax.vmap(each, (0, None))(states, params)
 
 

@@ -11,7 +11,8 @@ from jaxcoinfer.systems.stopping import scenario as scenarios
 from jaxcoinfer.systems.stopping.bounds import dynamic_program
 from jaxcoinfer.systems.stopping.bounds.dynamic_program import Solution
 from jaxcoinfer.systems.stopping.bounds.tables import Model
-from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, known
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
+from jaxcoinfer.systems.stopping.observation import known
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
 
 

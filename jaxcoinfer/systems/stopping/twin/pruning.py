@@ -40,7 +40,10 @@ from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.queueing import excess_left_s
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
-from jaxcoinfer.systems.stopping.env import Params, State, Stopping
+from jaxcoinfer.systems.stopping.env import Stopping
+from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 from jaxcoinfer.systems.stopping.twin.workload import Replay
 
@@ -69,9 +72,7 @@ def limits(params: Params) -> tuple[jax.Array, jax.Array]:
     """Returns least and most slots of layers [2, L+1] and on air [2, P] in the bank, as a profile
     would; int32.
     """
-    speed = params.bank.slots[:, :, exogenous.SPEED].astype(jnp.float32) * (
-        1.0 / exogenous.SPEED_ONE
-    )
+    speed = exogenous.relative_speed(params.bank.slots[:, :, exogenous.SPEED])
     slots = [layer_slots(params.layer_s, v, params.slot_s) for v in (speed.max(), speed.min())]
     possible = (
         jnp.arange(params.bank.n_slots + 1)[None, :, None] <= params.last_upload[:, None, None]
@@ -101,14 +102,14 @@ def at_decision(
     """Returns what is sure at a decision, given `limits(params)`; reads nothing that comes after
     its slot.
     """
-    known, (layer_limits, air) = stopping.known(state, params), limits
-    now = layer_slots(params.layer_s, known.speed, params.slot_s)[None]
+    k, (layer_limits, air) = known(state, params), limits
+    now = layer_slots(params.layer_s, k.speed, params.slot_s)[None]
     spent, layers = state.slot - state.start, jnp.arange(env.n_layers + 1)[None]
     ahead = jnp.where(layers < state.layer, 0, jnp.where(layers == state.layer, now, layer_limits))
     ahead = jnp.pad(jnp.cumsum(ahead, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
     begun = exogenous.slot_at(params.bank, state.row, state.start)
     waited_s = seconds(stopping.waiting_slots(begun, state.now, spent, state.task), params.slot_s)
-    waiting_s = waited_s + known.waiting_tasks * seconds(ahead[0], params.slot_s)
+    waiting_s = waited_s + k.waiting_tasks * seconds(ahead[0], params.slot_s)
     apart = jnp.where(state.slot >= state.radio_free, _step(ahead[0, :-1]), 0)
     ordered = (_step(params.upload_bits) >= 0) | (air[1][:, None] <= air[0][None] + apart)
     accuracy = workload.expected_accuracy(env, state, params)
@@ -158,7 +159,7 @@ def floor_now(state: State, params: Params, sure: Sure, most_work_s: jax.Array) 
     longest air time. Minus infinity for other l, and while the radio is busy: how much own work
     comes first is then not known.
     """
-    tick_s = params.slot_s * (1.0 / exogenous.TICKS)
+    tick_s = exogenous.tick_s(params.slot_s)
     own_s = excess_left_s(state.excess_s, seconds(state.now.idle - state.excess_idle, tick_s))
     served_s = jnp.maximum(
         seconds(state.now.backlog, tick_s) + own_s, seconds(sure.air[1], params.slot_s)

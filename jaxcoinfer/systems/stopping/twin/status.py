@@ -18,10 +18,11 @@ import jax.numpy as jnp
 
 from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.physics.compute import layer_slots
-from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
-from jaxcoinfer.systems.stopping.env import STOP, State, Stopping
+from jaxcoinfer.systems.stopping.env import STOP, Stopping
+from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 
 
 class StatusParams(Params):
@@ -132,9 +133,7 @@ class StatusTwinEnv:
         believed = jax.tree.map(
             lambda old, new: jnp.where(state.truth.done, old, new), state, believed
         )
-        return believed, timestep.replace(
-            observation=stopping.observe(believed, params), outcome=outcome
-        )
+        return believed, timestep.replace(observation=observe(believed, params), outcome=outcome)
 
 
 def _first(state: State, timestep: TimeStep) -> tuple[BeliefState, TimeStep]:

@@ -15,7 +15,10 @@ from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
-from jaxcoinfer.systems.stopping.env import Params, State, Stopping
+from jaxcoinfer.systems.stopping.env import Stopping
+from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 
 
 class Choices(struct.PyTreeNode):
@@ -113,7 +116,7 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     the time still to be computed. Choices that lie behind (stopping before the present layer) get
     value and utility of minus infinity.
     """
-    k = stopping.known(state, params)
+    k = known(state, params)
     slots = layer_slots(params.layer_s, k.speed, params.slot_s)
     slots = jnp.where(jnp.arange(env.n_layers + 1) < state.layer, 0, slots)
     ahead = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32)])
@@ -148,7 +151,7 @@ def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
     """
     if params.samples is None:
         return params.accuracy
-    sure = stopping_samples.expected(params.samples, stopping.known(state, params).confidence)
+    sure = stopping_samples.expected(params.samples, known(state, params).confidence)
     return jnp.where(state.layer == env.n_layers, sure, params.accuracy)
 
 

@@ -1,8 +1,9 @@
 """The `multi-user` system again: user by user, event by event, in Python floats.
 
-It shares no code with the library. Every user has a phase, "computes", "sends" or "free", and the
-events of a slot are kept as (seconds into the slot, user, what ended) so that two simulators can be
-compared one event at a time.
+It shares no code with the library: benchmarks time the library against it, and tests compare the
+two. Every user has a phase, "computes", "sends" or "free", and the events of a slot are kept as
+(seconds into the slot, user, what ended), so that two simulators can be compared one event at a
+time.
 """
 
 import math
@@ -14,21 +15,19 @@ TIE_S = 1e-10
 
 @dataclass(frozen=True)
 class System:
-    """Numbers of all users: by split s = 0..S-1 seconds and watts of the device, bits to send (SI
-    units).
-    """
+    """Numbers of all users. Axis: S splits."""
 
-    compute_s: Sequence[float]
-    compute_w: Sequence[float]
-    upload_bits: Sequence[float]
+    compute_s: Sequence[float]  # [S], seconds of the device up to the split
+    compute_w: Sequence[float]  # [S], watts of the device meanwhile
+    upload_bits: Sequence[float]  # [S], to send at the split
     slot_s: float = 0.5
-    bandwidth_hz: float = 1e6
-    noise_w: float = 1e-9
-    path_loss: float = 3.0
-    energy_weight: float = 1.0
-    tasks_floor: float = 0.8
-    scale_s: float = 0.045887
-    scale_bits: float = 1204224.0
+    bandwidth_hz: float = 1e6  # of each channel
+    noise_w: float = 1e-9  # in each channel
+    path_loss: float = 3.0  # exponent
+    energy_weight: float = 1.0  # seconds per joule
+    tasks_floor: float = 0.8  # least number of tasks that a slot counts
+    scale_s: float = 0.045887  # of the observation
+    scale_bits: float = 1204224.0  # of the observation
     nearest_m: float = 1.0
     farthest_m: float = 100.0
 
@@ -37,20 +36,20 @@ class System:
 class User:
     """One user: where it is, what it still has to do, and how far it is with the task at hand."""
 
-    distance_m: float
-    all_tasks: int
-    split: int
-    channel: int
-    power_w: float = 1e-10
-    tasks: int = 0
-    phase: str = "free"
-    left_s: float = 0.0
-    left_bits: float = 0.0
-    watts: float = 0.0
-    next_split: int = 0
-    next_channel: int = 0
-    finished: int = 0
-    energy_j: float = 0.0
+    distance_m: float  # to the receiver
+    all_tasks: int  # at the beginning
+    split: int  # of the task at hand
+    channel: int  # of the task at hand
+    power_w: float = 1e-10  # of its radio
+    tasks: int = 0  # not yet finished
+    phase: str = "free"  # or "computes", "sends"
+    left_s: float = 0.0  # seconds left to compute of the task at hand
+    left_bits: float = 0.0  # bits left to send of the task at hand
+    watts: float = 0.0  # of the task at hand while it computes
+    next_split: int = 0  # of tasks that begin from now on
+    next_channel: int = 0  # of tasks that begin from now on
+    finished: int = 0  # tasks, in this slot
+    energy_j: float = 0.0  # spent in this slot
 
 
 @dataclass
@@ -59,11 +58,18 @@ class World:
 
     system: System
     users: list[User]
+    # Seconds into the slot, user, what ended.
     events: list[tuple[float, int, str]] = field(default_factory=list)
 
 
-def begin(system: System, distances_m, tasks, splits, channels) -> World:
-    """A world at the beginning of an episode."""
+def begin(
+    system: System,
+    distances_m: Sequence[float],
+    tasks: Sequence[int],
+    splits: Sequence[int],
+    channels: Sequence[int],
+) -> World:
+    """Returns a world at the beginning of an episode."""
     drawn = zip(distances_m, tasks, splits, channels, strict=True)
     users = [User(float(d), int(n), int(s), int(c)) for d, n, s, c in drawn]
     for user in users:
@@ -73,6 +79,7 @@ def begin(system: System, distances_m, tasks, splits, channels) -> World:
 
 
 def start_task(system: System, user: User) -> None:
+    """Begins a task at the split of the user."""
     user.left_s = system.compute_s[user.split]
     user.left_bits = system.upload_bits[user.split]
     user.watts = system.compute_w[user.split]
@@ -80,6 +87,7 @@ def start_task(system: System, user: User) -> None:
 
 
 def finish_task(system: System, user: User) -> None:
+    """Counts the task at hand as finished and begins the next."""
     user.finished += 1
     user.tasks -= 1
     user.left_s = user.left_bits = 0.0
@@ -91,7 +99,7 @@ def finish_task(system: System, user: User) -> None:
 
 
 def rate_bps(world: World, user: User) -> float:
-    """Rate of a user that sends, among the others that send on its channel."""
+    """Returns the rate of a user that sends, among the others that send on its channel."""
     system = world.system
     heard = system.noise_w
     for other in world.users:
@@ -102,6 +110,7 @@ def rate_bps(world: World, user: User) -> float:
 
 
 def remaining_s(world: World, user: User, rate: float) -> float:
+    """Returns the seconds until the phase of a user ends; a slot for one that is free."""
     if user.phase == "computes":
         return user.left_s
     if user.phase == "sends":
@@ -110,7 +119,7 @@ def remaining_s(world: World, user: User, rate: float) -> float:
 
 
 def advance(world: World, rates: list[float], seconds: float, at_s: float) -> None:
-    """Everybody goes on for some seconds, in which nobody's rate changes."""
+    """Lets every user go on for some seconds, in which no rate changes."""
     last = len(world.system.compute_s) - 1
     for i, (user, rate) in enumerate(zip(world.users, rates, strict=True)):
         done = remaining_s(world, user, rate) - seconds < TIE_S
@@ -131,7 +140,9 @@ def advance(world: World, rates: list[float], seconds: float, at_s: float) -> No
                 finish_task(world.system, user)
 
 
-def step(world: World, splits, channels, powers_w) -> tuple[float, bool]:
+def step(
+    world: World, splits: Sequence[int], channels: Sequence[int], powers_w: Sequence[float]
+) -> tuple[float, bool]:
     """Plays one slot; returns the reward and whether all users are free."""
     system = world.system
     world.events = []
@@ -158,7 +169,7 @@ def step(world: World, splits, channels, powers_w) -> tuple[float, bool]:
 
 
 def observe(world: World) -> list[list[float]]:
-    """Of each user: tasks left of all, seconds and bits left and the distance, each scaled."""
+    """Returns of each user tasks left of all, seconds left, bits left, distance, each scaled."""
     system = world.system
     span_m = system.farthest_m - system.nearest_m
     return [

@@ -1,0 +1,54 @@
+"""Who is compared in `multi-user`: the learner and the baselines by name."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.evaluation import seeds
+from jaxcoinfer.learn import ppo
+from jaxcoinfer.learn.networks import TrainResult
+from jaxcoinfer.systems.multi_user import baselines, network
+from jaxcoinfer.systems.multi_user.env import MultiUser
+from jaxcoinfer.systems.multi_user.params import MultiUserParams
+
+BEST = "proximal policy"  # the one whose decisions are reported and that is exported
+LEARNERS = (BEST,)
+COMPARED = "best fixed split"  # gains are differences to this one, the strongest baseline
+CONFIG = ppo.Config(
+    hidden=(64, 64),
+    n_envs=256,
+    n_steps=8,
+    n_batches=8,
+    n_evaluations=10,
+    updates_per_evaluation=15,
+    evaluation_envs=64,
+    evaluation_steps=40,
+    twin=False,
+    view=network.view,
+    network=network.network,
+)
+HYPER = ppo.Hyper(learning_rate=3e-3, discount=0.95, gae_lambda=0.95, entropy_weight=0.001)
+
+
+def train(
+    keys: jax.Array, params: MultiUserParams, env: MultiUser, config: ppo.Config
+) -> TrainResult:
+    """Returns what BEST learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
+    return seeds.train(keys, lambda key: ppo.train(key, params, HYPER, env=env, config=config))
+
+
+def learned_policy(env: MultiUser, config: ppo.Config, weights: Any) -> Policy:
+    """Returns the greedy policy of BEST."""
+    return ppo.policy(env, config, jax.tree.map(jnp.asarray, weights))
+
+
+def baseline_policies(env: MultiUser, fixed: int) -> dict[str, Policy]:
+    """Returns the policies that need no learning, by name; fixed: the best fixed split."""
+    return {
+        "all local": baselines.fixed_split(env, env.n_splits - 1),
+        "random": baselines.random_valid(env),
+        "greedy": baselines.greedy(env),
+        COMPARED: baselines.fixed_split(env, fixed),
+    }

@@ -1,0 +1,184 @@
+"""What is reported of the policies of `multi-user`: measures, decisions by distance, single tasks.
+
+Axes: K episodes, N decisions, S splits, B bins of distance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.evaluation import chrome_trace, evaluate
+from jaxcoinfer.evaluation.evaluate import Interval
+from jaxcoinfer.evaluation.types import Sheet
+from jaxcoinfer.systems.multi_user.env import MultiUser, observe
+from jaxcoinfer.systems.multi_user.evaluation import Decisions, Episodes
+from jaxcoinfer.systems.multi_user.events import Now, Plan, end_slot, next_event, start_slot
+from jaxcoinfer.systems.multi_user.params import MultiUserParams
+from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
+
+N_BINS = 8  # of distance
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """What a task of an episode costs."""
+
+    cost: np.ndarray  # [K], delay_s + energy_weight * energy_j
+    delay_s: np.ndarray  # [K], seconds of the episode, divided by the tasks of a user
+    energy_j: np.ndarray  # [K], joules of the episode, divided by the tasks of all users
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a policy decides by distance."""
+
+    edges_m: np.ndarray  # [B + 1], of the bins
+    decisions: np.ndarray  # int [B, S], how many take each split
+    power_w: np.ndarray  # [B], mean; NaN where nothing was decided
+
+
+def per_task(episodes: Episodes, scenario: MultiUserScenario) -> PerTask:
+    """Returns what a task of each episode costs."""
+    delay_s = episodes.slots * scenario.slot_s * scenario.users / episodes.tasks
+    energy_j = episodes.energy_j / episodes.tasks
+    return PerTask(delay_s + scenario.energy_weight * energy_j, delay_s, energy_j)
+
+
+def measures(episodes: Episodes, scenario: MultiUserScenario) -> dict[str, Interval]:
+    """Returns every measure of one policy by name, each with its interval over episodes.
+
+    utility: reward of an episode. cost, latency_s, energy_j: as in `PerTask`.
+    """
+    task = per_task(episodes, scenario)
+    values = {
+        "utility": episodes.reward,
+        "cost": task.cost,
+        "latency_s": task.delay_s,
+        "energy_j": task.energy_j,
+        "slots": episodes.slots,
+        "ended": episodes.ended,
+    }
+    return {name: evaluate.interval(value.astype(float)) for name, value in values.items()}
+
+
+def printed(
+    episodes: Mapping[str, Episodes], rows: Mapping[str, dict[str, Interval]], n_splits: int
+) -> Sheet:
+    """Returns what the table of policies leaves out, as text: the best first."""
+    lines = []
+    for name in sorted(rows, key=lambda name: -rows[name]["utility"].mean):
+        decisions = episodes[name].decisions
+        shares = [np.mean(decisions.split == split) for split in (0, n_splits - 1)]
+        cells = [
+            f"{1e3 * rows[name]['cost'].mean:.1f}",
+            f"{rows[name]['slots'].mean:.1f}",
+            f"{100 * shares[0]:.0f}",
+            f"{100 * (1 - sum(shares)):.0f}",
+            f"{100 * shares[1]:.0f}",
+            f"{decisions.power_w.mean():.3f}",
+        ]
+        lines.append((name, *cells))
+    heads = (
+        "utility: reward of an episode",
+        "cost per\ntask, 10⁻³",
+        "slots",
+        "all\nsent %",
+        "divided\n%",
+        "none\nsent %",
+        "power\nW",
+    )
+    return heads, lines
+
+
+def choices(decisions: Decisions, distances_m: np.ndarray, n_splits: int) -> Choices:
+    """Returns how a policy decides by distance; distances_m [2]: their range."""
+    edges_m = np.linspace(*distances_m, N_BINS + 1)
+    bins = np.clip(np.searchsorted(edges_m, decisions.distance_m, "right") - 1, 0, N_BINS - 1)
+    count = np.zeros((N_BINS, n_splits), int)
+    np.add.at(count, (bins, decisions.split), 1)
+    power_w = np.bincount(bins, decisions.power_w, minlength=N_BINS)
+    n = count.sum(axis=1)
+    return Choices(edges_m, count, np.where(n > 0, power_w / np.maximum(n, 1), np.nan))
+
+
+def choices_sheet(of_policies: Mapping[str, Choices]) -> Sheet:
+    """Returns how many decisions at each distance take each split, as a CSV file; those that none
+    takes are left out.
+    """
+    rows = [
+        (name, float(table.edges_m[i]), float(table.edges_m[i + 1]), int(split), int(count))
+        for name, table in of_policies.items()
+        for (i, split), count in np.ndenumerate(table.decisions)
+        if count
+    ]
+    return ("policy", "from_m", "to_m", "split", "decisions"), rows
+
+
+def powers_sheet(of_policies: Mapping[str, Choices]) -> Sheet:
+    """Returns the mean power at each distance, as a CSV file."""
+    rows = [
+        (name, float(low), float(high), float(power_w))
+        for name, table in of_policies.items()
+        for low, high, power_w in zip(
+            table.edges_m[:-1], table.edges_m[1:], table.power_w, strict=True
+        )
+        if np.isfinite(power_w)
+    ]
+    return ("policy", "from_m", "to_m", "power_w"), rows
+
+
+@dataclass
+class _Clock:
+    """Where the users of an episode are while it is traced."""
+
+    begin_s: np.ndarray  # [U], when the phase at hand began
+    split: np.ndarray  # int [U], of the task at hand when the slot began
+    left: np.ndarray  # int [U], tasks left when the slot began
+
+
+def trace(
+    env: MultiUser, params: MultiUserParams, policy: Policy, key: jax.Array, n_tasks: int
+) -> dict[str, Any]:
+    """Returns the first slots from start 0, until n_tasks are finished, as a Chrome trace: one
+    track per user, on which it computes and sends; consumes the key.
+    """
+    names = {user: f"user {user}" for user in range(env.n_users)}
+    events = chrome_trace.tracks("multi-user", names)
+    state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
+    all_tasks, split = np.asarray(state.all_tasks), np.asarray(params.bank.split[0])
+    clock = _Clock(np.zeros(env.n_users), split, all_tasks)
+    slot, slot_s, follow = 0, float(params.slot_s), jax.jit(next_event)
+    while clock.left.any() and (all_tasks - clock.left).sum() < n_tasks:
+        key, key_act = jax.random.split(key)
+        action = policy(key_act, state, observe(state, params), params)
+        plan, now = start_slot(state, action, params)
+        while float(now.rest_s[0]) > 0:
+            after = follow(plan, now)
+            at_s = (slot + 1) * slot_s - float(after.rest_s[0])
+            for user in np.flatnonzero(np.asarray(now.phase != after.phase)):
+                task = int(all_tasks[user] - clock.left[user] + now.phase[user] // 2)
+                same = int(now.phase[user]) < 2
+                taken = int(clock.split[user] if same else action.split[user])
+                numbers = {"task": task, "split": taken} | _radio(plan, now, user, same)
+                what = "sends" if int(now.phase[user]) % 2 else "computes"
+                begin_us, end_us = 1e6 * clock.begin_s[user], 1e6 * at_s
+                events.append(chrome_trace.slice_of(int(user), what, begin_us, end_us, numbers))
+                clock.begin_s[user] = at_s
+            now = after
+        clock.split = np.where(np.asarray(now.phase) < 2, clock.split, np.asarray(action.split))
+        state, _ = end_slot(state, plan, now)
+        clock.left, slot = np.asarray(state.tasks), slot + 1
+    return {"displayTimeUnit": "ms", "traceEvents": events}
+
+
+def _radio(plan: Plan, now: Now, user: int, same: bool) -> dict[str, Any]:
+    """Channel and power of an upload; nothing of a phase that computes."""
+    if int(now.phase[user]) % 2 == 0:
+        return {}
+    channel = plan.channel if same else plan.next_channel
+    return {"channel": int(channel[user]), "power_w": round(float(plan.power_w[user]), 6)}
