@@ -162,9 +162,8 @@ def twins(size: int) -> Iterator[Case]:
 
     def changed(state: Any, params: Any, env: Any) -> tuple[Any, jax.Array]:
         valid = jax.vmap(env.mask, (0, None))(state, params)
-        cost = jax.vmap(fleet_twin.evaluate, (0, 0, None))(
-            state, jnp.argmax(valid, -1).astype(jnp.int32), params
-        )
+        choices = jnp.argmax(valid, -1).astype(jnp.int32)
+        cost = jax.vmap(fleet_twin.evaluate, (None, 0, None, 0))(env, state, params, choices)
         best = jnp.argmin(cost, axis=-1).astype(jnp.int32)
         return jax.vmap(env.step, (0, 0, None))(state, best, params)[0], jnp.where(
             valid, cost, 0.0

@@ -71,8 +71,8 @@ def slots_loop(env: MultiUser, n_envs: int, n_blocks: int) -> Loop:
             return (state, timestep, seeds, total + jnp.stack([shown, _tasks(timestep)])), None
 
         def block(carry: Carry, key: jax.Array) -> tuple[Carry, None]:
-            (state, timestep, *rest), _ = jax.lax.scan(slot, carry, None, length=BLOCK)
-            return (*restart_ended(env, params, key, state, timestep), *rest), None
+            (state, timestep, seeds, total), _ = jax.lax.scan(slot, carry, None, length=BLOCK)
+            return (*restart_ended(env, params, key, state, timestep), seeds, total), None
 
         carry = (*start, seeds, jnp.zeros((2, n_envs)))
         return jax.lax.scan(block, carry, jax.random.split(key_run, n_blocks))[0][-1]

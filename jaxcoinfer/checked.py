@@ -67,9 +67,8 @@ class Checked:
     env: Any
 
     def __getattr__(self, name: str) -> Any:
-        if (
-            name.startswith("_") or name == "env"
-        ):  # a copy is asked for these before it has an environment
+        # A copy is asked for these before it has an environment.
+        if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -117,7 +116,7 @@ def twin(function: Callable) -> Callable:
     """
     signature, where = (
         inspect.signature(function),
-        f"{function.__module__.removeprefix('jaxcoinfer.')}.{function.__name__}",
+        f"{function.__module__.removeprefix('jaxcoinfer.systems.')}.{function.__name__}",
     )
 
     @functools.wraps(function)
@@ -125,11 +124,14 @@ def twin(function: Callable) -> Callable:
         asked = signature.bind(*given).arguments
         state, params = asked["state"], asked["params"]
         _check_place(where, state.row, state.slot, params)
-        text = f"{where}: the state at slot {{slot}} of row {{row}} has ended; ask about one that has not"
+        text = (
+            f"{where}: the state at slot {{slot}} of row {{row}} has ended; ask about one that "
+            "has not"
+        )
         checkify.check(~state.done, text, slot=state.slot, row=state.row)
-        if "choice" in asked:
-            wide = jnp.broadcast_to(params.valid, (*asked["choice"].shape, *params.valid.shape))
-            _check_choice(where, state, asked["choice"], wide, params)
+        if "action" in asked:
+            wide = jnp.broadcast_to(params.valid, (*asked["action"].shape, *params.valid.shape))
+            _check_choice(where, state, asked["action"], wide, params)
         found = function(*given)
         if isinstance(found, Replay):
             _check_end(f"{where}: an upload", state.row, found.uploads.end.max(), params)
@@ -143,13 +145,19 @@ def twin(function: Callable) -> Callable:
 def _check_place(where: str, row: jax.Array, slot: jax.Array, params: Any) -> None:
     """A place inside the bank; slot T may be looked at."""
     rows, last = params.bank.n_rows, params.bank.n_slots
-    text = f"{where}: slot {{slot}} of row {{row}} lies outside the trace, {rows} rows of slots 0 to {last}"
+    text = (
+        f"{where}: slot {{slot}} of row {{row}} lies outside the trace, {rows} rows of slots 0 to "
+        f"{last}"
+    )
     inside = (row >= 0) & (row < rows) & (slot >= 0) & (slot <= last)
     checkify.check(inside, text, slot=slot, row=row)
 
 
 def _check_end(where: str, row: jax.Array, end: jax.Array, params: Any) -> None:
-    text = f"{where} of row {{row}} ends at slot {{end}}, past the trace, which ends at {params.bank.n_slots}"
+    text = (
+        f"{where} of row {{row}} ends at slot {{end}}, past the trace, which ends at "
+        f"{params.bank.n_slots}"
+    )
     checkify.check(end <= params.bank.n_slots, text, row=row, end=end)
 
 

@@ -176,15 +176,15 @@ def test_twins_refuse_what_is_over_and_what_lies_outside(stop, demand, many):
         jax.jit(partial(workload.forecast, env))(state, params),
     )
     over = r"the state at slot \d+ of row 0 has ended; ask about one that has not$"
-    with pytest.raises(CheckFailed, match=rf"^twin\.workload\.evaluate: {over}"):
+    with pytest.raises(CheckFailed, match=rf"^stopping\.twin\.workload\.evaluate: {over}"):
         ask(state.replace(done=jnp.bool_(True)), params)
     with pytest.raises(
-        CheckFailed, match=r"^twin\.workload\.evaluate: slot 600 of row 0 lies outside the trace"
+        CheckFailed, match=r"^stopping\.twin\.workload\.evaluate: slot 600 of row 0 lies outside the trace"
     ):
         ask(state.replace(slot=jnp.int32(600)), params)
     with pytest.raises(
         CheckFailed,
-        match=r"^twin\.workload\.evaluate: an upload of row 0 ends at slot \d+, past the",
+        match=r"^stopping\.twin\.workload\.evaluate: an upload of row 0 ends at slot \d+, past the",
     ):
         ask(
             state.replace(slot=jnp.int32(500), start=jnp.int32(500), radio_free=jnp.int32(512)),
@@ -196,19 +196,19 @@ def test_twins_refuse_what_is_over_and_what_lies_outside(stop, demand, many):
     assert_trees_equal(
         ask(state, params), jax.jit(partial(on_demand_twin.evaluate, env))(state, params)
     )
-    with pytest.raises(CheckFailed, match=rf"^twin\.on_demand\.evaluate: {over}"):
+    with pytest.raises(CheckFailed, match=rf"^on_demand\.twin\.evaluate: {over}"):
         ask(state.replace(done=jnp.bool_(True)), params)
     env, params = many
     state, _ = env.reset_at(ZERO, ZERO, params)
-    ask, choice = raising(twin(fleet_twin.evaluate)), jnp.zeros(3, jnp.int32)
+    ask, choice = raising(partial(twin(fleet_twin.evaluate), env)), jnp.zeros(3, jnp.int32)
     assert_trees_close(
-        ask(state, choice, params), jax.jit(fleet_twin.evaluate)(state, choice, params)
+        ask(state, params, choice), jax.jit(partial(fleet_twin.evaluate, env))(state, params, choice)
     )
     with pytest.raises(
         CheckFailed,
-        match=r"^twin\.fleet\.evaluate: action -1 at slot 0 of row 0, device \d does not ex",
+        match=r"^fleet\.twin\.evaluate: action -1 at slot 0 of row 0, device \d does not ex",
     ):
-        ask(state, choice - 1, params)
+        ask(state, params, choice - 1)
 
 
 def test_it_is_an_environment_like_the_one_within(demand):

@@ -13,6 +13,7 @@ users are alike.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from jaxcoinfer.systems.multi_user.policies import (
     CONFIG,
     baseline_policies,
     learned_policy,
-    train,
+    train_once,
 )
 from jaxcoinfer.systems.multi_user.report import per_task
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
@@ -46,7 +47,9 @@ def table(scenario: MultiUserScenario, rows: int, seeds: int) -> None:
     held_out = first_starts(make_world(scenario, HELD_OUT)[1], rows)
     test = params.replace(bank=alike(env.n_users, _TEST_M, round(scenario.tasks), env.n_splits - 1))
     begin_s = time.perf_counter()
-    learned = train(jax.random.split(key_of(0, LEARN), seeds), params, env, CONFIG)
+    # Side by side, unlike in a run: on a GPU that is faster.
+    train = jax.vmap(partial(train_once, params=params, env=env, config=CONFIG))
+    learned = jax.block_until_ready(train(jax.random.split(key_of(0, LEARN), seeds)))
     seconds = time.perf_counter() - begin_s
     key = key_of(0, PLAY)
     policies: dict[str, Policy] = baseline_policies(env, best_fixed(env, params, key))

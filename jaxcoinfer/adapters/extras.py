@@ -13,5 +13,8 @@ def needed(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
             raise
-        what = f"{error.name} is not installed, which this face needs: python -m pip install 'jaxcoinfer[{extra}]'"
+        what = (
+            f"{error.name} is not installed, which this face needs: "
+            f"python -m pip install 'jaxcoinfer[{extra}]'"
+        )
         raise ImportError(what) from error

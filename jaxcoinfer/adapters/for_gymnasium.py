@@ -10,10 +10,10 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.adapters.extras import needed
+from jaxcoinfer.core.contract import select
 
 _SEEDS = 1 << 32
 
@@ -48,7 +48,10 @@ def _classes() -> tuple[Any, Any]:
 
 def _one_number(env: Any) -> Any:
     if not hasattr(env, "n_actions") or len(env.observation_shape) != 1:
-        what = "allowed: an environment with one device, whose action is one number; jaxmarl_env takes a fleet"
+        what = (
+            "allowed: an environment with one device, whose action is a number; jaxmarl_env takes "
+            "a fleet"
+        )
         raise TypeError(f"{env} has no Gymnasium face; {what}")
     return env
 
@@ -84,11 +87,7 @@ def _move_many(
 @partial(jax.jit, static_argnums=0)
 def _restart_many(env: Any, seeds: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
     """Returns `kept`, as `_start_many` returns it, with fresh starts where `over`, [B] bool."""
-
-    def choose(new, old):
-        return jnp.where(over.reshape(over.shape + (1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(choose, _start_many(env, seeds, params), kept)
+    return select(over, _start_many(env, seeds, params), kept)
 
 
 def _owned(arrays: Any) -> Any:
@@ -99,7 +98,7 @@ def _owned(arrays: Any) -> Any:
 def _refuse_options(options: dict[str, Any] | None) -> None:
     if options:
         raise ValueError(
-            f"reset: options = {options} is refused; allowed: none, what there is to choose is in params"
+            f"reset: options = {options}; allowed: none, what there is to choose is in params"
         )
 
 
@@ -156,7 +155,7 @@ class _Many:
         )
         if autoreset not in ("NextStep", "SameStep"):
             raise ValueError(
-                f"gymnasium_vector: autoreset = {autoreset!r} is refused; allowed: NextStep, SameStep"
+                f"gymnasium_vector: autoreset = {autoreset!r}; allowed: NextStep, SameStep"
             )
         self.num_envs, self._same_step = n_envs, autoreset == "SameStep"
         self.metadata = {"autoreset_mode": vector.AutoresetMode(autoreset), "render_modes": []}
@@ -191,7 +190,7 @@ class _Many:
         ):
             allowed = f"{self.num_envs} numbers from 0 to {self._env.n_actions - 1}"
             raise ValueError(
-                f"step: actions = {actions} of shape {actions.shape} are refused; allowed: {allowed}"
+                f"step: actions = {actions} of shape {actions.shape}; allowed: {allowed}"
             )
         self._state, seen = _move_many(
             self._env, self._state, actions.astype(np.int32), self._params
@@ -229,7 +228,7 @@ class _Many:
         return observation
 
     def _info(self, mask: np.ndarray) -> dict[str, Any]:
-        """Every entry has a twin with an underscore that says for which environments it is meant."""
+        """Every entry has a twin with an underscore that says whose environments it is of."""
         return {"action_mask": mask.astype(np.int8), "_action_mask": np.ones(self.num_envs, bool)}
 
     def _final(self, observation: np.ndarray, over: np.ndarray) -> dict[str, Any]:

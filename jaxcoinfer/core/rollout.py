@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep, select
 from jaxcoinfer.core.sharding import shard
 
 Policy = Callable[[jax.Array, Any, jax.Array, Any], Any]
 
 
 def unroll(
-    env: Any,
+    env: Env,
     params: Any,
     policy: Policy,
     key: jax.Array,
@@ -49,7 +49,7 @@ def unroll(
 
 
 def mean_reward(
-    env: Any, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int
+    env: Env, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int
 ) -> jax.Array:
     """Returns the mean reward a step of a policy that draws nothing, n_steps of B environments that
     do not restart.
@@ -70,7 +70,7 @@ def mean_reward(
 
 
 def restart_ended(
-    env: Any, params: Any, key: jax.Array, state: Any, timestep: TimeStep
+    env: Env, params: Any, key: jax.Array, state: Any, timestep: TimeStep
 ) -> tuple[Any, TimeStep]:
     """Gives every one of B environments that has ended a fresh start; the others go on.
 
@@ -81,14 +81,11 @@ def restart_ended(
     fresh = jax.vmap(env.reset, (0, None))(jax.random.split(key, timestep.reward.shape[0]), params)
     ended = timestep.terminated | timestep.truncated
 
-    def choose(new, old):
-        return jnp.where(ended.reshape(ended.shape + (1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(choose, fresh, (state, timestep))
+    return select(ended, fresh, (state, timestep))
 
 
 def rollout(
-    env: Any,
+    env: Env,
     params: Any,
     policy: Policy,
     key: jax.Array,

@@ -46,8 +46,9 @@ def mesh(per_process: int | None = None) -> Mesh:
         here = jax.local_devices(process_index=process)
         if per_process is not None and not 1 <= per_process <= len(here):
             raise ValueError(
-                f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 to {len(here)}; "
-                "a CPU is split by XLA_FLAGS=--xla_force_host_platform_device_count=N, set before Python starts."
+                f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 "
+                f"to {len(here)}; a CPU is split by XLA_FLAGS=--xla_force_host_platform_device_count=N, "
+                "set before Python starts."
             )
         chosen += here[:per_process]
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
@@ -70,7 +71,8 @@ def shard(tree: Any) -> Any:
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % n_devices:
             raise ValueError(
-                f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give a multiple."
+                f"{leaf.shape[0]} cannot be shared out alike over {n_devices} devices: give "
+                "a multiple."
             )
     return _placed(tree, PartitionSpec(AXIS))
 

@@ -11,32 +11,25 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import TimeStep, Wrapper
 
 
 class Remembered(struct.PyTreeNode):
-    """state of the environment; past [n, F]: its last n observations, the latest first."""
+    """State of an environment with memory."""
 
-    state: Any
-    past: jax.Array
+    state: Any  # of the environment
+    past: jax.Array  # [n, F]: its last n observations, the latest first
+
+    done = property(lambda self: self.state.done)
 
 
 @dataclass(frozen=True)
-class Stacked:
+class Stacked(Wrapper):
     """`env` with the observation [n F] of its last n; before there are n, the first one stands for
     those that lack.
     """
 
-    env: Any
     n: int
-
-    @property
-    def n_actions(self) -> int:
-        return self.env.n_actions
-
-    @property
-    def n_choices(self) -> int:
-        return self.env.n_choices
 
     @property
     def observation_shape(self) -> tuple[int, ...]:

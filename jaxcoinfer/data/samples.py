@@ -6,6 +6,7 @@ samples.
 """
 
 import dataclasses
+import functools
 import io
 import zipfile
 from pathlib import Path
@@ -43,8 +44,21 @@ class Samples:
 def load_samples(path: Path, shape: tuple[int, int, int, int]) -> Samples:
     """The arrays `samples`, `correct`, `confidence` and `entropy` of a `.npz`; shape: [V, E, P, Q].
 
+    A run asks for the same file many times. It is read and checked again only after it has changed,
+    by its time of change or size; until then all callers share its arrays, which are read-only.
     Raises ProfileError in one line when an array is missing, or of the wrong type, shape or range.
     """
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    identity = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return _load(path, shape, identity)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, shape: tuple[int, int, int, int], identity: tuple[int, ...]) -> Samples:
+    """Reads the file; identity tells one content of it from another."""
     table, place = _read(path), Place(str(path))
     if missing := {"samples", "correct", "confidence", "entropy"} - set(table):
         names = ", ".join(sorted(missing))
@@ -58,6 +72,8 @@ def load_samples(path: Path, shape: tuple[int, int, int, int]) -> Samples:
         if not inside.all():
             allowed = "numbers in [0, 1]" if highest == 1 else "finite numbers >= 0"
             place.at(name).refuse(float(array[~inside][0]), allowed)
+    for array in (correct, confidence, entropy):
+        array.setflags(write=False)
     return Samples(samples=samples, correct=correct, confidence=confidence, entropy=entropy)
 
 
@@ -66,7 +82,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise ProfileError(f"{path}: not a readable .npz: {error}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ProfileError:
+    return ProfileError(f"{path}: not a readable .npz: {error}")
 
 
 def _require(array: np.ndarray, place: Place, dtype: Any, shape: tuple[int, ...]) -> None:

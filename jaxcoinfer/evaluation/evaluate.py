@@ -8,14 +8,13 @@ Axes: K rows, N tasks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.core.contract import Env, Outcome, TimeStep
 from jaxcoinfer.core.rollout import Policy, unroll
 
 _STEPS = 1024  # per jitted stretch; after each the host checks whether all rows are done

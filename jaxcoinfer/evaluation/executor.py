@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import Split

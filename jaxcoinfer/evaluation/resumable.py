@@ -12,11 +12,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from typing import Any as Env
 
 import jax
 import numpy as np
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.data.files import replace_file
 from jaxcoinfer.evaluation.types import RunError
 from jaxcoinfer.evaluation.versions import versions

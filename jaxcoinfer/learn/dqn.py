@@ -10,12 +10,12 @@ transitions, A actions.
 
 from dataclasses import dataclass
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import cosine_adam, descend
 from jaxcoinfer.learn.replay import (

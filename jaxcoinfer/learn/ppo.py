@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep
 from jaxcoinfer.core.rollout import Policy, mean_reward, restart_ended
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop

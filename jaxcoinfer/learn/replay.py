@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep
 from jaxcoinfer.core.rollout import Policy, mean_reward, restart_ended
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop

@@ -24,12 +24,12 @@ are ours. Axes: N transitions, A actions.
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import cosine_adam, descend
 from jaxcoinfer.learn.replay import (

@@ -1,8 +1,13 @@
 """What every environment keeps: an entry in `ENVIRONMENTS`, and all of this is tested of it."""
 
 import dataclasses
+import importlib
 import inspect
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxcoinfer
-from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.core.contract import Env, Outcome, TimeStep, select
 from jaxcoinfer.core.stacked import Stacked
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.multi_user.env import MultiUser
@@ -19,6 +24,7 @@ from jaxcoinfer.systems.stopping.twin.status import StatusTwinEnv, watch
 from tests.helpers.on_demand import random_system as random_on_demand
 from tests.helpers.stopping import assert_trees_close, assert_trees_equal, random_system
 
+ROOT = Path(__file__).resolve().parents[2]
 N_ENVS, STEPS = 12, 300
 
 
@@ -272,3 +278,62 @@ def test_reset_is_o1_in_the_length_of_the_record(name):
     env, params, _ = ENVIRONMENTS[name]()
     state, timestep = jax.eval_shape(env.reset, jax.random.key(0), params)
     assert sum(leaf.size for leaf in jax.tree.leaves((state, timestep))) < 100
+
+
+# --- the contract as a protocol, and what one environment loads --------------------------------
+
+SYSTEM_ENVS = {
+    "stopping": ("stopping.env", "Stopping"),
+    "on-demand": ("on_demand.env", "OnDemand"),
+    "fleet": ("fleet.env", "Fleet"),
+    "multi-user": ("multi_user.env", "MultiUser"),
+}
+TWINS = ("stopping.twin.workload", "on_demand.twin", "fleet.twin")
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"jaxcoinfer.systems.{name}")
+
+
+def test_every_system_has_its_environment_here():
+    assert set(SYSTEM_ENVS) == set(registry.SYSTEMS)
+
+
+@pytest.mark.parametrize("name", SYSTEM_ENVS)
+def test_environments_have_what_the_protocol_says(name):
+    module, cls = SYSTEM_ENVS[name]
+    env = getattr(_module(module), cls)
+    for part, wanted in vars(Env).items():
+        if part.startswith("_"):
+            continue
+        own = inspect.getattr_static(env, part)
+        assert isinstance(own, property) == isinstance(wanted, property), part
+        if not isinstance(wanted, property):
+            parameters = list(inspect.signature(own).parameters)
+            assert parameters == list(inspect.signature(wanted).parameters), part
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_have_one_signature(name):
+    parameters = list(inspect.signature(_module(name).evaluate).parameters)
+    assert parameters in (["env", "state", "params"], ["env", "state", "params", "action"])
+
+
+def test_an_environment_loads_its_slice_alone():
+    script = (
+        "import sys, jaxcoinfer.systems.fleet.env\n"
+        "print(*sorted(name for name in sys.modules if name.split('.')[0] == 'jaxcoinfer'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "jaxcoinfer.systems.fleet.env" in loaded
+    assert len(loaded) <= 12, loaded  # 34 when systems were spread over many folders
+
+
+def test_select_takes_whole_entries():
+    new, old = {"a": jnp.ones((2, 3)), "b": jnp.ones(2)}, {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
+    chosen = select(jnp.asarray([True, False]), new, old)
+    np.testing.assert_array_equal(chosen["a"], [[1, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(chosen["b"], [1, 0])

@@ -8,12 +8,15 @@ matter of digits.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.params import Params, make_params
@@ -27,15 +30,13 @@ STEPS = 2 * SLOTS
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """numbers: keywords of `make_params`. The rest [K, T]: arrivals, edge_work (ticks), slot_bits,
-    speed.
-    """
+    """A system, and one draw of its world."""
 
-    numbers: dict
-    arrivals: np.ndarray
-    edge_work: np.ndarray
-    slot_bits: np.ndarray
-    speed: np.ndarray
+    numbers: dict  # keywords of `make_params`
+    arrivals: np.ndarray  # [K, T], tasks
+    edge_work: np.ndarray  # [K, T], ticks
+    slot_bits: np.ndarray  # [K, T]
+    speed: np.ndarray  # [K, T], 1 = nominal
 
     @property
     def n_layers(self) -> int:
@@ -62,7 +63,7 @@ class System:
         reference has no round-trip time, which is a constant on each upload.
         """
 
-        def continued(values, filler):
+        def continued(values: np.ndarray, filler: float):
             return np.concatenate([values[row], np.full(beyond, filler, values.dtype)])
 
         names = {"accuracy_weight": "alpha", "energy_weight": "beta"}
@@ -80,21 +81,19 @@ class System:
         return scenario, draw
 
 
-def random_system(seed: int, n_layers: int, **changes) -> System:
+def random_system(seed: int, n_layers: int, **changes: Any) -> System:
     """Returns a system whose regimes (load, link, arrivals, speed, free choices) are drawn from
     `seed`.
     """
     rng = np.random.default_rng([seed, n_layers])
     shape = (ROWS, SLOTS)
-    mean_bits = int(
-        rng.choice([100, 12_345, 1_260_000, 20_000_000])
-    )  # the last wraps an int32 within 108 slots
+    # The last wraps an int32 within 108 slots.
+    mean_bits = int(rng.choice([100, 12_345, 1_260_000, 20_000_000]))
     slot_s = float(rng.choice([0.001, 0.01, 0.1]))
     layers = rng.uniform(0.2, 12.0 / n_layers, n_layers)
     head = rng.choice([0.0, rng.uniform(0.2, 3.0)])
-    uploads = rng.uniform(0.0, 6.0, n_layers + 1) * (
-        rng.random(n_layers + 1) > 0.2
-    )  # slots at the mean rate; some 0
+    # Slots at the mean rate; some 0.
+    uploads = rng.uniform(0.0, 6.0, n_layers + 1) * (rng.random(n_layers + 1) > 0.2)
     system = System(
         numbers=dict(
             slot_s=slot_s,
@@ -117,7 +116,7 @@ def random_system(seed: int, n_layers: int, **changes) -> System:
     return dataclasses.replace(system, **changes)
 
 
-def _arrivals(rng, shape):
+def _arrivals(rng: np.random.Generator, shape: tuple[int, int]):
     """Single tasks, or bursts of up to six in a slot; from rarely one to more than the device can
     serve.
     """
@@ -127,15 +126,15 @@ def _arrivals(rng, shape):
     return rng.integers(1, 7, shape) * (rng.random(shape) < mean / 3.5)
 
 
-def _edge_work(rng, shape):
+def _edge_work(rng: np.random.Generator, shape: tuple[int, int]):
     """Jobs of up to 20 slots, load of the server 0 to 1.3; ticks."""
     load = rng.choice([0.0, 0.5, 0.9, 1.3])
     jobs = rng.random(shape) < load / 10.0
     return jobs * rng.integers(0, 20 * exogenous.TICKS, shape)
 
 
-def _slot_bits(rng, shape, mean):
-    """A constant link, one whose rate changes each slot, or one with outages of about eight slots."""
+def _slot_bits(rng: np.random.Generator, shape: tuple[int, int], mean: int):
+    """A constant link, one whose rate changes each slot, or one with outages of some eight slots."""
     kind = rng.integers(3)
     if kind == 0:
         return np.full(shape, mean)
@@ -159,7 +158,14 @@ step = jax.jit(stopping.Stopping.step, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=(0,), static_argnames=("n_steps",))
-def play(env, params, stops, rows, slots, n_steps=STEPS):
+def play(
+    env: Env,
+    params: Params,
+    stops: jax.Array,
+    rows: jax.Array,
+    slots: jax.Array,
+    n_steps: int = STEPS,
+):
     """Plays `stops` [N, Le+1] from each of `rows` and `slots` [B].
 
     Returns first (state, time step) [B], states before each step and time steps after it [n_steps,
@@ -167,7 +173,7 @@ def play(env, params, stops, rows, slots, n_steps=STEPS):
     """
     first = jax.vmap(env.reset_at, (0, 0, None))(rows, slots, params)
 
-    def move(carry, _):
+    def move(carry: Any, _: None):
         state, _ = carry
         action = jnp.where(stops[state.task, state.layer], stopping.STOP, stopping.CONTINUE)
         after = jax.vmap(env.step, (0, 0, None))(state, action, params)
@@ -177,7 +183,7 @@ def play(env, params, stops, rows, slots, n_steps=STEPS):
     return first, states, steps, last
 
 
-def played(system: System, params, stops, slots=(0, 0)):
+def played(system: System, params: Params, stops: np.ndarray, slots: Sequence[int] = (0, 0)):
     """As `play`, from `slots` of each row of the system, as NumPy arrays."""
     rows = jnp.arange(ROWS, dtype=jnp.int32)
     return jax.tree.map(
@@ -186,11 +192,11 @@ def played(system: System, params, stops, slots=(0, 0)):
     )
 
 
-def flat(tree) -> list[np.ndarray]:
+def flat(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def assert_trees_equal(a, b):
+def assert_trees_equal(a: Any, b: Any):
     """Equal to the last bit, in structure, type and shape too."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(flat(a), flat(b), strict=True):
@@ -198,7 +204,7 @@ def assert_trees_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def assert_trees_close(a, b, rtol=1e-6, atol=1e-6):
+def assert_trees_close(a: Any, b: Any, rtol: float = 1e-6, atol: float = 1e-6):
     """Whole numbers and truths equal, floats close: compiled code may round a product and a sum
     once, not twice.
     """

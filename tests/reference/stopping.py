@@ -26,9 +26,8 @@ class Scenario:
     layer_s: Sequence[float]  # [Le+1] nominal seconds of layers 1..Le, then of the exit head
     upload_bits: Sequence[float]  # [Le+1] bits uploaded when stopping at l = 0..Le (0: the input)
     server_s: Sequence[float]  # [Le+1] e_l, server seconds of the layers that remain
-    device_energy_j: Sequence[
-        float
-    ]  # [Le+2] cumulative joules at l = 0..Le, last: finished locally
+    # [Le+2] cumulative joules at l = 0..Le, last: finished locally
+    device_energy_j: Sequence[float]
     accuracy: Sequence[float]  # [Le+2] in the same order
     transmit_w: float  # watts while the upload is on air, outages included
     transmit_j_per_bit: float  # joules on top for each uploaded bit
@@ -60,7 +59,7 @@ class View:
 
 @dataclass(frozen=True)
 class Task:
-    """What became of one task; slots are integers, upload slots are None when it finished locally."""
+    """What became of one task; slots are integers, those of an upload None without one."""
 
     index: int  # n, counted over the whole row
     arrival: int  # a_n
@@ -98,21 +97,21 @@ class _RowEnd(Exception):
 class _Server:
     """One real first-come first-served queue for the work of others and ours, in seconds."""
 
-    def __init__(self, edge_work_s, slot_s):
+    def __init__(self, edge_work_s: Sequence[float], slot_s: float):
         self.edge_work_s, self.slot_s = edge_work_s, slot_s
         self.own_s = [0.0] * len(edge_work_s)  # own work that reaches the server at the start of t
         self.before_s = [0.0]  # backlog at the start of t, before own work of that slot
 
-    def backlog(self, slot):
-        """Total backlog at the start of `slot`, own uploads that ended there included, in seconds."""
+    def backlog(self, slot: int):
+        """Total backlog at the start of `slot`, seconds, own uploads that ended there included."""
         while len(self.before_s) <= slot:
             t = len(self.before_s) - 1
             left_s = max(self.before_s[t] + self.own_s[t] - self.slot_s, 0.0)
             self.before_s.append(left_s + float(self.edge_work_s[t]))
         return self.before_s[slot] + self.own_s[slot]
 
-    def add(self, slot, seconds):
-        """Own work joins at the start of `slot`, the last slot yet asked for: uploads end in order."""
+    def add(self, slot: int, seconds: float):
+        """Own work joins at the start of `slot`, the latest slot so far: uploads end in order."""
         assert len(self.before_s) == slot + 1  # else later slots were drained without this work
         self.own_s[slot] += seconds
 
@@ -120,36 +119,36 @@ class _Server:
 class _Row:
     """The device, its radio and the server while one row is played."""
 
-    def __init__(self, scenario, draw, start_slot):
+    def __init__(self, scenario: Scenario, draw: Draw, start_slot: int):
         self.scenario, self.draw = scenario, draw
         self.arrival_slot = [t for t, k in enumerate(draw.arrivals) for _ in range(int(k))]
         self.arrived = np.cumsum(draw.arrivals)  # A[t], arrivals in slots 0..t
         self.server = _Server(draw.edge_work_s, scenario.slot_s)
         self.processor_free = self.radio_free = start_slot
 
-    def inside(self, slot):
+    def inside(self, slot: int):
         """`slot` itself, if the row has it."""
         if slot >= len(self.draw.arrivals):
             raise _RowEnd
         return slot
 
-    def waiting(self, n, slot):
+    def waiting(self, n: int, slot: int):
         """A[t] - (n+1): tasks behind n that have arrived by `slot`."""
         return int(self.arrived[slot]) - (n + 1)
 
-    def view(self, n, start, slot):
+    def view(self, n: int, start: int, slot: int):
         """What the policy sees of task n at `slot`."""
         radio, wait = max(self.radio_free - slot, 0), start - self.arrival_slot[n]
         rate, speed = float(self.draw.slot_bits[slot]), float(self.draw.speed[slot])
         return View(self.server.backlog(slot), radio, self.waiting(n, slot), wait, rate, speed)
 
-    def layer_slots(self, layer, slot):
+    def layer_slots(self, layer: int, slot: int):
         """ceil(c / (v[t] slot_s)) slots of the layer after `layer`, begun at `slot`."""
         seconds = self.scenario.layer_s[layer]
         exact = seconds / (float(self.draw.speed[slot]) * self.scenario.slot_s)
         return max(math.ceil(exact - SLOT_TOLERANCE), 1) if seconds > 0 else 0
 
-    def upload_end(self, begin, bits):
+    def upload_end(self, begin: int, bits: float):
         """First slot tau >= begin with sum(slot_bits[begin:tau]) >= bits."""
         tau, sent = begin, 0.0
         while sent < bits:
@@ -157,7 +156,7 @@ class _Row:
             tau += 1
         return self.inside(tau)
 
-    def run_task(self, n, stop):
+    def run_task(self, n: int, stop: Stop):
         """Follow task n from arrival to result."""
         sc, slot_s, beta = self.scenario, self.scenario.slot_s, self.scenario.beta
         local = len(sc.layer_s)  # Le+1
@@ -198,21 +197,32 @@ class _Row:
         energy_j = sc.device_energy_j[choice] + transmit_j
         utility = sc.alpha * sc.accuracy[choice] - delay_s - beta * energy_j
         return Task(
-            index=n, arrival=arrival, start=start, free=free, choice=choice, decision_slots=decision_slots,
-            upload_begin=begin, upload_end=tau, server_wait_s=server_wait_s, delay_s=delay_s,
-            energy_j=energy_j, accuracy=sc.accuracy[choice], utility=utility,
-            waiting_cost_s=waiting_cost_s, value=utility + wait_s - waiting_cost_s, rewards=rewards,
-        )  # fmt: skip
+            index=n,
+            arrival=arrival,
+            start=start,
+            free=free,
+            choice=choice,
+            decision_slots=decision_slots,
+            upload_begin=begin,
+            upload_end=tau,
+            server_wait_s=server_wait_s,
+            delay_s=delay_s,
+            energy_j=energy_j,
+            accuracy=sc.accuracy[choice],
+            utility=utility,
+            waiting_cost_s=waiting_cost_s,
+            value=utility + wait_s - waiting_cost_s,
+            rewards=rewards,
+        )
 
 
 def simulate(
-    scenario: Scenario, draw: Draw, stop: Stop, start_slot=0, max_tasks=None
+    scenario: Scenario, draw: Draw, stop: Stop, start_slot: int = 0, max_tasks: int | None = None
 ) -> tuple[Task, ...]:
     """Tasks that arrive from `start_slot` on, in order, up to the first that needs a slot >= T."""
     row = _Row(scenario, draw, start_slot)
-    first = int(
-        np.sum(draw.arrivals[:start_slot])
-    )  # tasks before it keep their numbers but never run
+    # Tasks before it keep their numbers but never run.
+    first = int(np.sum(draw.arrivals[:start_slot]))
     tasks = []
     try:
         for n in range(first, len(row.arrival_slot))[:max_tasks]:
@@ -222,14 +232,21 @@ def simulate(
     return tuple(tasks)
 
 
-def counterfactual(scenario, draw, history_choices, task_position, choice, start_slot=0) -> Task:
+def counterfactual(
+    scenario: Scenario,
+    draw: Draw,
+    history_choices: Sequence[int],
+    task_position: int,
+    choice: int,
+    start_slot: int = 0,
+) -> Task:
     """Task at `task_position` (0 = first) under `choice` after that history; IndexError past the
     row.
     """
     choices = [*history_choices[:task_position], choice]
     first = int(np.sum(draw.arrivals[:start_slot]))
 
-    def stop(n, layer, slot, view):
+    def stop(n: int, layer: int, slot: int, view: View):
         return layer == choices[n - first]
 
     return simulate(scenario, draw, stop, start_slot, task_position + 1)[task_position]

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import select
 from jaxcoinfer.systems.fleet.allocation import FleetTables, at, descend, total_cost
 
 HALVINGS = 20  # of each of two brackets: to one millionth of the largest price there can be
@@ -61,10 +62,6 @@ def _replies(tables: FleetTables) -> Callable[[jax.Array, jax.Array], _Reply]:
     return reply
 
 
-def _select(condition: jax.Array, one: Any, other: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
-
-
 def _halve(
     at_price: Callable[[jax.Array], Any],
     excess: Callable[[Any, jax.Array], jax.Array],
@@ -82,8 +79,8 @@ def _halve(
         price = jnp.where(i == 0, 0.0, jnp.where(i == 1, highest, 0.5 * (low + high)))
         here = at_price(price)
         more = (i == 0) | ((i > 1) & (excess(here, price) > 0.0))
-        low, below = _select(more, (price, here), (low, below))
-        high, above = _select(more, (high, above), (price, here))
+        low, below = select(more, (price, here), (low, below))
+        high, above = select(more, (high, above), (price, here))
         return low, high, below, above
 
     unknown = jax.tree.map(

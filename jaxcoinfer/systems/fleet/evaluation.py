@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems.fleet.allocation import allocate, chosen

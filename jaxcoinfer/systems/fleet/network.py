@@ -17,14 +17,13 @@ rounds, L levels of shares.
 
 from dataclasses import dataclass
 from typing import Any
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import Mlp
 from jaxcoinfer.systems.fleet import twin
@@ -128,21 +127,13 @@ class PriceNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class Leveled:
+class Leveled(Wrapper):
     """A fleet with `learned_shares`, whose shares are in proportion to powers of `sqrt(2)`, one of
     n_levels for each device.
     """
 
     env: Fleet
     n_levels: int = 16
-
-    @property
-    def n_choices(self) -> int:
-        return self.env.n_choices
-
-    @property
-    def observation_shape(self) -> tuple[int, int]:
-        return self.env.observation_shape
 
     def mask(self, state: FleetState, params: FleetParams) -> FleetAction:
         """Returns which choices, and which levels of either share, are valid; for an absent device
@@ -151,16 +142,6 @@ class Leveled:
         here = active(state, params)[:, None]
         levels = here | (jnp.arange(self.n_levels) == 0)[None]
         return FleetAction(self.env.mask(state, params), levels, levels)
-
-    def reset(self, key: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
-        """Starts as the fleet does; consumes the key."""
-        return self.env.reset(key, params)
-
-    def reset_at(
-        self, row: jax.Array, slot: jax.Array, params: FleetParams
-    ) -> tuple[FleetState, TimeStep]:
-        """Starts at a slot of a row, as the fleet does."""
-        return self.env.reset_at(row, slot, params)
 
     def step(
         self, state: FleetState, action: FleetAction, params: FleetParams
@@ -186,5 +167,5 @@ def outcomes(env: Any, state: FleetState, action: jax.Array, params: FleetParams
     [D, C].
     """
     tasks = jnp.maximum(active(state, params).sum(), 1).astype(jnp.float32)
-    cost = twin.evaluate(state, action, params)
+    cost = twin.evaluate(env, state, params, action)
     return jnp.where(jnp.isfinite(cost), -cost / tasks, 0.0)

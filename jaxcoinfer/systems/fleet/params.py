@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import ArrayLike
 
+from jaxcoinfer.core.checks import (
+    Numbers,
+    require_finite,
+    require_running_sum,
+    require_shape,
+    require_shares,
+)
 from jaxcoinfer.systems.fleet.exogenous import FleetBank
 
 
@@ -59,12 +67,12 @@ _CLOUD = ("cloud_flops", "cloud_overhead_s", "cloud_rtt_s", "backhaul_bps")
 def make_params(
     bank: FleetBank,
     *,
-    device_s,
-    device_energy_j,
-    work_flop,
-    upload_bits,
-    overhead_s,
-    accuracy,
+    device_s: ArrayLike,
+    device_energy_j: ArrayLike,
+    work_flop: ArrayLike,
+    upload_bits: ArrayLike,
+    overhead_s: ArrayLike,
+    accuracy: ArrayLike,
     bandwidth_hz: float,
     server_flops: float,
     reference_s: float,
@@ -73,7 +81,7 @@ def make_params(
     transmit_w: float = 0.0,
     transmit_j_per_bit: float = 0.0,
     cloud_flops: float | None = None,
-    cloud_overhead_s=None,
+    cloud_overhead_s: ArrayLike | None = None,
     cloud_rtt_s: float | None = None,
     backhaul_bps: float | None = None,
 ) -> FleetParams:
@@ -109,7 +117,7 @@ def make_params(
     )
 
 
-def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
+def choice_tables(numbers: Numbers) -> dict[str, Any]:
     """Returns what `FleetParams` holds by choice, [C] or [N, C], from the sums up to each cut."""
     _, n_versions, n_cuts = numbers["device_s"].shape
     last = n_cuts - 1
@@ -141,7 +149,7 @@ def choice_tables(numbers: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _check(numbers: dict[str, np.ndarray]) -> None:
+def _check(numbers: Numbers) -> None:
     if (
         numbers["device_s"].ndim != 3
         or 0 in numbers["device_s"].shape
@@ -154,25 +162,15 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
     sizes = dict(zip("NVP", numbers["device_s"].shape, strict=True))
     for name, value in numbers.items():
         wanted = tuple(sizes[axis] for axis in _SHAPES.get(name, ""))
-        if value.shape != wanted:
-            raise ValueError(
-                f"{name}: shape {value.shape}; must be {wanted}, as device_s has {sizes}."
-            )
-        if not np.all(np.isfinite(value)) or np.any(value < 0):
-            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
-        if name in _POSITIVE and value <= 0:
-            raise ValueError(f"{name}: {value}; allowed: above 0.")
+        require_shape(name, value, wanted, f", as device_s has {sizes}")
+        require_finite(name, value, above=name in _POSITIVE)
     for name in ("device_s", "work_flop", "overhead_s", "cloud_overhead_s"):
-        if name in numbers and np.any(np.diff(numbers[name], axis=-1) < 0):
-            raise ValueError(
-                f"{name}: {numbers[name]}; must not fall from a cut to the next: it is a running sum."
-            )
-    if np.any(numbers["accuracy"] > 1):
-        raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
+        if name in numbers:
+            require_running_sum(name, numbers[name])
+    require_shares("accuracy", numbers["accuracy"])
     if np.any(numbers["upload_bits"][:, -1] != 0):
-        raise ValueError(
-            f"upload_bits: {numbers['upload_bits'][:, -1]} at the last cut; allowed: 0, nothing is sent."
-        )
+        last = numbers["upload_bits"][:, -1]
+        raise ValueError(f"upload_bits: {last} at the last cut; allowed: 0, nothing is sent.")
     missing = [name for name in _CLOUD if name not in numbers]
     if 0 < len(missing) < len(_CLOUD):
         raise ValueError(
@@ -180,7 +178,7 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
         )
 
 
-def _check_bank(bank: FleetBank, numbers: dict[str, np.ndarray]) -> None:
+def _check_bank(bank: FleetBank, numbers: Numbers) -> None:
     k, t, d = bank.active.shape
     of_devices = {name: getattr(bank, name) for name in ("efficiency", "weight", "speed", "active")}
     of_all = {name: getattr(bank, name) for name in ("bandwidth", "server")}
@@ -202,14 +200,13 @@ def _check_bank(bank: FleetBank, numbers: dict[str, np.ndarray]) -> None:
     if not 0.0 <= least <= most <= 1.0:
         raise ValueError(f"bank.weight: from {least} to {most}; allowed: 0 to 1.")
     if int(bank.kind.min()) < 0 or int(bank.kind.max()) >= numbers["device_s"].shape[0]:
-        raise ValueError(
-            f"bank.kind: up to {int(bank.kind.max())}; there are {numbers['device_s'].shape[0]} kinds."
-        )
+        n_kinds = numbers["device_s"].shape[0]
+        raise ValueError(f"bank.kind: up to {int(bank.kind.max())}; there are {n_kinds} kinds.")
     # What makes the bound of `jaxcoinfer.systems.fleet.bound` hold for capped latencies too: see
     # `Fleet`.
     slowest_s = float(numbers["device_s"][:, :, -1].max()) / float(bank.speed.min())
     if numbers["cap_s"] < slowest_s:
         raise ValueError(
-            f"cap_s: {numbers['cap_s']} s; must be at least {slowest_s:.6g} s, which a whole network takes on the "
-            "slowest device: else giving up would pay."
+            f"cap_s: {numbers['cap_s']} s; must be at least {slowest_s:.6g} s, which a whole "
+            "network takes on the slowest device: else giving up would pay."
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcoinfer.evaluation import chrome_trace, evaluate
 from jaxcoinfer.evaluation.comparison import flat, pair
-from jaxcoinfer.evaluation.evaluate import Interval
+from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.types import Sheet
 from jaxcoinfer.systems.fleet.env import Fleet
 from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
@@ -48,7 +48,7 @@ class Habits:
     compute: np.ndarray  # [N, 2], mean share of the server that a task gets
 
 
-def gap_by_row(tasks: FleetTasks, bound: np.ndarray) -> np.ndarray:
+def gap_by_row(tasks: Tasks, bound: np.ndarray) -> np.ndarray:
     """Returns how far the cost of each row is above its bound [K], relative to the bound, [K]."""
     return -evaluate.by_row(tasks, tasks.utility) / bound - 1.0
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcoinfer.data import profiles
 from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
-from jaxcoinfer.evaluation.evaluate import Interval
+from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import ppo
@@ -230,7 +230,7 @@ def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetSce
     """
     utility = comparison.utility_by_row(tasks, scenario.name)
 
-    def measures(one: FleetTasks) -> dict[str, Interval]:
+    def measures(one: Tasks) -> dict[str, Interval]:
         summary = evaluate.summarise(one, 0, scenario.cap_s)
         del summary["deadline_misses"]  # there are no deadlines
         return summary | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}

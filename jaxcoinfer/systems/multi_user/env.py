@@ -38,10 +38,21 @@ class MultiUser:
 
     n_users: int
     n_channels: int
-    n_splits: int
+    n_splits: int  # the input first, all on the device last
+
+    @property
+    def n_actions(self) -> int:
+        """Pairs of split and channel of each user, whose power is a number besides."""
+        return self.n_splits * self.n_channels
+
+    @property
+    def n_choices(self) -> int:
+        """Splits of a task."""
+        return self.n_splits
 
     @property
     def observation_shape(self) -> tuple[int, int]:
+        """Shape of an observation, [U, 4]."""
         return (self.n_users, len(OBSERVATION))
 
     def mask(self, state: UsersState, params: MultiUserParams) -> UsersAction:

@@ -4,8 +4,9 @@ decisions.
 Axes: K starts of a bank, T slots, U users, N decisions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
 from jaxcoinfer.core.rollout import Policy, unroll
 from jaxcoinfer.evaluation.executor import MultiPolicyEnv, PolicyWorld
 from jaxcoinfer.systems.multi_user import baselines
@@ -56,14 +57,13 @@ class _Recorded(struct.PyTreeNode):
 
 
 @dataclass(frozen=True)
-class _Recorder:
+class _Recorder(Wrapper):
     """The environment with decisions in its outcome."""
-
-    env: MultiUser
 
     def reset_at(
         self, row: jax.Array, slot: jax.Array, params: MultiUserParams
     ) -> tuple[UsersState, TimeStep]:
+        """Starts as `env` does; no decision led there."""
         state, timestep = self.env.reset_at(row, slot, params)
         none = UsersAction(state.channel, state.channel, state.distance_m)
         return state, self._with(timestep, none, state)
@@ -71,6 +71,7 @@ class _Recorder:
     def step(
         self, state: UsersState, action: UsersAction, params: MultiUserParams
     ) -> tuple[UsersState, TimeStep]:
+        """Steps as `env` does."""
         after, timestep = self.env.step(state, action, params)
         return after, self._with(timestep, action, state)
 
@@ -84,47 +85,61 @@ def play(
     """Returns what each policy does from every start of the bank, all with the same draws; consumes
     the key.
     """
-    shared = MultiPolicyEnv(_Recorder(env), tuple(policies.values()))
-    reset = jax.jit(jax.vmap(shared.reset_at, (0, None, None)))
-    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-
-    @jax.jit
-    def stretch(
-        key: jax.Array, state: UsersState, timestep: TimeStep, world: PolicyWorld
-    ) -> tuple[UsersState, TimeStep, tuple[jax.Array, ...], _Recorded]:
-        alive = ~timestep.terminated
-        state, timestep, steps = unroll(shared, world, shared.act, key, state, timestep, _STRETCH)
-        slots = jnp.concatenate([alive[None], ~steps.terminated[:-1]]).sum(axis=0)
-        users = steps.outcome.outcome
-        sums = (
-            steps.reward.sum(axis=0),
-            slots,
-            users.tasks.sum((0, 2)),
-            users.energy_j.sum((0, 2)),
-        )
-        return state, timestep, sums, steps.outcome
-
-    def play_one(world: PolicyWorld, key: jax.Array) -> Episodes:
-        state, timestep = reset(rows, jnp.int32(0), world)
-        sums, recorded = [], []
-        while not bool(timestep.terminated.all()) and len(sums) * _STRETCH < _MAX_SLOTS:
-            key, key_stretch = jax.random.split(key)
-            state, timestep, *stretched = stretch(key_stretch, state, timestep, world)
-            of_stretch, decided = jax.tree.map(np.asarray, stretched)
-            sums.append(of_stretch)
-            recorded.append(decided)
-        totals = [np.sum(several, axis=0) for several in zip(*sums, strict=True)]
-        decisions = _decisions(recorded, np.asarray(world.bank.distance_m))
-        return Episodes(*totals, ended=np.asarray(timestep.terminated), decisions=decisions)
-
+    recorder = _Recorder(env)
+    # Each compiled apart, with its numbers as constants.
     return {
-        name: play_one(PolicyWorld(params, jnp.int32(i)), key) for i, name in enumerate(policies)
+        name: _play(recorder, params, jax.jit(partial(_stretch, recorder, policy, params)), key)
+        for name, policy in policies.items()
     }
 
 
-def _decisions(recorded: list[Any], distance_m: np.ndarray) -> Decisions:
+def best_fixed(env: MultiUser, params: MultiUserParams, key: jax.Array, n_rows: int = 128) -> int:
+    """Returns the split that, always taken by all, gives the most reward from the first starts of
+    the bank; consumes the key.
+    """
+    policies = tuple(baselines.fixed_split(env, split) for split in range(env.n_splits))
+    shared = MultiPolicyEnv(_Recorder(env), policies)
+    stretch = jax.jit(partial(_stretch, shared, shared.act))  # compiled once for all splits
+    few, rewards = first_starts(params, n_rows), []
+    for split in range(env.n_splits):
+        world = PolicyWorld(few, jnp.int32(split))
+        rewards.append(_play(shared, world, partial(stretch, world), key).reward.mean())
+    return int(np.argmax(rewards))
+
+
+def _stretch(
+    env: Env, policy: Policy, params: Any, key: jax.Array, state: UsersState, timestep: TimeStep
+) -> tuple[UsersState, TimeStep, tuple[jax.Array, ...], _Recorded]:
+    """Plays some slots; returns where they end, sums over them by episode [K], and their records
+    [T, K, ...].
+    """
+    alive = ~timestep.terminated
+    state, timestep, steps = unroll(env, params, policy, key, state, timestep, _STRETCH)
+    slots = jnp.concatenate([alive[None], ~steps.terminated[:-1]]).sum(axis=0)
+    users = steps.outcome.outcome
+    tasks, energy_j = users.tasks.sum((0, 2)), users.energy_j.sum((0, 2))
+    return state, timestep, (steps.reward.sum(axis=0), slots, tasks, energy_j), steps.outcome
+
+
+def _play(env: Env, params: Any, stretch: Callable[..., tuple], key: jax.Array) -> Episodes:
+    """Plays from every start of the bank, a stretch at a time."""
+    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
+    state, timestep = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(rows, jnp.int32(0), params)
+    sums, records = [], []
+    while not bool(timestep.terminated.all()) and len(sums) * _STRETCH < _MAX_SLOTS:
+        key, key_stretch = jax.random.split(key)
+        state, timestep, *rest = stretch(key_stretch, state, timestep)
+        stretch_sums, stretch_records = jax.tree.map(np.asarray, rest)
+        sums.append(stretch_sums)
+        records.append(stretch_records)
+    totals = [np.sum(stretches, axis=0) for stretches in zip(*sums, strict=True)]
+    decisions = _decisions(records, np.asarray(params.bank.distance_m))
+    return Episodes(*totals, ended=np.asarray(timestep.terminated), decisions=decisions)
+
+
+def _decisions(records: list[_Recorded], distance_m: np.ndarray) -> Decisions:
     """The decisions for users with tasks left, of records [T, K, U] one after another."""
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *recorded)
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *records)
     action, busy = whole.action, whole.busy
     return Decisions(
         distance_m=np.broadcast_to(distance_m, busy.shape)[busy],
@@ -132,15 +147,6 @@ def _decisions(recorded: list[Any], distance_m: np.ndarray) -> Decisions:
         channel=action.channel[busy],
         power_w=action.power_w[busy],
     )
-
-
-def best_fixed(env: MultiUser, params: MultiUserParams, key: jax.Array, n_rows: int = 128) -> int:
-    """Returns the split that, always taken by all, gives the most reward from the first starts of
-    the bank; consumes the key.
-    """
-    policies = {str(split): baselines.fixed_split(env, split) for split in range(env.n_splits)}
-    episodes = play(env, policies, first_starts(params, n_rows), key)
-    return int(np.argmax([one.reward.mean() for one in episodes.values()]))
 
 
 def first_starts(params: MultiUserParams, n_rows: int) -> MultiUserParams:

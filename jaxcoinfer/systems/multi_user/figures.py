@@ -30,6 +30,8 @@ def cost(
         left = left + width
     half = 1e3 * np.nan_to_num([total[name].half for name in order])
     axes.errorbar(left, order, xerr=half, color="black", linestyle="none", capsize=4, linewidth=2)
+    axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
     axes.set_xlabel("cost per task, 10⁻³, mean ± 95 %")
     plots.legend_below(figure, axes)
     return figure
@@ -53,7 +55,7 @@ def choices(
         if share >= 0.5:
             colour = "white" if share > 55 else "black"
             middle = {"ha": "center", "va": "center", "fontsize": 10}
-            left.text(middle_m[i], split, f"{share:.0f}", color=colour, **middle)
+            left.text(float(middle_m[i]), split, f"{share:.0f}", color=colour, **middle)
     inner = map(str, range(1, n_splits - 1))
     left.set_yticks(range(n_splits), ["all sent", *inner, "none\nsent"])
     left.set_ylabel("split")

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import ArrayLike
 
+from jaxcoinfer.core.checks import Numbers, require_finite, require_shape
 from jaxcoinfer.systems.multi_user.exogenous import InitialStates
 
 
@@ -44,16 +46,16 @@ _MAY_BE_ZERO = ("compute_s", "compute_w", "upload_bits", "path_loss", "energy_we
 def make_params(
     bank: InitialStates,
     *,
-    compute_s,
-    compute_w,
-    upload_bits,
+    compute_s: ArrayLike,
+    compute_w: ArrayLike,
+    upload_bits: ArrayLike,
     slot_s: float,
     bandwidth_hz: float,
     noise_w: float,
     path_loss: float,
     max_w: float,
     least_w: float,
-    distances_m,
+    distances_m: ArrayLike,
     energy_weight: float,
     tasks_floor: float,
     scale_s: float,
@@ -72,22 +74,18 @@ def make_params(
     )
 
 
-def _check(numbers: dict[str, np.ndarray]) -> None:
+def _check(numbers: Numbers) -> None:
     sizes = {"S": numbers["compute_s"].size, "2": 2}
     for name, value in numbers.items():
         wanted = tuple(sizes[axis] for axis in _SHAPES.get(name, ""))
-        if value.shape != wanted:
-            raise ValueError(f"{name}: shape {value.shape}; must be {wanted}.")
-        zero = name in _MAY_BE_ZERO
-        if not np.all(np.isfinite(value)) or np.any(value < 0 if zero else value <= 0):
-            raise ValueError(
-                f"{name}: {value}; allowed: finite and {'at least' if zero else 'above'} 0."
-            )
+        require_shape(name, value, wanted)
+        require_finite(name, value, above=name not in _MAY_BE_ZERO)
     endless = (numbers["compute_s"] == 0) & (numbers["upload_bits"] == 0)
     if endless.any():
         split = int(np.argmax(endless))
         raise ValueError(
-            f"split {split}: 0 s and 0 bits; allowed: one of them above 0, or tasks would end at once."
+            f"split {split}: 0 s and 0 bits; allowed: one of them above 0, or tasks would end at "
+            "once."
         )
     for low, high in ((numbers["least_w"], numbers["max_w"]), tuple(numbers["distances_m"])):
         if not low < high:
@@ -96,7 +94,7 @@ def _check(numbers: dict[str, np.ndarray]) -> None:
             )
 
 
-def _check_starts(bank: InitialStates, numbers: dict[str, np.ndarray]) -> None:
+def _check_starts(bank: InitialStates, numbers: Numbers) -> None:
     shape = bank.distance_m.shape
     for name in ("tasks", "split", "channel"):
         if getattr(bank, name).shape != shape:

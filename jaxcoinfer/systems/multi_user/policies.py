@@ -1,5 +1,6 @@
 """Who is compared in `multi-user`: the learner and the baselines by name."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,11 +33,18 @@ CONFIG = ppo.Config(
 HYPER = ppo.Hyper(learning_rate=3e-3, discount=0.95, gae_lambda=0.95, entropy_weight=0.001)
 
 
+def train_once(
+    key: jax.Array, params: MultiUserParams, env: MultiUser, config: ppo.Config
+) -> TrainResult:
+    """Returns what BEST learned; consumes the key."""
+    return ppo.train(key, params, HYPER, env=env, config=config)
+
+
 def train(
     keys: jax.Array, params: MultiUserParams, env: MultiUser, config: ppo.Config
 ) -> TrainResult:
     """Returns what BEST learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
-    return seeds.train(keys, lambda key: ppo.train(key, params, HYPER, env=env, config=config))
+    return seeds.train(keys, partial(train_once, params=params, env=env, config=config))
 
 
 def learned_policy(env: MultiUser, config: ppo.Config, weights: Any) -> Policy:

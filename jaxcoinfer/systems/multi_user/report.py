@@ -1,24 +1,17 @@
-"""What is reported of the policies of `multi-user`: measures, decisions by distance, single tasks.
+"""What is reported of the policies of `multi-user`: measures, and decisions by distance.
 
 Axes: K episodes, N decisions, S splits, B bins of distance.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.evaluation import chrome_trace, evaluate
+from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.types import Sheet
-from jaxcoinfer.systems.multi_user.env import MultiUser, observe
 from jaxcoinfer.systems.multi_user.evaluation import Decisions, Episodes
-from jaxcoinfer.systems.multi_user.events import Now, Plan, end_slot, next_event, start_slot
-from jaxcoinfer.systems.multi_user.params import MultiUserParams
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
 
 N_BINS = 8  # of distance
@@ -97,7 +90,8 @@ def printed(
 
 def choices(decisions: Decisions, distances_m: np.ndarray, n_splits: int) -> Choices:
     """Returns how a policy decides by distance; distances_m [2]: their range."""
-    edges_m = np.linspace(*distances_m, N_BINS + 1)
+    nearest_m, farthest_m = map(float, distances_m)
+    edges_m = np.linspace(nearest_m, farthest_m, N_BINS + 1)
     bins = np.clip(np.searchsorted(edges_m, decisions.distance_m, "right") - 1, 0, N_BINS - 1)
     count = np.zeros((N_BINS, n_splits), int)
     np.add.at(count, (bins, decisions.split), 1)
@@ -130,55 +124,3 @@ def powers_sheet(of_policies: Mapping[str, Choices]) -> Sheet:
         if np.isfinite(power_w)
     ]
     return ("policy", "from_m", "to_m", "power_w"), rows
-
-
-@dataclass
-class _Clock:
-    """Where the users of an episode are while it is traced."""
-
-    begin_s: np.ndarray  # [U], when the phase at hand began
-    split: np.ndarray  # int [U], of the task at hand when the slot began
-    left: np.ndarray  # int [U], tasks left when the slot began
-
-
-def trace(
-    env: MultiUser, params: MultiUserParams, policy: Policy, key: jax.Array, n_tasks: int
-) -> dict[str, Any]:
-    """Returns the first slots from start 0, until n_tasks are finished, as a Chrome trace: one
-    track per user, on which it computes and sends; consumes the key.
-    """
-    names = {user: f"user {user}" for user in range(env.n_users)}
-    events = chrome_trace.tracks("multi-user", names)
-    state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
-    all_tasks, split = np.asarray(state.all_tasks), np.asarray(params.bank.split[0])
-    clock = _Clock(np.zeros(env.n_users), split, all_tasks)
-    slot, slot_s, follow = 0, float(params.slot_s), jax.jit(next_event)
-    while clock.left.any() and (all_tasks - clock.left).sum() < n_tasks:
-        key, key_act = jax.random.split(key)
-        action = policy(key_act, state, observe(state, params), params)
-        plan, now = start_slot(state, action, params)
-        while float(now.rest_s[0]) > 0:
-            after = follow(plan, now)
-            at_s = (slot + 1) * slot_s - float(after.rest_s[0])
-            for user in np.flatnonzero(np.asarray(now.phase != after.phase)):
-                task = int(all_tasks[user] - clock.left[user] + now.phase[user] // 2)
-                same = int(now.phase[user]) < 2
-                taken = int(clock.split[user] if same else action.split[user])
-                numbers = {"task": task, "split": taken} | _radio(plan, now, user, same)
-                what = "sends" if int(now.phase[user]) % 2 else "computes"
-                begin_us, end_us = 1e6 * clock.begin_s[user], 1e6 * at_s
-                events.append(chrome_trace.slice_of(int(user), what, begin_us, end_us, numbers))
-                clock.begin_s[user] = at_s
-            now = after
-        clock.split = np.where(np.asarray(now.phase) < 2, clock.split, np.asarray(action.split))
-        state, _ = end_slot(state, plan, now)
-        clock.left, slot = np.asarray(state.tasks), slot + 1
-    return {"displayTimeUnit": "ms", "traceEvents": events}
-
-
-def _radio(plan: Plan, now: Now, user: int, same: bool) -> dict[str, Any]:
-    """Channel and power of an upload; nothing of a phase that computes."""
-    if int(now.phase[user]) % 2 == 0:
-        return {}
-    channel = plan.channel if same else plan.next_channel
-    return {"channel": int(channel[user]), "power_w": round(float(plan.power_w[user]), 6)}

@@ -31,7 +31,7 @@ from jaxcoinfer.evaluation.types import (
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.distributions import mode
 from jaxcoinfer.learn.networks import PolicySignature
-from jaxcoinfer.systems.multi_user import network, report
+from jaxcoinfer.systems.multi_user import network, report, timeline
 from jaxcoinfer.systems.multi_user.env import OBSERVATION, MultiUser
 from jaxcoinfer.systems.multi_user.evaluation import Episodes, best_fixed, first_starts, play
 from jaxcoinfer.systems.multi_user.make import make
@@ -64,8 +64,10 @@ class Sizes:
 
 FULL = Sizes(CONFIG, seeds=3, rows=1 << 20, held_out=256)
 QUICK = Sizes(
-    dataclasses.replace(CONFIG, n_envs=64, n_evaluations=6, updates_per_evaluation=10),
-    seeds=2,
+    dataclasses.replace(
+        CONFIG, n_envs=64, n_evaluations=8, updates_per_evaluation=6, evaluation_envs=32
+    ),
+    seeds=3,
     rows=1024,
     held_out=64,
 )
@@ -94,7 +96,7 @@ def run(
         policy = learned_policy(env, sizes.config, weights[BEST])
         trying = work.start(f"evaluated {BEST}", 4, play, env, {BEST: policy}, world, key)
         tracing = work.start(
-            "traced the first tasks", 2, report.trace, env, world, policy, key, N_TIMELINE
+            "traced the first tasks", 2, timeline.chrome, env, world, policy, key, N_TIMELINE
         )
         episodes = trying.result() | playing.result()
         curves = {BEST: seeds.curve(learning[BEST].result())}

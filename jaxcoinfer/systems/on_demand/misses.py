@@ -4,13 +4,13 @@ Axes: N tasks, K rows, G classes.
 """
 
 from dataclasses import dataclass
-from typing import Any as Env
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from jaxcoinfer.core.contract import Env
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, slot_at

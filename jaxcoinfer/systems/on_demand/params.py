@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import ArrayLike
 
+from jaxcoinfer.core.checks import Numbers, require_finite, require_shape, require_shares
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPEED, RATE, Bank
 
 
@@ -42,22 +44,26 @@ class Params(struct.PyTreeNode):
     bank: Bank
 
 
+_OF_CLASSES = ("deadline_s", "accuracy_weight", "penalty")
+_SCALARS = ("rtt_s", "transmit_w", "transmit_j_per_bit", "cap")
+
+
 def make_params(
     bank: Bank,
     *,
-    cut_device_s,
-    cut_edge_s,
-    cut_energy_j,
-    cut_allowed,
-    exit_cut,
-    exit_device_s,
-    exit_edge_s,
-    exit_energy_j,
-    upload_bits,
-    accuracy,
-    deadline_s,
-    accuracy_weight,
-    penalty,
+    cut_device_s: ArrayLike,
+    cut_edge_s: ArrayLike,
+    cut_energy_j: ArrayLike,
+    cut_allowed: ArrayLike,
+    exit_cut: ArrayLike,
+    exit_device_s: ArrayLike,
+    exit_edge_s: ArrayLike,
+    exit_energy_j: ArrayLike,
+    upload_bits: ArrayLike,
+    accuracy: ArrayLike,
+    deadline_s: ArrayLike,
+    accuracy_weight: ArrayLike,
+    penalty: ArrayLike,
     transmit_w: float,
     transmit_j_per_bit: float = 0.0,
     rtt_s: float = 0.0,
@@ -72,28 +78,11 @@ def make_params(
     deadline_s, accuracy_weight, penalty [G]. Raises ValueError with the name, the value and what is
     allowed.
     """
-    grid = {
-        "cut_device_s": cut_device_s,
-        "cut_edge_s": cut_edge_s,
-        "cut_energy_j": cut_energy_j,
-        "cut_allowed": cut_allowed,
-        "exit_cut": exit_cut,
-        "exit_device_s": exit_device_s,
-        "exit_edge_s": exit_edge_s,
-        "exit_energy_j": exit_energy_j,
-        "upload_bits": upload_bits,
-        "accuracy": accuracy,
-    }
-    classes = {"deadline_s": deadline_s, "accuracy_weight": accuracy_weight, "penalty": penalty}
-    scalars = {
-        "rtt_s": rtt_s,
-        "transmit_w": transmit_w,
-        "transmit_j_per_bit": transmit_j_per_bit,
-        "cap": cap,
-    }
-    grid, classes, scalars = (
-        {k: np.asarray(v, np.float64) for k, v in d.items()} for d in (grid, classes, scalars)
-    )
+    arguments = {k: v for k, v in locals().items() if k not in ("bank", "delay_slots")}
+    numbers = {name: np.asarray(value, np.float64) for name, value in arguments.items()}
+    classes = {name: numbers.pop(name) for name in _OF_CLASSES}
+    scalars = {name: numbers.pop(name) for name in _SCALARS}
+    grid = numbers
     _check(grid, classes, scalars)
     if delay_slots not in (0, 1):
         raise ValueError(
@@ -112,7 +101,7 @@ def make_params(
     )
 
 
-def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarray]:
+def _tables(grid: Numbers, longest_s: float) -> Numbers:
     """Returns the tables of `Params` as [E, P, Q].
 
     Valid are the cuts up to the exit's own; where the width changes nothing (input sent, nothing
@@ -135,7 +124,7 @@ def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarr
     device_s = grid["cut_device_s"][None, :] + here * grid["exit_device_s"][:, None]
     energy_j = grid["cut_energy_j"][None, :] + here * grid["exit_energy_j"][:, None]
 
-    def of_valid(values, otherwise=0.0):
+    def of_valid(values: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
         return np.where(valid, np.broadcast_to(values, shape), otherwise)
 
     return {
@@ -149,9 +138,7 @@ def _tables(grid: dict[str, np.ndarray], longest_s: float) -> dict[str, np.ndarr
     }
 
 
-def _check(
-    grid: dict[str, np.ndarray], classes: dict[str, np.ndarray], scalars: dict[str, np.ndarray]
-) -> None:
+def _check(grid: Numbers, classes: Numbers, scalars: Numbers) -> None:
     if grid["accuracy"].ndim != 3 or 0 in grid["accuracy"].shape:
         raise ValueError(
             f"accuracy: shape {grid['accuracy'].shape}; must be (exits, cuts, bit widths)."
@@ -165,22 +152,15 @@ def _check(
     shapes |= {"upload_bits": (n_cuts, n_bits), "accuracy": grid["accuracy"].shape}
     shapes |= dict.fromkeys(classes, (n_classes,)) | dict.fromkeys(scalars, ())
     for name, value in (grid | classes | scalars).items():
-        if value.shape != shapes[name]:
-            raise ValueError(
-                f"{name}: shape {value.shape}; must be {shapes[name]}, as accuracy and deadline_s say."
-            )
-        if not np.all(np.isfinite(value)) or np.any(value < 0):
-            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
-    for name, value in {
-        "accuracy": grid["accuracy"],
-        "accuracy_weight": classes["accuracy_weight"],
-    }.items():
-        if np.any(value > 1):
-            raise ValueError(f"{name}: {value.max()} is the largest; allowed: 0 to 1.")
+        require_shape(name, value, shapes[name], ", as accuracy and deadline_s say")
+        require_finite(name, value)
+    require_shares("accuracy", grid["accuracy"])
+    require_shares("accuracy_weight", classes["accuracy_weight"])
     for name in ("cut_device_s", "cut_edge_s", "cut_energy_j"):
         if grid[name][0] != 0 or (name != "cut_energy_j" and np.any(np.diff(grid[name]) < 0)):
             raise ValueError(
-                f"{name}: {grid[name]}; must begin with 0 and never fall: sums of the layers before a cut."
+                f"{name}: {grid[name]}; must begin with 0 and never fall: sums of the layers "
+                "before a cut."
             )
     end = grid["exit_cut"]
     if (
@@ -194,7 +174,8 @@ def _check(
         )
     if n_classes == 0 or np.any(classes["deadline_s"] <= 0) or scalars["cap"] <= 1:
         raise ValueError(
-            f"deadline_s: {classes['deadline_s']}, cap: {scalars['cap']}; must be above 0 and above 1."
+            f"deadline_s: {classes['deadline_s']}, cap: {scalars['cap']}; must be above 0 and "
+            "above 1."
         )
 
 
@@ -213,9 +194,8 @@ def _check_bank(bank: Bank, n_classes: int) -> None:
     ):
         least = float(slots[..., column].min())
         if least < 0 or (above and least == 0):
-            raise ValueError(
-                f"{name}: {least} is the least of the bank; allowed: {'above' if above else 'at least'} 0."
-            )
+            bound = "above" if above else "at least"
+            raise ValueError(f"{name}: {least} is the least of the bank; allowed: {bound} 0.")
     if slots[..., RATE].max() == 0:
         raise ValueError(
             "rate_bps: 0 in every slot of the bank; allowed: a link that carries something."
@@ -223,5 +203,6 @@ def _check_bank(bank: Bank, n_classes: int) -> None:
     kinds = slots[..., CLASS]
     if kinds.min() < 0 or kinds.max() >= n_classes:
         raise ValueError(
-            f"task_class: {kinds.min():g} to {kinds.max():g} in the bank; allowed: 0 to {n_classes - 1}."
+            f"task_class: {kinds.min():g} to {kinds.max():g} in the bank; allowed: 0 to "
+            f"{n_classes - 1}."
         )

@@ -1,9 +1,9 @@
 """Baselines for `stopping`. Each function returns a policy `(key, state, observation, params) ->
 action`.
 
-The one-time policies decide when a task starts and hold to it. They keep no memory: the device's
+The one-time policies decide when a task starts and keep to it. They have no memory: the device's
 queue, radio and own work do not change while a task runs, so what was known at its start can be
-looked up again.
+read again.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Planner = Callable[[State, Params], jax.Array]
 
 def fixed(choice: int) -> Policy:
     """Stops after `choice` layers, whatever happens; Le+1 finishes every task on the device, 0
-    sends every input.
+    uploads every input.
     """
     return one_time(lambda state, params: jnp.asarray(choice, jnp.int32))
 
@@ -40,7 +40,7 @@ def random_choice() -> Policy:
 def one_time(plan: Planner) -> Policy:
     """Holds to `plan(state at the start of the task, params) -> choice`, int32."""
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         now = exogenous.slot_at(params.bank, state.row, state.start)
         begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
         return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
@@ -54,14 +54,14 @@ def one_time_greedy(env: Stopping) -> Policy:
 
 
 def one_time_waiting(env: Stopping) -> Policy:
-    """As greedy, and charges each choice for the tasks that wait while it occupies the processor."""
+    """As greedy, with each choice charged for the tasks that wait while it holds the processor."""
     return one_time(plan_waiting(env))
 
 
 def adaptive_waiting(env: Stopping) -> Policy:
     """As `one_time_waiting`, decided anew before every layer on what is known then."""
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         best = jnp.argmax(workload.forecast(env, state, params).value)
         return jnp.where(best == state.layer, STOP, CONTINUE)
 
@@ -73,11 +73,12 @@ def at_generation(plan: Planner) -> Policy:
     it began.
     """
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         now = exogenous.slot_at(params.bank, state.row, state.start)
         then = exogenous.slot_at(params.bank, state.row, state.arrival)
-        seen = jnp.asarray([exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED])
-        record = now.record.at[seen].set(then.record[seen])
+        columns = (exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED)
+        old = jnp.asarray(columns)
+        record = now.record.at[old].set(then.record[old])
         begun = state.replace(
             slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record)
         )
@@ -86,16 +87,16 @@ def at_generation(plan: Planner) -> Policy:
     return act
 
 
-def threshold_exit(env: Stopping, least: float) -> Policy:
-    """Runs the exit head on every task and settles for its answer where it is at least that sure,
-    else uploads.
+def threshold_exit(env: Stopping, threshold: float) -> Policy:
+    """Runs the exit head on every task and settles for its answer where its confidence is at least
+    the threshold, else uploads.
 
     The manner of Teerapittayanon et al., *BranchyNet* (arXiv 1709.01686), by the largest class
-    probability; for an environment that looks at the head's confidence.
+    probability; for an environment that observes the head's confidence.
     """
 
-    def act(key, state, observation, params):
-        unsure = (state.layer == env.n_layers) & (known(state, params).confidence < least)
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
+        unsure = (state.layer == env.n_layers) & (known(state, params).confidence < threshold)
         return jnp.where(unsure, STOP, CONTINUE)
 
     return act
@@ -111,10 +112,10 @@ def plan_waiting(env: Stopping) -> Planner:
 def clairvoyant(env: Stopping) -> Policy:
     """Best realised value of the task in hand, with the future known; no device can do this.
 
-    Of an image it knows how sure the exit head will be, not who will be right.
+    Of an image it knows how sure the exit head will be, not which choice will be right.
     """
 
-    def plan(state, params):
+    def plan(state: State, params: Params) -> jax.Array:
         choices = workload.evaluate(env, state, params).choices
         hoped = stopping.accuracies_of_like(state, params) - choices.accuracy
         return jnp.argmax(choices.value + params.accuracy_weight * hoped)
@@ -129,7 +130,7 @@ def neurosurgeon(env: Stopping) -> Policy:
     the choice is among the uploads.
     """
 
-    def plan(state, params):
+    def plan(state: State, params: Params) -> jax.Array:
         expected = workload.forecast(env, state, params)
         return jnp.argmin((expected.latency_s - expected.server_wait_s)[:-1])
 

@@ -42,34 +42,27 @@ from jaxcoinfer.systems.stopping.twin.workload import Replay
 
 @dataclass(frozen=True)
 class Config:
-    """What decides shapes and branches.
+    """What decides shapes and branches."""
 
-    twin: learn from all stopping points, or from the path taken alone. Training runs `n_devices`
-    devices for n_evaluations × updates_per_evaluation tasks each, and looks at itself after each of
-    the evaluations.
-    """
-
-    hidden: tuple[int, ...] = (64, 64)
-    n_devices: int = 256
-    n_evaluations: int = 20
-    updates_per_evaluation: int = 100
+    hidden: tuple[int, ...] = (64, 64)  # widths of the hidden layers
+    n_devices: int = 256  # B
+    n_evaluations: int = 20  # points of the learning curve
+    updates_per_evaluation: int = 100  # each takes one task of every device
     evaluation_devices: int = 256
-    evaluation_tasks: int = 200
-    twin: bool = True
+    evaluation_tasks: int = 200  # of each of them
+    twin: bool = True  # learn from all stopping points, or from the path taken alone
 
 
 class Hyper(struct.PyTreeNode):
-    """Numbers of the training, so that a sweep is a `vmap`: initial step size (decays to 0 on a
-    cosine), and the probability with which a device decides at random while it learns.
-    """
+    """Numbers of the training, so that a sweep is a `vmap`."""
 
-    learning_rate: Any = 3e-3
-    exploration: Any = 0.1
+    learning_rate: Any = 3e-3  # initial step size, decays to 0 on a cosine
+    exploration: Any = 0.1  # probability that a device decides at random while it learns
 
 
 def network(env: Stopping, config: Config) -> Mlp:
     """Continuation value of each layer [P] from one observation [F]; the caller picks the layer it
-    stands at.
+    is at.
     """
     return Mlp(config.hidden, env.n_layers + 1)
 
@@ -118,9 +111,9 @@ def first_stop(stops: jax.Array) -> jax.Array:
 
 def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     """Stops where stopping is expected to be worth at least what the network says of continuing."""
-    net = network(env, config)
+    net: Any = network(env, config)
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         worth = workload.forecast(env, state, params).value[state.layer]
         return jnp.where(worth >= net.apply(weights, observation)[state.layer], STOP, CONTINUE)
 
@@ -139,7 +132,7 @@ def _decide(
 
 
 def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Array:
-    """With `probability`, replaces the decisions of a task by stopping at a uniformly drawn point."""
+    """With `probability`, makes a task stop at a uniformly drawn point instead."""
     key_whether, key_where = jax.random.split(key)
     point = jax.random.randint(key_where, (), 0, stops.shape[0] + 1)
     drawn = jnp.arange(stops.shape[0]) == point
@@ -153,17 +146,17 @@ def mean_utility(
     params: Params,
     n_tasks: int,
 ) -> jax.Array:
-    """Returns the mean utility a task if `choose(replay) -> choice` decides n_tasks tasks from each
-    state [B].
+    """Returns the mean utility per task if `choose(replay) -> choice` decides n_tasks tasks from
+    each state [B].
     """
 
-    def task(state, _):
+    def task(state: State, _: None):
         replay = workload.evaluate(env, state, params)
         choice = choose(replay)
         utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
         return workload.follow(replay, choice, params), (utility, ~state.done)
 
-    def device(state):
+    def device(state: State):
         utility, counted = jax.lax.scan(task, state, None, length=n_tasks)[1]
         return utility.sum(), counted.sum()
 
@@ -172,15 +165,15 @@ def mean_utility(
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is (weights, state of the optimiser, devices,
-    time steps).
+    """Returns what `loop` goes through; a learner state is (weights, state of the optimiser,
+    devices, time steps).
     """
     net: Any = network(env, config)
     optimiser = cosine_adam(
         hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation
     )
 
-    def init(key):
+    def init(key: jax.Array):
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
         weights = net.init(key_net, jnp.zeros(env.observation_shape))
         start = jax.vmap(env.reset, (0, None))
@@ -188,13 +181,13 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         state, timestep = start(jax.random.split(key_start, config.n_devices), params)
         return (weights, optimiser.init(weights), state, timestep), test, key_run
 
-    def loss(weights, observations, target, known):
+    def loss(weights: Any, observations: jax.Array, target: jax.Array, known: jax.Array):
         predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
         return jnp.where(known, jnp.square(predicted - target), 0.0).sum() / jnp.maximum(
             known.sum(), 1
         ).astype(jnp.float32)
 
-    def one_task(key, state, weights):
+    def one_task(key: jax.Array, state: State, weights: Any):
         replay = workload.evaluate(env, state, params)
         observations, continuation, stops = _decide(env, net, weights, replay, params)
         choice = first_stop(_explore(key, stops, hyper.exploration))
@@ -204,7 +197,7 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
             target, known = path_targets(replay.choices.value, continuation, choice)
         return workload.follow(replay, choice, params), (observations, target, known & ~state.done)
 
-    def update(carry, key):
+    def update(carry: Any, key: jax.Array):
         weights, optimiser_state, state, timestep = carry
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
@@ -216,8 +209,8 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
         return weights, optimiser_state, state, timestep
 
-    def evaluate(carry, test):
-        def choose(replay):
+    def evaluate(carry: Any, test: State):
+        def choose(replay: Replay):
             return first_stop(_decide(env, net, carry[0], replay, params)[2])
 
         return mean_utility(env, choose, test, params, config.evaluation_tasks)

@@ -2,7 +2,7 @@
 task after it.
 
 A method that looks at one task forgets the queue it leaves to tasks that have not arrived yet. The
-best long-run mean of the value U~ a task (what the rewards of a task sum to) needs, at each
+best long-run mean of the value U~ per task (what the rewards of a task sum to) needs, at each
 decision l, the differential advantage
 
     A_l(x) = E[sum of U~, this task and all later ones | stop at l] - E[the same | continue at l],
@@ -10,7 +10,7 @@ decision l, the differential advantage
 both under the policy from then on. No choice changes how many tasks come, so the sums compare task
 by task and the gain, which the two share, cancels. The twin samples A_l with no value function, so
 nothing is bootstrapped: two copies of a device that differ in one decision live through the same
-recorded world until they meet again, which is when what one earned more than the other is a sample.
+recorded world until they meet again; what one earned more than the other is then a sample.
 What both suffer alike, most of the noise, cancels too; and it stays right where the observation
 hides part of the state (links, bursts). A network learns the mean of such samples as a correction
 to the forecast, on the states the policy visits, and the policy stops where A_l >= 0 (policy
@@ -52,41 +52,31 @@ from jaxcoinfer.systems.stopping.twin import workload
 
 @dataclass(frozen=True)
 class Config:
-    """What decides shapes and branches.
+    """What decides shapes and branches."""
 
-    Training runs n_pairs pairs of devices for n_evaluations × updates_per_evaluation × block_tasks
-    tasks each and looks at itself after each evaluation. An update takes n_batches batches from the
-    latest `buffer_size` samples. A pair that has not met after `horizon` tasks counts as it is.
-    """
-
-    hidden: tuple[int, ...] = (32, 32)
-    n_pairs: int = 1024
-    n_evaluations: int = 10
+    hidden: tuple[int, ...] = (32, 32)  # widths of the hidden layers
+    n_pairs: int = 1024  # pairs of devices, B
+    n_evaluations: int = 10  # points of the learning curve
     updates_per_evaluation: int = 6
-    block_tasks: int = 32
-    horizon: int = 64
-    buffer_size: int = 1 << 16
+    block_tasks: int = 32  # that each device plays before an update
+    horizon: int = 64  # tasks; a pair that has not met after so many counts as it is
+    buffer_size: int = 1 << 16  # latest samples that are kept
     batch: int = 4096
-    n_batches: int = 8
+    n_batches: int = 8  # per update
     evaluation_devices: int = 256
-    evaluation_tasks: int = 100
+    evaluation_tasks: int = 100  # of each of them
 
 
 class Hyper(struct.PyTreeNode):
-    """Numbers of the training, so that a sweep is a `vmap`.
+    """Numbers of the training, so that a sweep is a `vmap`."""
 
-    learning_rate: initial step size, decays to 0 on a cosine; off_path: share of the decisions
-    tried that the policy need not reach; focus: scaled advantage at which an error counts half;
-    limit: largest scaled sample.
-    """
-
-    learning_rate: Any = 3e-3
-    off_path: Any = 0.2
-    focus: Any = 0.1
-    limit: Any = 2.0
+    learning_rate: Any = 3e-3  # initial step size, decays to 0 on a cosine
+    off_path: Any = 0.2  # share of the decisions tried that the policy need not reach
+    focus: Any = 0.1  # scaled advantage at which an error counts half
+    limit: Any = 2.0  # largest scaled sample
 
 
-# The confidence of the exit head only where the device looks at it.
+# The confidence of the exit head only where the device observes it.
 FEATURES = (
     "waiting_tasks",
     "wait",
@@ -100,38 +90,42 @@ FEATURES = (
 
 
 class View(struct.PyTreeNode):
-    """A decision as the network sees it: layer, int32; features [F], FEATURES; scale; lead, the
-    forecast's advantage, scaled.
-    """
+    """A decision as the network sees it."""
 
-    layer: jax.Array
-    features: jax.Array
-    scale: jax.Array
-    lead: jax.Array
+    layer: jax.Array  # int32
+    features: jax.Array  # float32 [F], FEATURES
+    scale: jax.Array  # float32, s
+    lead: jax.Array  # float32, the forecast's advantage, scaled
 
 
 class Pair(struct.PyTreeNode):
-    """Two devices [2] that parted at one decision: the first stopped, the second went on.
+    """Two devices that parted at one decision: the first stopped, the second went on."""
 
-    parted: View of that decision; gain: U~ the first earned more since; age: tasks since, 0 if they
-    have not parted yet; kept, 0 or 1: which of them did as the policy would.
-    """
-
-    devices: State
-    parted: View
-    gain: jax.Array
-    age: jax.Array
-    kept: jax.Array
+    devices: State  # [2]
+    parted: View  # of that decision
+    gain: jax.Array  # float32, U~ that the first earned more since
+    age: jax.Array  # int32, tasks since, 0 if they have not parted yet
+    kept: jax.Array  # int32, which of the two did as the policy would
 
 
 class Samples(struct.PyTreeNode):
-    """The latest samples, a ring [buffer_size]: the decision, and what stopping earned more; count:
-    of all so far.
-    """
+    """The latest samples, a ring."""
 
-    parted: View
-    gain: jax.Array
-    count: jax.Array
+    parted: View  # [buffer_size], of the decisions
+    gain: jax.Array  # float32 [buffer_size], U~ that stopping earned more
+    count: jax.Array  # int32, of all samples so far
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns, and in what; holds no numbers."""
+
+    env: Stopping
+    config: Config
+
+    @property
+    def net(self) -> Mlp:
+        return network(self.env, self.config)
 
 
 def network(env: Stopping, config: Config) -> Mlp:
@@ -154,15 +148,10 @@ def view(env: Stopping, state: State, params: Params) -> View:
     value = workload.forecast(env, state, params).value
     later = jnp.arange(env.n_choices) > state.layer
     ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
-    radio_s = (
-        now.radio_bits * params.slot_s / jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
-    )
+    rate_bits = jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
+    radio_s = now.radio_bits * params.slot_s / rate_bits
     task_s = params.layer_s.sum()
-    air_s = (
-        params.upload_bits.mean()
-        * params.slot_s
-        / jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
-    )
+    air_s = params.upload_bits.mean() * params.slot_s / rate_bits
     scale = 1.0 + now.waiting_tasks + now.server_backlog_s + radio_s
     lead = ahead / (scale + jnp.abs(ahead))
     numbers = [
@@ -178,10 +167,10 @@ def view(env: Stopping, state: State, params: Params) -> View:
     return View(state.layer, jnp.stack(numbers), scale, lead)
 
 
-def advantage(net: Any, weights: Any, seen: View) -> jax.Array:
+def advantage(net: Any, weights: Any, views: View) -> jax.Array:
     """Returns the scaled advantage of stopping, `A_l / s`, of decisions [...]."""
-    correction = net.apply(weights, seen.features)
-    return seen.lead + jnp.take_along_axis(correction, seen.layer[..., None], axis=-1)[..., 0]
+    correction = net.apply(weights, views.features)
+    return views.lead + jnp.take_along_axis(correction, views.layer[..., None], axis=-1)[..., 0]
 
 
 def loss(predicted: jax.Array, gain: jax.Array, focus: jax.Array, limit: jax.Array) -> jax.Array:
@@ -196,7 +185,7 @@ def policy(env: Stopping, config: Config, weights: Any) -> Policy:
     """Stops where stopping has the advantage."""
     net = network(env, config)
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params) -> jax.Array:
         return jnp.where(advantage(net, weights, view(env, state, params)) >= 0, STOP, CONTINUE)
 
     return act
@@ -221,8 +210,8 @@ def decide(
     env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay
 ) -> jax.Array:
     """Returns the policy's choice for a replayed task, int32."""
-    seen = jax.vmap(view, (None, 0, None))(env, replay.states, params)
-    return first_stop(advantage(net, weights, seen) >= 0)
+    views = jax.vmap(view, (None, 0, None))(env, replay.states, params)
+    return first_stop(advantage(net, weights, views) >= 0)
 
 
 def first_stop_after(stops: jax.Array, layer: jax.Array) -> jax.Array:
@@ -231,8 +220,8 @@ def first_stop_after(stops: jax.Array, layer: jax.Array) -> jax.Array:
 
 
 def have_met(devices: State, params: Params) -> jax.Array:
-    """Whether two devices [2] stand alike at a task's start: processor, radio and, to a tenth of a
-    slot, server.
+    """Returns whether two devices [2] are alike at a task's start: processor, radio and, to a tenth
+    of a slot, server.
     """
     busy = jnp.maximum(devices.radio_free - devices.start, 0)
     backlog_s = jax.vmap(known, (0, None))(devices, params).server_backlog_s
@@ -246,36 +235,30 @@ def try_layer(key: jax.Array, stops: jax.Array, off_path: jax.Array) -> jax.Arra
     """
     key_whether, key_where = jax.random.split(key)
     anywhere = jax.random.bernoulli(key_whether, off_path)
-    most = jnp.where(anywhere, stops.shape[0], jnp.minimum(first_stop(stops) + 1, stops.shape[0]))
-    return jax.random.randint(key_where, (), 0, most, jnp.int32)
+    end = jnp.where(anywhere, stops.shape[0], jnp.minimum(first_stop(stops) + 1, stops.shape[0]))
+    return jax.random.randint(key_where, (), 0, end, jnp.int32)
 
 
-def next_task(
-    key: jax.Array,
-    pair: Pair,
-    net: Mlp,
-    weights: Any,
-    params: Params,
-    hyper: Hyper,
-    env: Stopping,
-    horizon: int,
+def advance_pair(
+    learner: Learner, key: jax.Array, pair: Pair, weights: Any, params: Params, hyper: Hyper
 ) -> tuple[Pair, jax.Array]:
     """Returns the pair one task later, and whether the pair as it was is a sample.
 
     Where it is, or has not parted yet, both go on from the device that did as the policy would, and
     part at once.
     """
-    over = have_met(pair.devices, params) | (pair.age >= horizon)
+    env = learner.env
+    over = have_met(pair.devices, params) | (pair.age >= learner.config.horizon)
     is_sample = over & (pair.age > 0) & ~pair.devices.done.any()
     devices = jax.tree.map(lambda leaf: jnp.where(over, leaf[pair.kept], leaf), pair.devices)
     replay = jax.vmap(workload.evaluate, (None, 0, None))(env, devices, params)
-    seen = jax.vmap(jax.vmap(view, (None, 0, None)), (None, 0, None))(env, replay.states, params)
-    stops = advantage(net, weights, seen) >= 0
+    views = jax.vmap(jax.vmap(view, (None, 0, None)), (None, 0, None))(env, replay.states, params)
+    stops = advantage(learner.net, weights, views) >= 0
     layer = try_layer(key, stops[0], hyper.off_path)
     apart = jnp.stack([layer, first_stop_after(stops[0], layer)])
     choice = jnp.where(over, apart, jax.vmap(first_stop)(stops))
     value = jnp.take_along_axis(replay.choices.value, choice[:, None], axis=1)[:, 0]
-    parted = jax.tree.map(lambda new, old: jnp.where(over, new[0, layer], old), seen, pair.parted)
+    parted = jax.tree.map(lambda new, old: jnp.where(over, new[0, layer], old), views, pair.parted)
     return Pair(
         devices=jax.vmap(workload.follow, (0, 0, None))(replay, choice, params),
         parted=parted,
@@ -292,7 +275,7 @@ def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     place = (samples.count + jnp.cumsum(is_sample, dtype=jnp.int32) - 1) % buffer_size
     place = jnp.where(is_sample, place, buffer_size)  # outside: dropped
 
-    def write(old, new):
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[place].set(new, mode="drop")
 
     parted = jax.tree.map(write, samples.parted, parted)
@@ -302,7 +285,7 @@ def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
 
 
 def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> Pair:
-    """Returns pairs [B] that stand together at random places and have not parted yet."""
+    """Returns pairs [B] of equal devices at random places, which have not parted yet."""
     devices, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key, n_pairs), params)
     parted = jax.vmap(view, (None, 0, None))(env, devices, params)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), devices)
@@ -311,51 +294,47 @@ def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> 
 
 
 def play(
+    learner: Learner,
     key: jax.Array,
-    pairs: Pair,
-    samples: Samples,
+    state: tuple[Pair, Samples],
     weights: Any,
     params: Params,
     hyper: Hyper,
-    env: Stopping,
-    config: Config,
 ) -> tuple[Pair, Samples]:
     """Plays block_tasks tasks with all pairs, collects samples, and starts pairs afresh whose row
-    has ended.
+    is done.
     """
-    net = network(env, config)
+    config = learner.config
     key_play, key_fresh = jax.random.split(key)
 
-    def task(carry, key):
-        pairs, samples = carry
-
-        def one(key, pair):
-            return next_task(key, pair, net, weights, params, hyper, env, config.horizon)
-
-        after, is_sample = jax.vmap(one)(jax.random.split(key, config.n_pairs), shard(pairs))
+    def task(state: tuple[Pair, Samples], key: jax.Array) -> tuple[tuple[Pair, Samples], None]:
+        pairs, samples = state
+        advance = jax.vmap(partial(advance_pair, learner), (0, 0, None, None, None))
+        keys = jax.random.split(key, config.n_pairs)
+        after, is_sample = advance(keys, shard(pairs), weights, params, hyper)
         return (after, remember(samples, pairs, is_sample)), None
 
-    (pairs, samples), _ = jax.lax.scan(
-        task, (pairs, samples), jax.random.split(key_play, config.block_tasks)
-    )
-    fresh = start_pairs(key_fresh, config.n_pairs, params, env)
-    ended = pairs.devices.done.any(axis=1)
+    keys = jax.random.split(key_play, config.block_tasks)
+    (pairs, samples), _ = jax.lax.scan(task, state, keys)
+    fresh = start_pairs(key_fresh, config.n_pairs, params, learner.env)
+    done = pairs.devices.done.any(axis=1)
 
-    def choose(new, old):
-        return jnp.where(ended.reshape(ended.shape + (1,) * (new.ndim - 1)), new, old)
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(done.reshape(done.shape + (1,) * (new.ndim - 1)), new, old)
 
     return jax.tree.map(choose, fresh, pairs), samples
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
-    """Returns what `stages` goes through; a carry is ((weights, state of the optimiser), pairs,
-    samples).
+    """Returns what `loop` goes through; a learner state is ((weights, state of the optimiser),
+    pairs, samples).
     """
-    net = network(env, config)
+    learner = Learner(env, config)
+    net = learner.net
     n_learned = config.n_evaluations * config.updates_per_evaluation * config.n_batches
     optimiser = cosine_adam(hyper.learning_rate, n_learned)
 
-    def init(key):
+    def init(key: jax.Array) -> tuple[Any, State, jax.Array]:
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
         pairs = start_pairs(key_start, config.n_pairs, params, env)
         weights = net.init(key_net, pairs.parted.features[0])
@@ -369,38 +348,34 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         samples = Samples(empty.replace(scale=empty.scale + 1.0), none, count)
         return ((weights, optimiser.init(weights)), pairs, samples), test, key_run
 
-    def miss(weights, samples, place):
-        parted = jax.tree.map(lambda leaf: leaf[place], samples.parted)
-        return loss(
-            advantage(net, weights, parted),
-            samples.gain[place] / parted.scale,
-            hyper.focus,
-            hyper.limit,
-        )
+    def loss_at(weights: Any, samples: Samples, places: jax.Array) -> jax.Array:
+        parted = jax.tree.map(lambda leaf: leaf[places], samples.parted)
+        gain = samples.gain[places] / parted.scale
+        return loss(advantage(net, weights, parted), gain, hyper.focus, hyper.limit)
 
-    def fit(carry, key, samples):
-        weights, optimiser_state = carry
-        most = jnp.clip(samples.count, 1, config.buffer_size)
-        places = shard(jax.random.randint(key, (config.batch,), 0, most))
-        gradient = jax.grad(miss)(weights, samples, places)
+    def fit(fitted: tuple[Any, Any], key: jax.Array, samples: Samples) -> tuple[Any, None]:
+        weights, optimiser_state = fitted
+        n_filled = jnp.clip(samples.count, 1, config.buffer_size)
+        places = shard(jax.random.randint(key, (config.batch,), 0, n_filled))
+        gradient = jax.grad(loss_at)(weights, samples, places)
         return descend(optimiser, gradient, weights, optimiser_state), None
 
-    def update(carry, key):
-        learner, pairs, samples = carry
+    def update(learner_state: Any, key: jax.Array) -> Any:
+        fitted, pairs, samples = learner_state
         key_play, key_fit = jax.random.split(key)
-        pairs, samples = play(key_play, pairs, samples, learner[0], params, hyper, env, config)
+        pairs, samples = play(learner, key_play, (pairs, samples), fitted[0], params, hyper)
         keys = jax.random.split(key_fit, config.n_batches)
-        learner, _ = jax.lax.scan(partial(fit, samples=samples), learner, keys)
-        return learner, pairs, samples
+        fitted, _ = jax.lax.scan(partial(fit, samples=samples), fitted, keys)
+        return fitted, pairs, samples
 
-    def evaluate(carry, test):
-        choose = partial(decide, env, net, carry[0][0], params)
+    def evaluate(learner_state: Any, test: State) -> jax.Array:
+        choose = partial(decide, env, net, learner_state[0][0], params)
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
     n_steps = config.block_tasks * 2 * config.n_pairs
     return TrainingLoop(
-        init, update, evaluate, lambda carry: carry[0][0], n_stages, n_updates, n_steps
+        init, update, evaluate, lambda learned: learned[0][0], n_stages, n_updates, n_steps
     )
 
 

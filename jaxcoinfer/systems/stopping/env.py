@@ -121,7 +121,7 @@ class Stopping:
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
 
     def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
-        """Continues (0) or stops (1); action int32. Rewards of a task sum to `value` of the twin."""
+        """Continues (0) or stops (1); action int32. A task's rewards sum to `value` of the twin."""
         decision = self._decision(state, action, params)
         new = _transition(state, decision, params)
         reward = _reward(state, new, decision, params)
@@ -272,6 +272,25 @@ def idle_device(
         known_s=zero,
         known_idle=now.idle,
     )
+
+
+def lone_task(
+    params: Params, task: jax.Array, layer: jax.Array, waiting_tasks: jax.Array, backlog: jax.Array
+) -> State:
+    """Returns a device that stands at `layer` of `task`, which has found it idle: nothing on the
+    radio, no own work on the server, mean rate and nominal speed.
+
+    waiting_tasks: behind it, backlog: of the others, in ticks; all int32. The task arrived at slot
+    0 of row 0.
+    """
+    zero, one = jnp.int32(0), jnp.int32(exogenous.SPEED_ONE)
+    bits = params.mean_bits.astype(jnp.int32)
+    now = exogenous.make_slot(task + waiting_tasks + 1, backlog, bits, one)
+    slots = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
+    done_layers = jnp.arange(slots.shape[0]) < layer
+    spent = jnp.where(done_layers, slots, 0).sum(dtype=jnp.int32)
+    start = idle_device(zero, zero, task, now, params.last_upload[0])
+    return start.replace(slot=spent, layer=layer)
 
 
 def with_record(state: State, params: Params) -> State:

@@ -88,6 +88,14 @@ def relative_speed(speed: jax.Array) -> jax.Array:
     return speed.astype(jnp.float32) * (1.0 / SPEED_ONE)
 
 
+def make_slot(arrived: jax.Array, backlog: jax.Array, bits: jax.Array, speed: jax.Array) -> Slot:
+    """Returns the record of a slot that is in no bank; int32, the remaining columns are zero."""
+    record = jnp.zeros((_RECORD,), jnp.int32)
+    for column, number in ((ARRIVED, arrived), (BACKLOG, backlog), (BITS, bits), (SPEED, speed)):
+        record = record.at[column].set(number)
+    return Slot(record)
+
+
 def slot_at(bank: Bank, row: jax.Array, slot: jax.Array) -> Slot:
     """Returns the record of `slot` in `row`; both int32 and inside the bank."""
     return Slot(_gather(bank, row, slot, 0, _RECORD))
@@ -250,7 +258,7 @@ _LOW_MASK = (1 << _LOW) - 1
 
 
 def _two_word_sums(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums of values [K, T] before each slot, [K, T+1], as words of `2**22` and below."""
+    """Returns the sums of values [K, T] before each slot, [K, T+1]: words above, below `2**22`."""
     mask = (1 << _DIGIT) - 1
     digits = [values & mask, (values >> _DIGIT) & mask, values >> _LOW]
     zero = jnp.zeros((values.shape[0], 1), jnp.int32)

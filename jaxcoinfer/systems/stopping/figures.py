@@ -16,12 +16,12 @@ _LEARNED = ("#D55E00", "#F6D5BF")  # stop, continue
 def sweeps(
     panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]],
 ) -> Figure:
-    """Utility against one number of the scenario a panel, a line a policy.
+    """Utility against one number of the scenario on each panel, one line per policy.
 
     panels: label of the x axis -> (numbers, intervals of each policy at them, the number that was
-    trained at). What lies more than one below the best is cut off, so that the best can be told
-    apart. No intervals: all lines share their rows, so a line lies above another much more surely
-    than its height is known.
+    trained at). What lies more than one below the best is cut off, so that the best can be
+    distinguished. No intervals: all lines share their rows, so their order is much more certain
+    than their height.
     """
     figure, axes_of = plots.panels(1, len(panels), sharey=True)
     means = [i.mean for _, lines, _ in panels.values() for line in lines.values() for i in line]
@@ -39,18 +39,18 @@ def sweeps(
     top, low = np.nanmax(means), np.nanmin(means)
     bottom = max(low, top - 1.0)
     axes_of[0].set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
-    axes_of[0].set_ylabel("utility a task" + (" (lower ones cut off)" if low < bottom else ""))
+    axes_of[0].set_ylabel("utility per task" + (" (lower ones cut off)" if low < bottom else ""))
     plots.legend_below(figure, axes_of[0])
     return figure
 
 
 def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
-    """Share of tasks that take longer than a delay, both axes logarithmic, a line a policy;
-    latency_s [N] seconds.
+    """Share of tasks that take longer than a delay, both axes logarithmic, one line per
+    policy; latency_s [N] seconds.
     """
     figure, (axes,) = plots.panels(1, 1)
     styles = plots.styles(latency_s)
-    least = min(1.0 / max(len(values), 1) for values in latency_s.values())
+    smallest = min(1.0 / max(len(values), 1) for values in latency_s.values())
     for name, values in latency_s.items():
         ordered = np.sort(values)
         share = 1.0 - np.arange(len(ordered)) / len(ordered)
@@ -66,7 +66,7 @@ def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
     plots.mark(axes, deadline_s, "deadline")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(max(least, 1e-4), 1.2)
+    axes.set_ylim(max(smallest, 1e-4), 1.2)
     axes.set_xlabel("delay of a task from arrival to result, s")
     axes.set_ylabel("share of tasks that take longer")
     plots.legend_below(figure, axes)
@@ -74,8 +74,8 @@ def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
 
 
 def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarray) -> Figure:
-    """Where the policy stops and uploads: bool [P, W, X], a panel a decision, waiting tasks W by
-    backlog X seconds.
+    """Where the policy stops and uploads: bool [P, W, X], one panel per decision, waiting
+    tasks W by backlog X seconds.
     """
     n_points = len(stops)
     n_columns = min(n_points, 4)
@@ -106,8 +106,8 @@ def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarra
 
 
 def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Utility against tasks seen (logarithmic) of each learner: every look faint, means of ten a
-    decade bold.
+    """Utility against tasks seen (logarithmic) of each learner: every evaluation faint, means of
+    ten per decade bold.
     """
     figure, (axes,) = plots.panels(1, 1)
     for name, (tasks, values) in curves.items():
@@ -119,17 +119,17 @@ def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         axes.plot(x, y, color=colour, linestyle=line, linewidth=2.5, label=name)
     axes.set_xscale("log")
     axes.set_xlabel("tasks seen while learning")
-    axes.set_ylabel("utility a task, on the training draw")
+    axes.set_ylabel("utility per task, on the training draw")
     axes.legend(loc="lower right", frameon=False, fontsize=12)
     return figure
 
 
 def messages(ways: Mapping[str, tuple[Sequence[float], Sequence[Interval]]]) -> Figure:
-    """Utility against reports a task; ways: name -> (reports a task, utility), a line through the
-    thresholds.
+    """Utility against reports per task; ways: name -> (reports per task, utility), one line through
+    the thresholds of each.
 
-    What lies below the best of every way is cut off: without reports and without a twin nothing
-    works.
+    What lies far below the best point of the worst way is cut off: without reports and without a
+    twin nothing works.
     """
     figure, (axes,) = plots.panels(1, 1)
     styles = dict(zip(ways, plots.WAYS, strict=False))
@@ -141,7 +141,7 @@ def messages(ways: Mapping[str, tuple[Sequence[float], Sequence[Interval]]]) -> 
     axes.set_ylim(bottom - 0.3 * span, top + 0.1 * span)
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(left=-0.01)
-    axes.set_xlabel("reports of the device a task")
-    axes.set_ylabel("utility a task (lower ones cut off)")
+    axes.set_xlabel("reports of the device per task")
+    axes.set_ylabel("utility per task (lower ones cut off)")
     axes.legend(loc="lower right", frameon=False, fontsize=12)
     return figure

@@ -89,5 +89,6 @@ def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenari
             counts = generators.recorded_counts(key, shape, scenario.slot_s, trace, jobs_a_slot)
             return generators.to_ticks(counts.astype(jnp.float32) * job_s, scenario.slot_s)
     raise TypeError(
-        f"edge_load: {scenario.edge_load!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
+        f"edge_load: {scenario.edge_load!r} is no process of "
+        "`jaxcoinfer.systems.stopping.scenario`."
     )

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import ArrayLike
 
+from jaxcoinfer.core.checks import Numbers, require_finite, require_shape, require_shares
 from jaxcoinfer.physics.compute import SLOT_TOLERANCE
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.exogenous import SPEED_ONE, Bank
@@ -53,11 +55,11 @@ def make_params(
     slot_bits: jax.Array,
     *,
     slot_s: float,
-    layer_s,
-    upload_bits,
-    server_s,
-    device_energy_j,
-    accuracy,
+    layer_s: ArrayLike,
+    upload_bits: ArrayLike,
+    server_s: ArrayLike,
+    device_energy_j: ArrayLike,
+    accuracy: ArrayLike,
     transmit_w: float,
     transmit_j_per_bit: float = 0.0,
     rtt_s: float = 0.0,
@@ -71,36 +73,16 @@ def make_params(
     bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in
     one line.
     """
-    given = {
-        "slot_s": slot_s,
-        "layer_s": layer_s,
-        "upload_bits": upload_bits,
-        "server_s": server_s,
-        "device_energy_j": device_energy_j,
-        "accuracy": accuracy,
-        "transmit_w": transmit_w,
-        "transmit_j_per_bit": transmit_j_per_bit,
-        "rtt_s": rtt_s,
-        "accuracy_weight": accuracy_weight,
-        "energy_weight": energy_weight,
-    }
-    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    arguments = {k: v for k, v in locals().items() if k not in ("bank", "slot_bits", "samples")}
+    numbers = {name: np.asarray(value, np.float64) for name, value in arguments.items()}
     _check(numbers)
     _check_records(bank, slot_bits)
     _check_samples(samples, len(numbers["accuracy"]))
     sizes = jnp.asarray(np.round(numbers.pop("upload_bits")), jnp.int32)
     table = exogenous.upload_table(slot_bits, sizes)
-    slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
-    last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
     slowest = float(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
     local = int(np.ceil(numbers["layer_s"] / (slowest * slot_s) - SLOT_TOLERANCE).sum())
-    short = int(jnp.argmin(last_upload))
-    if int(last_upload[short]) < local:
-        raise ValueError(
-            f"row {short} of the bank ({bank.n_slots} slots of {slot_s} s) is too short: its last possible upload "
-            f"begins at slot {int(last_upload[short])}, and a task takes up to {local} slots on the device. "
-            "Use longer rows or a faster link."
-        )
+    last_upload = _last_upload(bank, table, slot_s, local)
     return Params(
         **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
         upload_bits=sizes,
@@ -112,24 +94,34 @@ def make_params(
     )
 
 
-def _check(numbers: dict[str, np.ndarray]) -> None:
-    if numbers["layer_s"].ndim != 1:
+def _last_upload(bank: Bank, table: jax.Array, slot_s: float, local: int) -> jax.Array:
+    """Last slot of each row, [K] int32, at which any upload of `table` [K, T+1, P] still ends
+    within it; refuses a row in which a task of `local` slots on the device does not fit before.
+    """
+    slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
+    last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
+    short = int(jnp.argmin(last_upload))
+    if int(last_upload[short]) < local:
         raise ValueError(
-            f"layer_s: shape {numbers['layer_s'].shape}; must be one number a layer, then the exit head's."
+            f"row {short} of the bank ({bank.n_slots} slots of {slot_s} s) is too short: its last "
+            f"possible upload begins at slot {int(last_upload[short])}, and a task takes up to "
+            f"{local} slots on the device. Use longer rows or a faster link."
         )
+    return last_upload
+
+
+def _check(numbers: Numbers) -> None:
+    if numbers["layer_s"].ndim != 1:
+        shape = numbers["layer_s"].shape
+        raise ValueError(f"layer_s: shape {shape}; must be one number a layer, then the head's.")
     n_points = numbers["layer_s"].shape[0]
     lengths = {"layer_s": n_points, "upload_bits": n_points, "server_s": n_points}
     lengths |= {"device_energy_j": n_points + 1, "accuracy": n_points + 1}
     for name, value in numbers.items():
         wanted = (lengths[name],) if name in lengths else ()
-        if value.shape != wanted:
-            raise ValueError(
-                f"{name}: shape {value.shape}; must be {wanted} for {n_points - 1} layers and an exit."
-            )
-        if not np.all(np.isfinite(value)) or np.any(value < 0):
-            raise ValueError(f"{name}: {value}; every number must be finite and at least 0.")
-    if np.any(numbers["accuracy"] > 1):
-        raise ValueError(f"accuracy: {numbers['accuracy']}; allowed: 0 to 1.")
+        require_shape(name, value, wanted, f" for {n_points - 1} layers and an exit")
+        require_finite(name, value)
+    require_shares("accuracy", numbers["accuracy"])
     if numbers["slot_s"] <= 0 or np.any(numbers["layer_s"][:-1] <= 0):
         raise ValueError("slot_s and the seconds of every layer must be above 0.")
     if np.any(numbers["upload_bits"] >= 2**31):
@@ -146,9 +138,8 @@ def _check_samples(samples: Samples | None, n_choices: int) -> None:
 
 def _check_records(bank: Bank, slot_bits: jax.Array) -> None:
     if slot_bits.shape != (bank.n_rows, bank.n_slots):
-        raise ValueError(
-            f"slot_bits: shape {slot_bits.shape}; must be {(bank.n_rows, bank.n_slots)}, as the bank's draw."
-        )
+        wanted = (bank.n_rows, bank.n_slots)
+        raise ValueError(f"slot_bits: shape {slot_bits.shape}; must be {wanted}, as the bank's.")
     if int(slot_bits.min()) < 0:
         raise ValueError(f"slot_bits: {int(slot_bits.min())} is the least; allowed: at least 0.")
     slowest = int(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
@@ -157,5 +148,6 @@ def _check_records(bank: Bank, slot_bits: jax.Array) -> None:
     most, room = int(bank.slots[:, -1, exogenous.ARRIVED].max()), bank.arrival_slot.shape[1]
     if most > room:
         raise ValueError(
-            f"arrivals: {most} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use shorter slots."
+            f"arrivals: {most} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use "
+            "shorter slots."
         )

@@ -13,14 +13,15 @@ from jaxcoinfer.systems.stopping import baselines, continuation_value, different
 from jaxcoinfer.systems.stopping import samples as stopping_samples
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
 # What learns: a module with `Config`, `Hyper`, `train` and `policy`. METHOD, the published one, is
-# compared with itself without the twin; BEST is looked at and, by its `interface`, exported.
+# compared with itself without the twin; BEST is drawn and, by its `interface`, exported.
 METHOD, BEST = "continuation value", "differential value"
 LEARNERS: dict[str, Any] = {METHOD: continuation_value, BEST: differential_value}
 WITHOUT_TWIN = f"{METHOD}, no twin"  # of the learning curves
-# What needs no learning, beside the best fixed point, for which the training draw is asked.
+# What needs no learning, besides the best fixed point, which is chosen on the training draw.
 BASELINES: dict[str, Callable[[Stopping], Policy]] = {
     "one-time greedy": baselines.one_time_greedy,
     "one-time waiting": baselines.one_time_waiting,
@@ -31,35 +32,30 @@ BASELINES: dict[str, Callable[[Stopping], Policy]] = {
     "random": lambda env: baselines.random_choice(),
     "clairvoyant": baselines.clairvoyant,
 }
-THRESHOLD = "threshold exit"  # where an exit head is looked at
+THRESHOLD = "threshold exit"  # where the confidence of an exit head is observed
 COMPARED = "one-time greedy"  # gains are differences to this one
 EXACT = "exact optimum"
-NOT_DEPLOYABLE = frozenset(
-    {"clairvoyant", EXACT}
-)  # one knows the future, the other the law of the world
+# One knows the future, the other the law of the world.
+NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What baselines take from the training draw: fixed, the best fixed choice; threshold, the
-    confidence from which it is best to settle for the exit head's answer, None where nobody looks
-    at it.
-    """
+    """What baselines take from the training draw."""
 
-    fixed: int
+    fixed: int  # the best fixed choice
+    # Confidence from which it is best to settle for the exit head's answer; None where it is not
+    # observed.
     threshold: float | None
 
 
 def baseline_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
     """Returns the policies that need no learning, by name."""
-    found = {name: build(env) for name, build in BASELINES.items()} | {
-        "best fixed point": baselines.fixed(chosen.fixed)
-    }
-    return (
-        found
-        if chosen.threshold is None
-        else found | {THRESHOLD: baselines.threshold_exit(env, chosen.threshold)}
-    )
+    policies = {name: build(env) for name, build in BASELINES.items()}
+    policies["best fixed point"] = baselines.fixed(chosen.fixed)
+    if chosen.threshold is not None:
+        policies[THRESHOLD] = baselines.threshold_exit(env, chosen.threshold)
+    return policies
 
 
 def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
@@ -75,12 +71,12 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
     if params.samples is None:
         return Chosen(fixed, None)
     edges = params.samples.edges
-    thresholds = jnp.concatenate(
-        [jnp.zeros((1,)), edges, jnp.full((1,), 1.1)]
-    )  # the ends: always settle, and never
+    # The ends: always settle, and never.
+    thresholds = jnp.concatenate([jnp.zeros((1,)), edges, jnp.full((1,), 1.1)])
 
-    def settle(state, params, least):
-        sure = stopping_samples.record(params.samples, state.row, state.task)[-1] >= least
+    def settle(state: State, params: Params, threshold: jax.Array) -> jax.Array:
+        samples: Any = params.samples  # there are some, as above
+        sure = stopping_samples.record(samples, state.row, state.task)[-1] >= threshold
         return jnp.where(sure, env.n_layers + 1, env.n_layers)
 
     utility = _mean_utility(env, params, settle, thresholds, n_tasks)
@@ -90,12 +86,12 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
 def _mean_utility(
     env: Stopping, params: Params, decide: Callable, numbers: jax.Array, n_tasks: int
 ) -> np.ndarray:
-    """Mean utility a task if `decide(state, params, number) -> choice` decides all, for each of the
-    numbers.
+    """Mean utility per task if `decide(state, params, number) -> choice` decides all, for each of
+    the numbers.
     """
 
-    def play(params, row, number):
-        def task(state, _):
+    def play(params: Params, row: jax.Array, number: jax.Array):
+        def task(state: State, _: None):
             replay = workload.evaluate(env, state, params)
             choice = decide(state, params, number)
             utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])

@@ -1,7 +1,7 @@
-"""A run of `stopping`: train the methods, evaluate them beside their baselines on rows learning
-never saw.
+"""A run of `stopping`: train the methods, evaluate them and their baselines on rows learning never
+saw.
 
-Nothing here prints or writes: whoever calls hears of the progress through a function.
+Nothing here prints or writes: the caller is told of the progress through a function.
 """
 
 import dataclasses
@@ -18,16 +18,20 @@ from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation import comparison, evaluate, executor
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world, play
-from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
+from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Table
+from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.stopping import (
     continuation_value,
     differential_value,
+    report,
     status_reports,
     sweeps,
     timeline,
 )
 from jaxcoinfer.systems.stopping.bounds import dynamic_program, isolated
 from jaxcoinfer.systems.stopping.bounds import exact as bounds
+from jaxcoinfer.systems.stopping.bounds.dynamic_program import Solution
+from jaxcoinfer.systems.stopping.bounds.tables import Model
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.make import make
 from jaxcoinfer.systems.stopping.params import Params
@@ -51,29 +55,24 @@ from jaxcoinfer.systems.stopping.scenario import (
 )
 
 N_TIMELINE = 100  # tasks
-_TOLD = ("reports", "commands", "utility", "gain")  # of messages
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much a run does.
+    """How much a run does."""
 
-    learners: a `Config` for each of LEARNERS. rows, slots: at most so many of the scenario's.
-    without_twin: whether the method learns once more without the twin. arrivals: factors on the
-    arrival rate, and loads: shares of the server, at which all policies are run as well.
-    thresholds: of the status twin, slots.
-    """
-
-    learners: dict[str, Any]
-    rows: int = 1 << 16
-    slots: int = 1 << 20
-    without_twin: bool = True
+    learners: dict[str, Any]  # a `Config` for each of LEARNERS
+    rows: int = 1 << 16  # at most so many of the scenario's
+    slots: int = 1 << 20  # likewise
+    without_twin: bool = True  # whether the method learns once more without the twin
+    # Where all policies are evaluated as well: factors on the arrival rate, and loads of the
+    # server, shares.
     arrivals: tuple[float, ...] = (0.4, 0.7, 1.0, 1.3, 1.6)
     loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    thresholds: tuple[int, ...] = status_reports.THRESHOLDS
+    thresholds: tuple[int, ...] = status_reports.THRESHOLDS  # slots, of the status twin
 
 
-# Small batches, looked at often: the first points of the learning curve then lie before the method
+# Small batches, evaluated often: the first points of the learning curve then lie before the method
 # has learned.
 _METHOD = continuation_value.Config(
     n_devices=32,
@@ -99,16 +98,31 @@ QUICK = Sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """latency_s: of every task [N], by policy; sweeps by axis; messages: what reports buy; curves:
-    learner -> (tasks seen, utility); regions: where BEST stops.
-    """
+class _Started:
+    """What a run draws, and the work it starts first; results as the functions return them."""
 
-    latency_s: dict[str, np.ndarray]
-    sweeps: dict[str, sweeps.Sweep]
+    env: Stopping
+    held_out: Params  # of the evaluation
+    learning: dict[str, Future]  # by learner
+    plan: Future[sweeps.Plan]
+    chosen: Future[Chosen]  # for the baselines
+    solution: Future[Solution] | None  # the exact optimum, where it can be computed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+    """All that a run computes."""
+
+    env: Stopping
+    held_out: Params
+    learned: dict[str, TrainResult]
+    plan: sweeps.Plan
+    chosen: Chosen
+    solution: Solution | None
+    tasks: dict[str, Sequence[Tasks]]  # policy -> tasks in the held-out world, then in the plan's
+    trips: timeline.Trips  # of the best learner
+    regions: timeline.Regions  # likewise
     messages: list[status_reports.Point]
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    regions: timeline.Regions
 
 
 def run(
@@ -118,76 +132,102 @@ def run(
     is at fault.
     """
     scenario = resolved(scenario, sizes)
-    key, key_held_out = key_of(seed, executor.PLAY), key_of(seed, executor.HELD_OUT)
     model = bounds.model_of(scenario)
     total = 70 + 22 * len(sizes.learners) + 16 * sizes.without_twin + 12 * (model is not None)
     with Executor(progress, total) as work:
-        env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
-        _, world = make_world(make, scenario, key_held_out, split="eval")
-        work.over("drew the rows", 22)
-        learning = _start_learning(work, env, params, key_of(seed, executor.LEARN), sizes)
-        drawing = work.start(
-            "drew the sweeps", 8, sweeps.plan, scenario, sizes.arrivals, sizes.loads, key_held_out
-        )
-        choosing = work.start("chose for the baselines", 2, choose, env, params)
-        solving = (
-            work.start("computed the exact optimum", 12, dynamic_program.solve, model)
-            if model
-            else None
-        )
-        plan, chosen = drawing.result(), choosing.result()
-        others = baseline_policies(env, chosen)
-        worlds = [world, *plan.worlds]
-        played = partial(work.start, tasks_in=executor.n_played)
-        exact = {EXACT: bounds.policy(solving.result())} if solving else {}
-        playing = [
-            played(f"evaluated {len(others)} baselines", 18, play, env, others | exact, worlds, key)
-        ]
-        weights = {name: learning[name].result().weights for name in sizes.learners}
-        learned = {
-            name: LEARNERS[name].policy(env, config, weights[name])
-            for name, config in sizes.learners.items()
-        }
-        what = f"evaluated {', '.join(learned)}"
-        playing.insert(0, played(what, 6 * len(learned), play, env, learned, worlds, key))
-        looking = work.start(f"looked at {BEST}", 3, _look, env, world, learned[BEST], key)
-        given = (
-            scenario,
-            learned[BEST],
-            key_held_out,
-            key_of(seed, executor.SIGNAL),
-            sizes.thresholds,
-        )
-        signals = work.start("counted messages", 17, status_reports.measure, *given)
-        tasks = {name: several for future in playing for name, several in future.result().items()}
-        trips, regions = looking.result()
-        messages = signals.result()
-        curves = {name: future.result() for name, future in learning.items()}
-    main = {name: several[0] for name, several in tasks.items()}
-    hidden = {name: config.hidden for name, config in sizes.learners.items()}
-    found = _Found(
-        latency_s={name: one.latency_s for name, one in main.items()},
-        sweeps=sweeps.collect(
-            plan, scenario, {name: several[1:] for name, several in tasks.items() if name != EXACT}
-        ),
-        messages=messages,
-        curves={
-            name: (np.asarray(one.steps), np.asarray(one.curve)) for name, one in curves.items()
-        },
+        started = _start(work, scenario, model, seed, sizes)
+        results = _collect(work, started, scenario, seed, sizes)
+    return _report(results, scenario, seed, sizes)
+
+
+def _start(
+    work: Executor, scenario: StoppingScenario, model: Model | None, seed: int, sizes: Sizes
+) -> _Started:
+    """Draws the rows, and starts what needs nothing else: learning, the sweeps' draws, choosing for
+    the baselines and the exact optimum.
+    """
+    key_held_out = key_of(seed, executor.HELD_OUT)
+    env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
+    _, held_out = make_world(make, scenario, key_held_out, split="eval")
+    work.over("drew the rows", 22)
+    arrivals, loads = sizes.arrivals, sizes.loads
+    return _Started(
+        env=env,
+        held_out=held_out,
+        learning=_start_learning(work, env, params, key_of(seed, executor.LEARN), sizes),
+        plan=work.start("drew the sweeps", 8, sweeps.plan, scenario, arrivals, loads, key_held_out),
+        chosen=work.start("chose for the baselines", 2, choose, env, params),
+        solution=_start_solving(work, model),
+    )
+
+
+def _collect(
+    work: Executor, started: _Started, scenario: StoppingScenario, seed: int, sizes: Sizes
+) -> _Results:
+    """Evaluates each policy as soon as it is there, and waits for everything."""
+    env, held_out, key = started.env, started.held_out, key_of(seed, executor.PLAY)
+    plan, chosen = started.plan.result(), started.chosen.result()
+    worlds = [held_out, *plan.worlds]
+    played = partial(work.start, tasks_in=executor.n_played)
+    others = baseline_policies(env, chosen)
+    what = f"evaluated {len(others)} baselines"
+    solution = started.solution.result() if started.solution else None
+    exact = {EXACT: bounds.policy(solution)} if solution else {}
+    playing_others = played(what, 18, play, env, others | exact, worlds, key)
+    learned = {
+        name: LEARNERS[name].policy(env, config, started.learning[name].result().weights)
+        for name, config in sizes.learners.items()
+    }
+    what = f"evaluated {', '.join(learned)}"
+    playing_learned = played(what, 6 * len(learned), play, env, learned, worlds, key)
+    best = learned[BEST]
+    tracing = work.start(f"looked at {BEST}", 3, _trace, env, held_out, best, key)
+    keys = key_of(seed, executor.HELD_OUT), key_of(seed, executor.SIGNAL)
+    reporting = work.start(
+        "counted messages", 17, status_reports.measure, scenario, best, *keys, sizes.thresholds
+    )
+    tasks = {**playing_learned.result(), **playing_others.result()}
+    trips, regions = tracing.result()
+    return _Results(
+        env=env,
+        held_out=held_out,
+        learned={name: future.result() for name, future in started.learning.items()},
+        plan=plan,
+        chosen=chosen,
+        solution=solution,
+        tasks=tasks,
+        trips=trips,
         regions=regions,
+        messages=reporting.result(),
     )
-    rows = table(
-        main, env, world, scenario, float(solving.result().gain_per_task) if solving else None
+
+
+def _report(results: _Results, scenario: StoppingScenario, seed: int, sizes: Sizes) -> Run:
+    main = {name: several[0] for name, several in results.tasks.items()}
+    swept = {name: several[1:] for name, several in results.tasks.items() if name != EXACT}
+    findings = report.Findings(
+        latency_s={name: tasks.latency_s for name, tasks in main.items()},
+        sweeps=sweeps.collect(results.plan, scenario, swept),
+        messages=results.messages,
+        curves={
+            name: (np.asarray(learned.steps), np.asarray(learned.curve))
+            for name, learned in results.learned.items()
+        },
+        regions=results.regions,
     )
+    rows = table(main, results.env, results.held_out, scenario, _gain(results.solution))
+    hidden = {name: config.hidden for name, config in sizes.learners.items()}
+    weights = {name: results.learned[name].weights for name in sizes.learners}
+    chosen = results.chosen
     return Run(
         checkpoint=Checkpoint(
             scenario, seed, chosen.fixed, hidden, jax.device_get(weights), chosen.threshold
         ),
         table=rows,
-        sheets=_sheets(found),
-        found=_summary(found),
-        figures=partial(_figures, rows, found, scenario.deadline_s),
-        trace=timeline.chrome_trace(trips, scenario.slot_s),
+        sheets=report.sheets(findings),
+        found=report.summary(findings),
+        figures=partial(report.draw_figures, rows, findings, scenario.deadline_s),
+        trace=timeline.chrome_trace(results.trips, scenario.slot_s),
     )
 
 
@@ -199,11 +239,21 @@ def _start_learning(
     if sizes.without_twin:
         learners[WITHOUT_TWIN] = (METHOD, dataclasses.replace(sizes.learners[METHOD], twin=False))
     return {
-        said: work.start(
-            f"learned {said}", 16, _train, name, env, params, key, config, tasks_in=_n_seen
+        label: work.start(
+            f"learned {label}", 16, _train, name, env, params, key, config, tasks_in=_n_learned_from
         )
-        for said, (name, config) in learners.items()
+        for label, (name, config) in learners.items()
     }
+
+
+def _start_solving(work: Executor, model: Model | None) -> Future[Solution] | None:
+    if model is None:
+        return None
+    return work.start("computed the exact optimum", 12, dynamic_program.solve, model)
+
+
+def _gain(solution: Solution | None) -> float | None:
+    return None if solution is None else float(solution.gain_per_task)
 
 
 def evaluate_again(
@@ -219,21 +269,22 @@ def evaluate_again(
         work.over("drew fresh rows", 20)
         chosen = Chosen(checkpoint.fixed, checkpoint.threshold)
         policies = trained_policies(checkpoint, env) | baseline_policies(env, chosen)
-        solving = (
-            work.start("computed the exact optimum", 12, dynamic_program.solve, model)
-            if model
-            else None
-        )
-        if solving:
-            policies[EXACT] = bounds.policy(solving.result())
-        given = (play, env, policies, [params], key_of(seed, executor.FRESH_PLAY))
+        solving = _start_solving(work, model)
+        solution = solving.result() if solving else None
+        if solution:
+            policies[EXACT] = bounds.policy(solution)
         tasks = work.start(
-            f"evaluated {len(policies)} policies", 20, *given, tasks_in=executor.n_played
+            f"evaluated {len(policies)} policies",
+            20,
+            play,
+            env,
+            policies,
+            [params],
+            key_of(seed, executor.FRESH_PLAY),
+            tasks_in=executor.n_played,
         ).result()
     main = {name: several[0] for name, several in tasks.items()}
-    return table(
-        main, env, params, scenario, float(solving.result().gain_per_task) if solving else None
-    )
+    return table(main, env, params, scenario, _gain(solution))
 
 
 def trained_policies(checkpoint: Checkpoint, env: Stopping) -> dict[str, Policy]:
@@ -266,25 +317,25 @@ def table(
     scenario: StoppingScenario,
     computed: float | None,
 ) -> Table:
-    """Returns one row a policy, and the bound they are held against: the exact optimum where it was
-    computed, else what each task would get alone. Raises RunError where a row of the draw saw no
-    task.
+    """Returns one row per policy, and the bound they are compared with: the exact optimum where it
+    was computed (its gain per task), else what each task would get alone. Raises RunError where a
+    row of the draw saw no task.
     """
     each = isolated.utility(env, params)
     own = comparison.utility_by_row(tasks, scenario.name)
     if computed is None:
-        most = {
+        bound = {
             name: isolated.by_row(each, evaluate.count_by_row(one)) for name, one in tasks.items()
         }
     else:
-        most = dict.fromkeys(tasks, own[EXACT])
+        bound = dict.fromkeys(tasks, own[EXACT])
 
-    def measures(one):
+    def measures(one: Tasks) -> dict[str, Interval]:
         return evaluate.summarise(one, env.n_choices, scenario.deadline_s)
 
-    rows = comparison.rows(tasks, own, most, measures, COMPARED, NOT_DEPLOYABLE)
+    rows = comparison.rows(tasks, own, bound, measures, COMPARED, NOT_DEPLOYABLE)
     what = "what each task would get alone" if computed is None else "the exact optimum"
-    return Table(rows, Bound(what, evaluate.interval(most[COMPARED]), computed), COMPARED)
+    return Table(rows, Bound(what, evaluate.interval(bound[COMPARED]), computed), COMPARED)
 
 
 def resolved(scenario: StoppingScenario, sizes: Sizes) -> StoppingScenario:
@@ -299,20 +350,20 @@ def resolved(scenario: StoppingScenario, sizes: Sizes) -> StoppingScenario:
         name: np.asarray(value, np.float64).tolist()
         for name, value in task_numbers(scenario.task).items()
     }
-    of: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()
     }
-    return dataclasses.replace(scenario, task=Numbers(**of))
+    return dataclasses.replace(scenario, task=Numbers(**fields))
 
 
-def _train(name: str, env: Stopping, params: Params, key: jax.Array, config: Any) -> Any:
+def _train(name: str, env: Stopping, params: Params, key: jax.Array, config: Any) -> TrainResult:
     learner = LEARNERS[name]
     return jax.block_until_ready(
         learner.train(key, params, learner.Hyper(), env=env, config=config)
     )
 
 
-def _look(
+def _trace(
     env: Stopping, params: Params, policy: Policy, key: jax.Array
 ) -> tuple[timeline.Trips, timeline.Regions]:
     return timeline.record(env, params, policy, key, N_TIMELINE), timeline.stop_regions(
@@ -320,84 +371,5 @@ def _look(
     )
 
 
-def _n_seen(learned: Any) -> int:
+def _n_learned_from(learned: TrainResult) -> int:
     return int(learned.steps[-1])
-
-
-def _sheets(found: _Found) -> dict[str, Sheet]:
-    points = [
-        (name, *point) for name, curve in found.curves.items() for point in zip(*curve, strict=True)
-    ]
-    told = [
-        (p.way, p.threshold_slots, *comparison.flat(*(getattr(p, name) for name in _TOLD)))
-        for p in found.messages
-    ]
-    header = (
-        "way",
-        "threshold_slots",
-        *(f"{name}{half}" for name in _TOLD for half in ("", "_half")),
-    )
-    return {"messages": (header, told), "learning": (("learner", "tasks", "utility"), points)}
-
-
-def _summary(found: _Found) -> dict[str, Any]:
-    """The sweeps, what messages buy and the end of learning, ready for JSON."""
-    swept = {
-        axis: {
-            "numbers": sweep.numbers,
-            "trained": sweep.trained,
-            "utility": {
-                name: [comparison.pair(i) for i in line] for name, line in sweep.utility.items()
-            },
-        }
-        for axis, sweep in found.sweeps.items()
-    }
-    told = [
-        {"way": p.way, "threshold_slots": p.threshold_slots}
-        | {name: comparison.pair(getattr(p, name)) for name in _TOLD}
-        for p in found.messages
-    ]
-    return {
-        "sweeps": swept,
-        "messages": told,
-        "learning": comparison.curves_found(found.curves, "tasks"),
-    }
-
-
-def _figures(table: Table, found: _Found, deadline_s: float) -> dict[str, Any]:
-    from jaxcoinfer.evaluation import plots
-    from jaxcoinfer.systems.stopping import figures
-
-    labels = {
-        sweeps.ARRIVALS: "arrival rate, tasks/s",
-        sweeps.LOAD: "server load by other devices, share",
-    }
-    panels = {
-        labels[axis]: (s.numbers, s.utility, s.trained)
-        for axis, s in found.sweeps.items()
-        if s.numbers
-    }
-    utility = {name: row.measures["utility"] for name, row in table.rows.items()}
-    gains = {name: row.gain for name, row in table.rows.items()}
-    made = {
-        "utility": plots.utility(utility, gains, COMPARED),
-        "delay": figures.delays(found.latency_s, deadline_s),
-        "decisions": figures.decisions(
-            found.regions.stops, found.regions.backlog_s, found.regions.waiting_tasks
-        ),
-        "learning": figures.learning(found.curves),
-        "messages": figures.messages(_messages(found.messages)),
-    }
-    return made | ({"sweeps": figures.sweeps(panels)} if panels else {})
-
-
-def _messages(
-    points: Sequence[status_reports.Point],
-) -> dict[str, tuple[list[float], list[Interval]]]:
-    """Reports a task and utility of each way to tell the server, by way."""
-    ways = dict.fromkeys(point.way for point in points)
-    of = {way: [point for point in points if point.way == way] for way in ways}
-    return {
-        way: ([p.reports.mean for p in several], [p.utility for p in several])
-        for way, several in of.items()
-    }

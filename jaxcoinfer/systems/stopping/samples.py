@@ -19,16 +19,13 @@ _STRIDE = 911  # images between the beginnings of two rows
 
 
 class Samples(struct.PyTreeNode):
-    """records [S, P+2] float32: 1 where a choice gets the image right, else 0; last the confidence
-    of the exit head.
+    """Results of a world's images, and what choices achieve on training images by confidence."""
 
-    edges [H-1]: confidences that part the bins. expected [H, P+1]: accuracy of each choice on
-    training images, by bin.
-    """
-
+    # float32 [S, P+2], 1 where a choice gets the image right, else 0; last the confidence of the
+    # exit head
     records: jax.Array
-    edges: jax.Array
-    expected: jax.Array
+    edges: jax.Array  # float32 [H-1], confidences between the bins
+    expected: jax.Array  # float32 [H, P+1], accuracy of each choice on training images, by bin
 
 
 def make_samples(
@@ -36,13 +33,15 @@ def make_samples(
 ) -> tuple[Samples, np.ndarray]:
     """Returns the samples of a world, and the accuracy of each choice on the training images [P+1].
 
-    right bool [P+1, S], confidence [S]: of all test images. evaluation: the half that learning does
-    not see. Raises ValueError where the shapes do not fit or there are too few images.
+    right bool [P+1, S], confidence [S]: of all test images. split: "train" for the first half,
+    "eval" for the half that learning does not see. Raises ValueError where the shapes do not fit or
+    there are too few images.
     """
     right, confidence = np.asarray(right, np.float32).T, np.asarray(confidence, np.float32)
     if right.shape[0] != confidence.shape[0] or len(confidence) < 4 * _BINS:
         raise ValueError(
-            f"samples: {right.shape[0]} results, {len(confidence)} confidences; allowed: {4 * _BINS} or more."
+            f"samples: {right.shape[0]} results, {len(confidence)} confidences; "
+            f"allowed: {4 * _BINS} or more."
         )
     half = len(confidence) // 2
     known, certain = right[:half], confidence[:half]

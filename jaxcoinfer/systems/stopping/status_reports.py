@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data import processes
@@ -30,17 +31,14 @@ _VARYING = processes.MarkovSpeed((0.8, 1.0, 1.2), (0.01, 0.01, 0.01))
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One way to tell the server: its threshold in slots (None: no report after the first), and per
-    task the reports up, the commands down (to stop and upload), the utility, and the utility above
-    that of a report at every layer.
-    """
+    """One way to report to the server, and what it gives per task."""
 
-    way: str
-    threshold_slots: int | None
-    reports: Interval
-    commands: Interval
+    way: str  # one of the names above
+    threshold_slots: int | None  # None: no report after the first
+    reports: Interval  # up
+    commands: Interval  # down, to stop and upload
     utility: Interval
-    gain: Interval
+    gain: Interval  # in utility, on a report at every layer
 
 
 def varied(scenario: StoppingScenario) -> StoppingScenario:
@@ -56,7 +54,7 @@ def measure(
     key_play: jax.Array,
     thresholds: Sequence[int] = THRESHOLDS,
 ) -> list[Point]:
-    """Returns a point for each way and threshold, all on the same held-out draw; consumes the keys."""
+    """Returns a point for each way and threshold, all on one held-out draw; consumes the keys."""
     env, params = make(varied(scenario), key_draw, split="eval")
     never = params.bank.n_slots + 1
     ways = [(way, t, 0) for way in (TWIN, HELD) for t in (*thresholds, never)] + [
@@ -85,7 +83,12 @@ def measure(
 
 
 def _point(
-    way: str, threshold: int | None, env: Stopping, tasks: Tasks, full: Tasks, reports
+    way: str,
+    threshold: int | None,
+    env: Stopping,
+    tasks: Tasks,
+    full: Tasks,
+    reports: np.ndarray | None,
 ) -> Point:
     """reports: of each row, where they are not those that were counted."""
     by_row = (

@@ -26,22 +26,20 @@ _NO_LOAD = processes.PoissonBatches(load=0.0, job_s=1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """points: (axis, number), the number in tasks/s or as a share of the server; each has rows_each
-    rows in worlds.
-    """
+    """The points of all sweeps, and the worlds that hold their rows."""
 
-    points: list[tuple[str, float]]
-    rows_each: int
-    worlds: list[Params]
+    points: list[tuple[str, float]]  # (axis, number), in tasks/s or as a share of the server
+    rows_each: int  # of each point
+    worlds: list[Params]  # all of equal shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Utility of each policy at `numbers`; trained: the number of the scenario itself."""
+    """Utility of each policy along one axis."""
 
-    numbers: list[float]
-    utility: dict[str, list[Interval]]
-    trained: float
+    numbers: list[float]  # tasks/s, or shares of the server
+    utility: dict[str, list[Interval]]  # by policy, one per number
+    trained: float  # the number of the scenario itself
 
 
 def plan(
@@ -50,7 +48,7 @@ def plan(
     """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes
     the key.
 
-    As many rows a point as three worlds hold, two at least. A rate for which a recorded trace is
+    As many rows per point as three worlds hold, two at least. A rate for which a recorded trace is
     too short is left out.
     """
     rows_each = max(2, 3 * scenario.rows // (len(arrivals) + len(loads)))
@@ -77,13 +75,12 @@ def plan(
     if not points:
         return Plan([], rows_each, [])
     everything = exogenous.concatenate(draws)
-    n_worlds = -(
-        -rows_each * len(points) // scenario.rows
-    )  # the last is filled up with rows of the first
+    # The last world is filled up with rows of the first.
+    n_worlds = -(-rows_each * len(points) // scenario.rows)
     rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
     worlds = [
-        params_of(scenario, jax.tree.map(lambda leaf, of=of: leaf[of], everything), split="eval")
-        for of in rows
+        params_of(scenario, jax.tree.map(lambda leaf, own=own: leaf[own], everything), split="eval")
+        for own in rows
     ]
     return Plan(points, rows_each, worlds)
 
@@ -96,12 +93,12 @@ def collect(
     """
     trained = {ARRIVALS: tasks_a_second(scenario), LOAD: scenario.edge_load.load}
     lines = {name: _utility_by_point(plan, several) for name, several in played.items()}
-    found = {}
+    by_axis = {}
     for axis, own in trained.items():
-        places = [i for i, (of, _) in enumerate(plan.points) if of == axis]
+        places = [i for i, (its_axis, _) in enumerate(plan.points) if its_axis == axis]
         utility = {name: [line[i] for i in places] for name, line in lines.items()}
-        found[axis] = Sweep([plan.points[i][1] for i in places], utility, own)
-    return found
+        by_axis[axis] = Sweep([plan.points[i][1] for i in places], utility, own)
+    return by_axis
 
 
 def tasks_a_second(scenario: StoppingScenario) -> float:
@@ -117,7 +114,7 @@ def tasks_a_second(scenario: StoppingScenario) -> float:
 
 
 def _busier(scenario: StoppingScenario, factor: float) -> StoppingScenario:
-    """`factor` times as many arrivals, in the mean one a slot at most."""
+    """`factor` times as many arrivals, on average at most one per slot."""
     name = next(
         name for name in ("probability", "means", "mean") if hasattr(scenario.arrivals, name)
     )
@@ -146,8 +143,8 @@ def _utility_by_point(plan: Plan, several: Sequence[Tasks]) -> list[Interval]:
     total = np.bincount(rows, np.concatenate([one.utility for one in several]), minlength=n_rows)
     line = []
     for i in range(len(plan.points)):
-        of = slice(i * plan.rows_each, (i + 1) * plan.rows_each)
-        seen = count[of] > 0
-        mean = total[of][seen] / count[of][seen]
-        line.append(evaluate.interval(mean) if seen.any() else Interval(np.nan, np.nan))
+        own = slice(i * plan.rows_each, (i + 1) * plan.rows_each)
+        has_tasks = count[own] > 0
+        mean = total[own][has_tasks] / count[own][has_tasks]
+        line.append(evaluate.interval(mean) if has_tasks.any() else Interval(np.nan, np.nan))
     return line

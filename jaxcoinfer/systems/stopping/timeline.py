@@ -1,5 +1,5 @@
 """What a policy does: task by task, as a timeline in the Chrome trace format (which Perfetto
-opens), and everywhere.
+opens), and over a grid of situations.
 
 Axes: N tasks, P = Le+1 decisions of a task, W numbers of waiting tasks, X backlogs.
 """
@@ -15,40 +15,36 @@ from flax import struct
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation.chrome_trace import PROCESSOR, RADIO, SERVER, slice_of, tracks
-from jaxcoinfer.physics.compute import layer_slots
+from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.env import STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
 
 class Trips(struct.PyTreeNode):
-    """How N tasks went; those that are not `valid` (bool) came after the end of the row.
+    """How N tasks went; uploads and server mean something for choices below P."""
 
-    task, arrival (slot a_n), choice int32. slots int32 [N, P+1]: of each decision, last the end of
-    the exit head. upload_begin, upload_end: slots int32; server_wait_s, server_s: seconds; these
-    mean something for choices below P. latency_s seconds; energy_j joules; utility.
-    """
-
-    valid: Any
-    task: Any
-    arrival: Any
-    choice: Any
-    slots: Any
-    upload_begin: Any
-    upload_end: Any
-    server_wait_s: Any
-    server_s: Any
-    latency_s: Any
-    energy_j: Any
-    utility: Any
+    valid: Any  # bool [N], false after the end of the row
+    task: Any  # int32 [N], n
+    arrival: Any  # int32 [N], slot a_n
+    choice: Any  # int32 [N]
+    slots: Any  # int32 [N, P+1], of each decision, last the end of the exit head
+    upload_begin: Any  # int32 [N], slot
+    upload_end: Any  # int32 [N], slot
+    server_wait_s: Any  # float32 [N]
+    server_s: Any  # float32 [N]
+    latency_s: Any  # float32 [N]
+    energy_j: Any  # float32 [N]
+    utility: Any  # float32 [N]
 
 
 def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_tasks: int) -> Trips:
     """Returns the first n_tasks tasks of `policy` on row 0, NumPy arrays [N]; consumes the key."""
 
-    def task(params, state, key):
+    def task(params: Params, state: State, key: jax.Array) -> tuple[State, Trips]:
         replay = workload.evaluate(env, state, params)
         observations = jax.vmap(observe, (0, None))(replay.states, params)
         keys = jax.random.split(key, env.n_layers + 1)
@@ -72,7 +68,9 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
         return workload.follow(replay, choice, params), trip
 
     @jax.jit
-    def play(params, keys):  # an argument: closed over, the whole bank would be compiled in
+    def play(
+        params: Params, keys: jax.Array
+    ) -> Trips:  # an argument: closed over, the whole bank would be compiled in
         state, _ = env.reset_at(jnp.int32(0), jnp.int32(0), params)
         return jax.lax.scan(partial(task, params), state, keys)[1]
 
@@ -82,9 +80,9 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
 def chrome_trace(trips: Trips, slot_s: float) -> dict[str, Any]:
     """Returns trips as a Chrome trace, ready for JSON: times in microseconds since slot 0.
 
-    A track each for processor (a slice a task, in it one a layer), radio and server (own work), and
-    a counter of the tasks that wait for the processor. A task that uploads its input at once leaves
-    no slice on the processor.
+    One track each for processor (a slice per task, within it one per layer), radio and server (own
+    work), and a counter of the tasks that wait for the processor. A task that uploads its input at
+    once leaves no slice on the processor.
     """
     slot_us = slot_s * 1e6
     events = tracks("stopping")
@@ -140,55 +138,38 @@ def _task_slices(trip: Trips, slot_us: float) -> list[dict[str, Any]]:
     return slices
 
 
-# --- everywhere ------------------------------------------------------------------------------------------------
+# --- over a grid of situations ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Where a policy stops: bool [P, W, X], by other tasks waiting [W] and server backlog [X]
-    seconds.
-    """
+    """Where a policy stops."""
 
-    stops: np.ndarray
-    waiting_tasks: np.ndarray
-    backlog_s: np.ndarray
+    stops: np.ndarray  # bool [P, W, X]
+    waiting_tasks: np.ndarray  # int [W], other tasks that wait
+    backlog_s: np.ndarray  # float [X], of the server
 
 
 def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     """Returns where a policy stops that goes by `known` alone: radio idle, mean rate, nominal
     speed, own wait 0.
 
-    An exit head that is looked at is as sure as it is of the median image.
+    Where the exit head's confidence is observed, it is that of the median image.
     Backlogs reach to the 95th percentile of the others' in the bank, or to 1 s if that is less.
     """
     tick_s = float(params.slot_s) / exogenous.TICKS
     others_s = np.percentile(np.asarray(params.bank.slots[:, :, exogenous.BACKLOG]), 95) * tick_s
     backlog_s, waiting = np.linspace(0.0, max(float(others_s), 1.0), 81), np.arange(11)
-    zero, number = jnp.int32(0), jnp.int32(0)
+    task = jnp.int32(0)
     if params.samples is not None:
         confidence = np.asarray(params.samples.records[:, -1])
-        number = jnp.int32(
-            np.argsort(confidence)[len(confidence) // 2]
-        )  # of the task that has this image in row 0
+        # The task that has this image in row 0.
+        task = jnp.int32(np.argsort(confidence)[len(confidence) // 2])
 
-    def stops(params, layer, tasks, ticks):
-        begun, _ = env.reset_at(zero, zero, params)
-        record = jnp.zeros_like(begun.now.record).at[exogenous.ARRIVED].set(number + tasks + 1)
-        record = (
-            record.at[exogenous.BACKLOG].set(ticks).at[exogenous.SPEED].set(exogenous.SPEED_ONE)
-        )
-        record = record.at[exogenous.BITS].set(params.mean_bits.astype(jnp.int32))
-        taken = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
-        state = begun.replace(
-            slot=jnp.where(jnp.arange(env.n_layers + 1) < layer, taken, 0).sum(dtype=jnp.int32),
-            layer=layer,
-            task=number,
-            now=exogenous.Slot(record),
-            known_s=jnp.float32(0.0),
-            **dict.fromkeys(
-                ("row", "arrival", "start", "radio_free", "radio_level", "known_idle"), zero
-            ),
-        )
+    def stops(
+        params: Params, layer: jax.Array, waiting: jax.Array, backlog: jax.Array
+    ) -> jax.Array:
+        state = stopping.lone_task(params, task, layer, waiting, backlog)
         return policy(jax.random.key(0), state, observe(state, params), params) == STOP
 
     grid = stops
@@ -196,5 +177,5 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
         grid = jax.vmap(grid, axes)
     layers = jnp.arange(env.n_layers + 1, dtype=jnp.int32)
     ticks = jnp.asarray(np.round(backlog_s / tick_s), jnp.int32)
-    found = jax.jit(grid)(params, layers, jnp.asarray(waiting, jnp.int32), ticks)
-    return Regions(np.asarray(found), waiting, backlog_s)
+    each = jax.jit(grid)(params, layers, jnp.asarray(waiting, jnp.int32), ticks)
+    return Regions(np.asarray(each), waiting, backlog_s)

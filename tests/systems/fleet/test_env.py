@@ -12,29 +12,27 @@ from hypothesis import strategies as st
 
 import jaxcoinfer
 from jaxcoinfer.core.contract import Outcome
-from jaxcoinfer.data.profiles import ProfileError
+from jaxcoinfer.data.profiles import ProfileError, profiles_root
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.fleet import baselines as policies
-from jaxcoinfer.systems.fleet import bound as dual
+from jaxcoinfer.systems.fleet import baselines, twin
 from jaxcoinfer.systems.fleet import env as fleet
-from jaxcoinfer.systems.fleet import make as generators_fleet
-from jaxcoinfer.systems.fleet import twin
+from jaxcoinfer.systems.fleet.bound import solve
 from jaxcoinfer.systems.fleet.env import Fleet, FleetAction
-from jaxcoinfer.systems.stopping import scenario as scenarios
+from jaxcoinfer.systems.fleet.make import distance_m, processes
 from tests.helpers.fleets import CUTS, ROWS, SLOTS, VERSIONS, random_fleet, state_at, step, step_all
 from tests.reference import fleet as reference
 
 KEY = jax.random.key(0)
 POLICIES = (
-    policies.device_only,
-    policies.edge_only,
-    policies.one_version,
-    policies.equal_shares,
-    policies.greedy,
-    policies.alternating,
-    policies.dual_recovery,
+    baselines.device_only,
+    baselines.edge_only,
+    baselines.one_version,
+    baselines.equal_shares,
+    baselines.greedy,
+    baselines.alternating,
+    baselines.dual_recovery,
 )
-evaluate = jax.jit(twin.evaluate)
+evaluate = jax.jit(twin.evaluate, static_argnums=0)
 
 
 def random_choices(rng, env, shape):
@@ -140,7 +138,7 @@ def test_a_slot_by_hand():
     np.testing.assert_allclose(timestep.reward, -3.5, rtol=1e-6)
     # On the device instead: 9 s, 5 J, cost .1 + 4.5 = 4.6; the other has all it wants: .3 + 4 + 1
     # s, cost 2.75.
-    of = evaluate(state_at(0, 0), choice, params)
+    of = evaluate(env, state_at(0, 0), params, choice)
     np.testing.assert_allclose(
         of, [[7.0, 4.6 + 2.75, *of[0, 2:]], [*of[1, :2], 7.0, 4.6 + 1.25]], rtol=1e-6
     )
@@ -151,7 +149,7 @@ def test_the_twin_is_the_environment_for_every_device_and_choice(cloud):
     system, rng = random_fleet(11, 6, cloud), np.random.default_rng(0)
     env, params, state = system.env(), system.params(), state_at(1, 3)
     choice = random_choices(rng, env, 6)
-    costs = np.asarray(evaluate(state, jnp.asarray(choice), params))
+    costs = np.asarray(evaluate(env, state, params, jnp.asarray(choice)))
     changed = np.tile(choice, (6, env.n_choices, 1))
     for device in range(6):
         changed[device, :, device] = np.arange(env.n_choices)
@@ -182,13 +180,13 @@ def costs_and_bound(env, state, params):
     shares played.
     """
     given = dataclasses.replace(env, learned_shares=True)
-    pairs = [(env, policy) for policy in (*POLICIES, policies.exhaustive)]
-    pairs += [(given, policies.exhaustive), (given, policies.equal_shares)]
+    pairs = [(env, policy) for policy in (*POLICIES, baselines.exhaustive)]
+    pairs += [(given, baselines.exhaustive), (given, baselines.equal_shares)]
     costs = [
         -of.step(state, policy(of)(KEY, state, None, params), params)[1].reward
         for of, policy in pairs
     ]
-    return jnp.stack(costs), dual.solve(fleet.tables(state, params)).bound
+    return jnp.stack(costs), solve(fleet.tables(state, params)).bound
 
 
 @settings(max_examples=8)
@@ -223,7 +221,9 @@ def test_the_order_of_devices_changes_no_decision(policy):
     np.testing.assert_array_equal(after[here], before[order][here])
 
 
-@pytest.mark.parametrize("policy", [policies.equal_shares, policies.greedy, policies.alternating])
+@pytest.mark.parametrize(
+    "policy", [baselines.equal_shares, baselines.greedy, baselines.alternating]
+)
 def test_absent_devices_change_nothing(policy):
     system, state = random_fleet(5, 6), state_at(0, 0)
     padded = with_devices(
@@ -249,10 +249,10 @@ def test_the_twin_moves_with_the_devices():
     system, order = random_fleet(6, 5), np.array([3, 0, 4, 1, 2])
     moved = with_devices(system, lambda v: v[..., order]).params()
     choice = jnp.array([0, 1, 2, 3, 4], jnp.int32)
-    state = state_at(0, 0)
+    env, state = system.env(), state_at(0, 0)
     np.testing.assert_allclose(
-        evaluate(state, choice[order], moved),
-        np.asarray(evaluate(state, choice, system.params()))[order],
+        evaluate(env, state, moved, choice[order]),
+        np.asarray(evaluate(env, state, system.params(), choice))[order],
         rtol=1e-5,
     )
     np.testing.assert_allclose(
@@ -337,7 +337,7 @@ def test_shipped_scenarios_mix_versions_and_cuts(name):
     states = jax.vmap(lambda slot: fleet.FleetState(jnp.int32(0), slot, jnp.bool_(False)))(
         jnp.arange(16)
     )
-    found = jax.jit(jax.vmap(lambda state: dual.solve(fleet.tables(state, params))))(states)
+    found = jax.jit(jax.vmap(lambda state: solve(fleet.tables(state, params))))(states)
     gap = np.asarray((found.cost - found.bound) / found.cost)
     assert (gap >= 0).all() and gap.mean() < 0.005
     here = np.asarray(params.bank.active[0, :16])
@@ -365,16 +365,16 @@ def test_the_drawn_processes_have_their_laws():
     )
     radio = dataclasses.replace(scenario.radio, half_side_m=100.0)
     start = jnp.asarray(np.random.default_rng(0).uniform(0, 200, (2, 4000)), jnp.float32)
-    metres = generators_fleet.distance_m(start, jnp.zeros((2, 4000, 3)), 0.5, radio)
+    metres = distance_m(start, jnp.zeros((2, 4000, 3)), 0.5, radio)
     # Mean distance from the middle of a square of side 200 m: 200 (sqrt 2 + ln(1 + sqrt 2)) / 6 =
     # 76.52 m.
     np.testing.assert_allclose(metres.mean(), 76.52, rtol=0.03)
     # From (150, 100) at 40 m/s along the first axis: 190, 230, 270. 30 m past the border at 200 is
     # 30 m before it.
     walk = jnp.zeros((2, 1, 3)).at[0].set(40.0)
-    metres = generators_fleet.distance_m(jnp.array([[150.0], [100.0]]), walk, 1.0, radio)
+    metres = distance_m(jnp.array([[150.0], [100.0]]), walk, 1.0, radio)
     np.testing.assert_allclose(metres, [[90.0, 70.0, 30.0]], rtol=1e-5)
-    one, other = generators_fleet.processes(KEY, (200, 500), [(0.5, 0.5**0.5), (0.5, 0.5**0.5)])
+    one, other = processes(KEY, (200, 500), [(0.5, 0.5**0.5), (0.5, 0.5**0.5)])
     power = np.asarray(one**2 + other**2)
     np.testing.assert_allclose([power.mean(), power.var()], [1.0, 1.0], rtol=0.03)
 
@@ -428,7 +428,7 @@ def test_a_bad_bank_is_refused(name):
     ],
 )
 def test_a_bad_scenario_is_refused(old, new, says, tmp_path):
-    text = (scenarios.profiles.profiles_root() / "scenarios" / "fleet.toml").read_text()
+    text = (profiles_root() / "scenarios" / "fleet.toml").read_text()
     assert old in text
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new))
@@ -439,7 +439,7 @@ def test_a_bad_scenario_is_refused(old, new, says, tmp_path):
 
 def test_too_many_answers_to_try_are_refused():
     with pytest.raises(ValueError, match="dual_recovery"):
-        policies.exhaustive(Fleet(16, 4, 6))
+        baselines.exhaustive(Fleet(16, 4, 6))
     with pytest.raises(AssertionError):  # actions of another number of devices
         Fleet(4, VERSIONS, CUTS).step(
             state_at(0, 0), jnp.zeros(3, jnp.int32), random_fleet(1, 4).params()

@@ -109,7 +109,8 @@ def test_outcomes_are_what_the_environment_pays():
     at_choice = np.asarray(rewards)[np.arange(5), np.asarray(choice)]
     np.testing.assert_allclose(at_choice, float(timestep.reward), rtol=1e-5)
     tasks = float(active(state, params).sum())
-    np.testing.assert_allclose(-rewards * tasks, twin.evaluate(state, choice, params), rtol=1e-5)
+    costs = twin.evaluate(env, state, params, choice)
+    np.testing.assert_allclose(-rewards * tasks, costs, rtol=1e-5)
 
 
 def test_levels_are_shares():

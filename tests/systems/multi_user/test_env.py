@@ -4,22 +4,24 @@ and refusals.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 import jaxcoinfer
+from benchmarks import plain_multi_user as reference
 from jaxcoinfer.data.profiles import ProfileError
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.multi_user import baselines
-from jaxcoinfer.systems.multi_user import env as multi_user
-from jaxcoinfer.systems.multi_user.env import MultiUser, UsersAction
+from jaxcoinfer.systems.multi_user import baselines, events
+from jaxcoinfer.systems.multi_user.env import MultiUser, observe, slot_reward
+from jaxcoinfer.systems.multi_user.events import UsersAction, UsersState
 from jaxcoinfer.systems.multi_user.exogenous import InitialStates, alike
 from jaxcoinfer.systems.multi_user.params import MultiUserParams, make_params
 from tests.helpers.stopping import assert_trees_close
-from tests.reference import multi_user as reference
 
 # Hao et al., arXiv 2205.11854: seconds and watts up to a split, bits to send there; scale of the
 # seconds.
@@ -44,7 +46,7 @@ NETWORKS = {
     ),
 }
 SPLITS = 6
-# Users, tasks a user at most, episodes: 1,000 in all.
+# Users, tasks a user at max_tasks, episodes: 1,000 in all.
 SHAPES = [(1, 12, 100), (3, 7, 300), (5, 5, 600)]
 SLOTS = 8
 
@@ -54,26 +56,28 @@ def system(network: str) -> reference.System:
     return reference.System(compute_s, compute_w, upload_bits, scale_s=scale_s)
 
 
-def numbers(of: reference.System) -> dict:
+def numbers(plain: reference.System) -> dict:
     """Arguments of `make_params` but the starts."""
-    given = dataclasses.asdict(of)
-    given["distances_m"] = [given.pop("nearest_m"), given.pop("farthest_m")]
-    return given | {"max_w": 1.0, "least_w": 1e-10}
+    fields = dataclasses.asdict(plain)
+    fields["distances_m"] = [fields.pop("nearest_m"), fields.pop("farthest_m")]
+    return fields | {"max_w": 1.0, "least_w": 1e-10}
 
 
-def starts(distance_m, tasks, split, channel) -> InitialStates:
+def starts(
+    distance_m: ArrayLike, tasks: ArrayLike, split: ArrayLike, channel: ArrayLike
+) -> InitialStates:
     count = [jnp.asarray(np.atleast_2d(x), jnp.int32) for x in (tasks, split, channel)]
     return InitialStates(jnp.asarray(np.atleast_2d(distance_m), jnp.float32), *count)
 
 
-def episodes(users: int, most: int, n: int):
+def episodes(users: int, max_tasks: int, n: int):
     """Networks [n], starts [n, U] and actions [n, SLOTS, U] of random episodes, on one to three
     channels; powers over six decades.
     """
     rng = np.random.default_rng(users)
     names, channels = rng.choice(list(NETWORKS), n), rng.integers(1, 4, (n, 1))
     shape = (n, users)
-    begun = (np.float32(rng.uniform(1, 100, shape)), rng.integers(1, most + 1, shape))
+    begun = (np.float32(rng.uniform(1, 100, shape)), rng.integers(1, max_tasks + 1, shape))
     begun = (*begun, rng.integers(0, SPLITS, shape), rng.integers(0, channels, shape))
     shape = (n, SLOTS, users)
     powers = np.where(rng.random(shape) < 0.7, rng.random(shape), 10.0 ** rng.uniform(-6, 0, shape))
@@ -82,62 +86,67 @@ def episodes(users: int, most: int, n: int):
 
 
 @partial(jax.jit, static_argnames=("n_events",))
-def traced(state, actions, params, n_events: int):
+def traced(
+    state: UsersState, actions: UsersAction, params: MultiUserParams, n_events: int
+) -> tuple[Any, ...]:
     """All slots of one episode, event by event: (phases [T, E+1, U], seconds left of the slot [T,
     E+1]), states and rewards [T].
     """
 
-    def slot(state, action):
-        plan, now = multi_user.start_slot(state, action, params)
+    def slot(state: UsersState, action: UsersAction) -> tuple[UsersState, Any]:
+        plan, now = events.start_slot(state, action, params)
 
-        def event(now, _):
-            after = multi_user.next_event(plan, now)
+        def event(now: events.Now, _: None) -> tuple[events.Now, Any]:
+            after = events.next_event(plan, now)
             return after, (after.phase, after.rest_s[0])
 
         last, (phases, rests) = jax.lax.scan(event, now, length=n_events)
-        new, outcome = multi_user.end_slot(state, plan, last)
-        reward = multi_user.slot_reward(outcome, params)
+        new, outcome = events.end_slot(state, plan, last)
+        reward = slot_reward(outcome, params)
         shown = (jnp.concatenate([now.phase[None], phases]), jnp.concatenate([now.rest_s, rests]))
-        return new, (shown, new, outcome, reward, multi_user.observe(new, params))
+        return new, (shown, new, outcome, reward, observe(new, params))
 
     return jax.lax.scan(slot, state, actions)[1]
 
 
-def events_of(phases, rests, slot_s: float):
+def events_of(phases: np.ndarray, rests: np.ndarray, slot_s: float) -> list[tuple[float, int, str]]:
     """(seconds into the slot, user, what ended) of one slot, as the reference lists them."""
-    found = []
+    listed = []
     for before, after, rest in zip(phases[:-1], phases[1:], rests[1:], strict=True):
         ended = np.flatnonzero(before != after)
-        found += [(slot_s - rest, int(u), "sent" if before[u] % 2 else "computed") for u in ended]
-    return found
+        listed += [(slot_s - rest, int(u), "sent" if before[u] % 2 else "computed") for u in ended]
+    return listed
 
 
-def batch(env: MultiUser, names, begun, dtype):
-    """(states, params) of many episodes, each with its own numbers and start, in a floating type."""
-    of = {name: numbers(system(name)) for name in NETWORKS}
+def batch(
+    env: MultiUser, names: np.ndarray, begun: tuple[np.ndarray, ...], dtype: Any
+) -> tuple[UsersState, MultiUserParams]:
+    """(states, params) of many episodes, each with its own numbers and start, in one float type."""
+    by_network = {name: numbers(system(name)) for name in NETWORKS}
     # The tables as they are written, not rounded to float32 first.
     params = {
-        key: jnp.asarray(np.stack([np.asarray(of[name][key], dtype) for name in names]))
-        for key in of["vgg11"]
+        key: jnp.asarray(np.stack([np.asarray(by_network[name][key], dtype) for name in names]))
+        for key in by_network["vgg11"]
     }
     begun = [jnp.asarray(x[:, None], dtype if x.dtype == np.float32 else jnp.int32) for x in begun]
     params = MultiUserParams(**params, bank=InitialStates(*begun))
     return jax.jit(jax.vmap(env.reset_at, (None, 0)))(jnp.int32(0), params)[0], params
 
 
-@pytest.mark.parametrize(("users", "most", "n"), SHAPES)
-def test_every_event_is_that_of_the_reference(users, most, n):
+@pytest.mark.parametrize(("users", "max_tasks", "n"), SHAPES)
+def test_every_event_is_that_of_the_reference(users: int, max_tasks: int, n: int) -> None:
     # In float64, so that no rounding decides which of two events comes first.
     env = MultiUser(users, 3, SPLITS)
-    names, begun, actions = episodes(users, most, n)
+    names, begun, actions = episodes(users, max_tasks, n)
     with jax.enable_x64(True):
         states, params = batch(env, names, begun, np.float64)
         split, channel = (jnp.asarray(x, jnp.int32) for x in actions[:2])
         taken = UsersAction(split, channel, jnp.asarray(actions[2], jnp.float64))
-        found = jax.vmap(partial(traced, n_events=2 * users * most + 1))(states, taken, params)
-        (phases, rests), after, outcomes, rewards, seen = jax.tree.map(np.asarray, found)
+        play = partial(traced, n_events=2 * users * max_tasks + 1)
+        played = jax.tree.map(np.asarray, jax.vmap(play)(states, taken, params))
+    (phases, rests), after, outcomes, rewards, observations = played
     assert (rests[:, :, -1] == 0).all()  # as many events as there were
-    n_seen = n_over = 0
+    n_events = n_over = 0
     for i, name in enumerate(names):
         world = reference.begin(system(name), *(x[i] for x in begun))
         for t in range(SLOTS):
@@ -151,7 +160,7 @@ def test_every_event_is_that_of_the_reference(users, most, n):
                 *(e[0] for e in mine),
                 *outcomes.energy_j[i, t],
                 rewards[i, t],
-                *seen[i, t].ravel(),
+                *observations[i, t].ravel(),
             ]
             joules = [user.energy_j for user in world.users]
             expected = [
@@ -162,15 +171,15 @@ def test_every_event_is_that_of_the_reference(users, most, n):
             ]
             np.testing.assert_allclose(shown, expected, rtol=1e-9, atol=1e-9)
             assert bool(after.done[i, t]) == over
-            n_seen, n_over = n_seen + len(mine), n_over + over
+            n_events, n_over = n_events + len(mine), n_over + over
             if over:
                 break
-    assert n_seen > 2 * n and n_over > n / 4  # the episodes show something, and some end
+    assert n_events > 2 * n and n_over > n / 4  # the episodes show something, and some end
 
 
-def synchronised(of: reference.System, state, i: int) -> reference.World:
+def synchronised(plain: reference.System, state: UsersState, i: int) -> reference.World:
     """The reference where the environment stands."""
-    last, users = len(of.compute_s) - 1, []
+    last, users = len(plain.compute_s) - 1, []
     for u in range(state.tasks.shape[1]):
         user = reference.User(
             float(state.distance_m[i, u]), int(state.all_tasks[i, u]), 1, int(state.channel[i, u])
@@ -180,7 +189,7 @@ def synchronised(of: reference.System, state, i: int) -> reference.World:
         user.split = last if user.left_bits == 0 else 1
         user.phase = "free" if not user.tasks else "computes" if user.left_s > 0 else "sends"
         users.append(user)
-    return reference.World(of, users)
+    return reference.World(plain, users)
 
 
 def test_float32_slots_are_those_of_the_reference():
@@ -218,7 +227,7 @@ def test_float32_slots_are_those_of_the_reference():
     assert (np.quantile(exact, 0.97, axis=0) < 1e-5).all() and (exact < 1e-2).all()
 
 
-def alone(distances_m, tasks, splits, channels):
+def alone(distances_m: list[float], tasks: list[int], splits: list[int], channels: list[int]):
     """ResNet18 from one given start: (environment, params, state)."""
     params = make_params(
         starts(distances_m, tasks, splits, channels), **numbers(system("resnet18"))
@@ -227,7 +236,7 @@ def alone(distances_m, tasks, splits, channels):
     return env, params, env.reset_at(jnp.int32(0), jnp.int32(0), params)[0]
 
 
-def action(split, channel, power_w) -> UsersAction:
+def action(split: ArrayLike, channel: ArrayLike, power_w: ArrayLike) -> UsersAction:
     return UsersAction(
         jnp.asarray(split, jnp.int32),
         jnp.asarray(channel, jnp.int32),
@@ -335,7 +344,7 @@ def test_nested_batches_and_shared_numbers_change_nothing():
 
 def test_blocks_of_replicas_change_nothing():
     env, params = jaxcoinfer.make("multi-user")
-    n = 2 * multi_user.BLOCK
+    n = 2 * events.BLOCK
     states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(
         jax.random.split(jax.random.key(4), n), params
     )
@@ -360,17 +369,19 @@ def test_the_order_of_users_changes_nothing():
     taken, order = action([1, 0, 2], [0, 0, 0], [0.3, 0.9, 0.01]), np.array([2, 0, 1])
     _, shown = env.step(state, taken, params)
     turned = jax.tree.map(lambda x: x[order] if x.ndim else x, (state, taken))
-    _, seen = env.step(*turned, params)
-    np.testing.assert_array_equal(seen.outcome.tasks, shown.outcome.tasks[order])
-    np.testing.assert_allclose(seen.outcome.energy_j, shown.outcome.energy_j[order], rtol=1e-5)
-    np.testing.assert_allclose(seen.reward, shown.reward, rtol=1e-5)
+    _, turned_shown = env.step(*turned, params)
+    np.testing.assert_array_equal(turned_shown.outcome.tasks, shown.outcome.tasks[order])
+    np.testing.assert_allclose(
+        turned_shown.outcome.energy_j, shown.outcome.energy_j[order], rtol=1e-5
+    )
+    np.testing.assert_allclose(turned_shown.reward, shown.reward, rtol=1e-5)
 
 
 def test_powers_are_kept_within_what_a_radio_can():
     env, params, state = alone([10.0], [1], [0], [0])
-    for given, meant in ((-1.0, 1e-10), (7.0, 1.0)):
+    for power_w, kept_w in ((-1.0, 1e-10), (7.0, 1.0)):
         low, high = (
-            env.step(state, action([0], [0], [p]), params)[0].upload_bits for p in (given, meant)
+            env.step(state, action([0], [0], [p]), params)[0].upload_bits for p in (power_w, kept_w)
         )
         np.testing.assert_array_equal(low, high)
 
@@ -380,7 +391,7 @@ def test_new_numbers_do_not_retrace():
     traces = []
 
     @jax.jit
-    def step(state, params):
+    def step(state: UsersState, params: MultiUserParams) -> tuple[UsersState, Any]:
         traces.append(1)
         return env.step(state, action([0, 0], [0, 0], [1.0, 1.0]), params)
 
@@ -407,7 +418,7 @@ def test_the_scenario_holds_the_published_numbers():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_profiles_hold_the_published_tables(network):
+def test_profiles_hold_the_published_tables(network: str) -> None:
     scenario = registry.load_scenario("multi-user")
     task = dataclasses.replace(scenario.task, dnn=network, compute_w=())
     _, params = jaxcoinfer.make(dataclasses.replace(scenario, task=task))
@@ -419,7 +430,7 @@ def test_profiles_hold_the_published_tables(network):
     )  # joules / seconds, not rounded
 
 
-def test_what_is_wrong_is_refused():
+def test_invalid_numbers_are_reported():
     good = numbers(system("resnet18"))
     begun = starts([10.0], [1], [0], [0])
     for change, says in (
@@ -461,7 +472,7 @@ def test_greedy_by_hand():
     np.testing.assert_array_equal(chosen.power_w, [1.0] * 3)
 
 
-def test_rivals_are_valid_and_random_ones_differ():
+def test_baselines_are_valid_and_random_ones_differ():
     env, params, state = alone([10.0, 20.0, 90.0], [3, 3, 3], [0, 1, 5], [0, 1, 0])
     keys = jax.random.split(jax.random.key(0), 500)
     drawn = jax.vmap(baselines.random_valid(env), (0, None, None, None))(keys, state, None, params)

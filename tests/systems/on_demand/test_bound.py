@@ -22,10 +22,9 @@ from jaxcoinfer.data.samples import Samples
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.on_demand import baselines as policies
-from jaxcoinfer.systems.on_demand import bound, misses, twin
-from jaxcoinfer.systems.on_demand import make as generators_on_demand
+from jaxcoinfer.systems.on_demand import baselines, bound, misses, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
+from jaxcoinfer.systems.on_demand.make import held_outages, markov_chain, task_classes
 from jaxcoinfer.systems.on_demand.scenario import (
     DeadlineClass,
     GridProfiles,
@@ -131,17 +130,17 @@ def test_the_optimum_of_a_tiny_system_is_that_of_all_its_policies(delay):
     assert (delay == 0) == (solution.full_information == pytest.approx(solution.gain, abs=1e-6))
 
 
-def baselines(env, params):
+def baseline_policies(env, params):
     return {
-        "greedy": policies.greedy(env),
-        "neurosurgeon": policies.neurosurgeon(env),
-        "edgent": policies.edgent(env),
-        "device": policies.device_only(env),
-        "fixed": policies.fixed(policies.best_fixed(env, params)),
+        "greedy": baselines.greedy(env),
+        "neurosurgeon": baselines.neurosurgeon(env),
+        "edgent": baselines.edgent(env),
+        "device": baselines.device_only(env),
+        "fixed": baselines.fixed(baselines.best_fixed(env, params)),
     }
 
 
-def play(env, params, contenders):
+def play(env, params, compared):
     """Utility and action [K, T] of each policy. No action moves the world, so every slot stands for
     itself.
     """
@@ -153,7 +152,7 @@ def play(env, params, contenders):
             utility = twin.evaluate(env, state, params).utility
             acts = {
                 n: act(jax.random.key(0), state, timestep.observation, params)
-                for n, act in contenders.items()
+                for n, act in compared.items()
             }
             return {name: (utility[action], action) for name, action in acts.items()}
 
@@ -174,11 +173,11 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     scenario = dataclasses.replace(SHIPPED, rows=48, slots=1000)
     env, params = built(scenario)
     solution = bound.solve(scenario, env, params)
-    contenders = {
+    compared = {
         "optimum": bound.exact_policy(solution),
-        "full": policies.full_information(env),
-    } | baselines(env, params)
-    found = {name: utility for name, (utility, _) in play(env, params, contenders).items()}
+        "full": baselines.full_information(env),
+    } | baseline_policies(env, params)
+    found = {name: utility for name, (utility, _) in play(env, params, compared).items()}
     measured = {name: mean(utility) for name, utility in found.items()}
     # Two half widths are four deviations: a mean of rows that far off is no accident.
     assert abs(measured["optimum"].mean - solution.gain) < 2 * measured["optimum"].half
@@ -197,7 +196,7 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
 def test_evaluate_plays_on_demand():
     scenario = dataclasses.replace(SHIPPED, rows=6, slots=300)
     env, params = built(scenario)
-    policy = policies.full_information(env)
+    policy = baselines.full_information(env)
     tasks = evaluate.evaluate(env, params, {"full": policy}, jax.random.key(1))["full"]
     (utility, action) = play(env, params, {"full": policy})["full"]
     np.testing.assert_allclose(
@@ -262,8 +261,8 @@ def test_a_shipped_scenario_mixes_actions(name):
     env, params = built(scenario)
     shape = (3, 9, 4, 3) if name == "on-demand-markov" else (3, 6, 3, 3)
     assert env == OnDemand(*shape) and int(params.delay_slots) == 1
-    contenders = {"full": policies.full_information(env)} | baselines(env, params)
-    found = play(env, params, contenders)
+    compared = {"full": baselines.full_information(env)} | baseline_policies(env, params)
+    found = play(env, params, compared)
     action = found["full"][1].flatten()
     exits, cuts, widths = env.unflatten(action)
     featured = (cuts > 0) & np.asarray(params.offloads)[action]
@@ -286,9 +285,7 @@ def test_evaluation_reads_other_links_than_training():
 
 def test_a_markov_chain_moves_as_its_matrix_says():
     transition = np.array([[0.5, 0.5, 0.0], [0.1, 0.7, 0.2], [0.0, 0.4, 0.6]])
-    states = np.asarray(
-        generators_on_demand.markov_chain(jax.random.key(0), (400, 500), transition)
-    )
+    states = np.asarray(markov_chain(jax.random.key(0), (400, 500), transition))
     counts = np.zeros((3, 3))
     np.add.at(counts, (states[:, :-1], states[:, 1:]), 1)
     np.testing.assert_allclose(counts / counts.sum(axis=1, keepdims=True), transition, atol=0.01)
@@ -302,7 +299,7 @@ def test_a_markov_chain_moves_as_its_matrix_says():
 
 
 def test_outages_last_as_long_as_they_should():
-    out = np.asarray(generators_on_demand.held_outages(jax.random.key(0), (300, 600), 0.1, 3, 6))
+    out = np.asarray(held_outages(jax.random.key(0), (300, 600), 0.1, 3, 6))
     lengths, gaps = [], []
     for row in out:
         edges = np.flatnonzero(np.diff(row.astype(int)))  # whole runs lie between two edges
@@ -313,14 +310,12 @@ def test_outages_last_as_long_as_they_should():
     assert np.mean(gaps) == pytest.approx(10.0, rel=0.05)
     # Of 4.5 + 10 slots 4.5 are out, in the first slot as in any other.
     assert out.mean() == pytest.approx(4.5 / 14.5, rel=0.03)
-    first = generators_on_demand.held_outages(jax.random.key(1), (20000, 1), 0.1, 3, 6)
+    first = held_outages(jax.random.key(1), (20000, 1), 0.1, 3, 6)
     assert float(first.mean()) == pytest.approx(4.5 / 14.5, rel=0.05)
 
 
 def test_classes_come_with_their_shares():
-    drawn = np.asarray(
-        generators_on_demand.task_classes(jax.random.key(0), (50, 1000), (0.6, 0.3, 0.1))
-    )
+    drawn = np.asarray(task_classes(jax.random.key(0), (50, 1000), (0.6, 0.3, 0.1)))
     assert drawn.dtype == np.int32
     np.testing.assert_allclose(
         np.bincount(drawn.flatten()) / drawn.size, [0.6, 0.3, 0.1], atol=0.01

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcoinfer.systems.on_demand import baselines as policies
-from jaxcoinfer.systems.on_demand import twin
+from jaxcoinfer.systems.on_demand import baselines, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPEED, RATE
 from jaxcoinfer.systems.on_demand.params import make_params
@@ -254,7 +253,7 @@ def test_an_observation_knows_nothing_of_the_slot_to_come(delay):
     # Observation i is that of slot i + delay, which with a delay of 1 shows slot i, and the class
     # of slot i + 1.
     assert same[:7] == [True] * 7 and not any(same[8:-1])
-    for policy in (policies.greedy(ENV), policies.neurosurgeon(ENV), policies.edgent(ENV)):
+    for policy in (baselines.greedy(ENV), baselines.neurosurgeon(ENV), baselines.edgent(ENV)):
         state, spoilt_state = (
             ENV.reset_at(jnp.int32(0), jnp.int32(6 + delay), p)[0] for p in (params, spoilt)
         )
@@ -326,8 +325,8 @@ def numpy_policy(name, scenario, draw, slot):
 
 
 @pytest.mark.parametrize("name", ["greedy", "full_information", "neurosurgeon", "edgent"])
-def test_a_rival_does_what_its_description_says(name):
-    params, policy = SYSTEM.params(), getattr(policies, name)(ENV)
+def test_a_baseline_does_what_its_description_says(name):
+    params, policy = SYSTEM.params(), getattr(baselines, name)(ENV)
 
     @jax.jit
     def decide(row, slot):
@@ -343,9 +342,9 @@ def test_a_rival_does_what_its_description_says(name):
         for slot in range(1, SLOTS):
             wanted = numpy_policy(name, SYSTEM.scenario, SYSTEM.draw(row), slot)
             chosen = tuple(int(x) for x in ENV.unflatten(got[row, slot - 1]))
-            if (
-                chosen != wanted
-            ):  # a tie, as where every choice is given up: as good in what the baseline looks at
+            # Where they differ it is a tie, as where every choice is given up: equally good by the
+            # measure of the baseline.
+            if chosen != wanted:
                 draw = SYSTEM.draw(row) if name == "full_information" else late(SYSTEM.draw(row))
                 a, b = (
                     reference.run_task(SYSTEM.scenario, draw, slot, *choice)
@@ -355,26 +354,26 @@ def test_a_rival_does_what_its_description_says(name):
                 np.testing.assert_allclose(getattr(a, value), getattr(b, value), rtol=1e-5)
 
 
-def test_simple_rivals():
+def test_simple_baselines():
     params = SYSTEM.params()
     state, timestep = ENV.reset_at(jnp.int32(0), jnp.int32(3), params)
 
     def act(policy, key=0):
         return int(policy(jax.random.key(key), state, timestep.observation, params))
 
-    assert ENV.unflatten(act(policies.device_only(ENV))) == (EXITS - 1, CUTS - 1, WIDTHS - 1)
-    assert ENV.unflatten(act(policies.edge_only(ENV))) == (EXITS - 1, 0, WIDTHS - 1)
-    assert act(policies.fixed(4)) == 4
+    assert ENV.unflatten(act(baselines.device_only(ENV))) == (EXITS - 1, CUTS - 1, WIDTHS - 1)
+    assert ENV.unflatten(act(baselines.edge_only(ENV))) == (EXITS - 1, 0, WIDTHS - 1)
+    assert act(baselines.fixed(4)) == 4
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.vmap(lambda key: policies.random_valid()(key, state, timestep.observation, params))(
-        keys
-    )
+    drawn = jax.vmap(
+        lambda key: baselines.random_valid()(key, state, timestep.observation, params)
+    )(keys)
     assert set(np.asarray(drawn).tolist()) == set(np.flatnonzero(np.asarray(params.valid)).tolist())
 
 
 def test_the_best_fixed_action_is_the_best_on_the_bank():
     params = SYSTEM.params()
-    best = policies.best_fixed(ENV, params)
+    best = baselines.best_fixed(ENV, params)
     valid = np.flatnonzero(np.asarray(params.valid))
     totals = {
         int(a): sum(

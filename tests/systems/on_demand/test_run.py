@@ -204,8 +204,8 @@ def test_accuracy_in_time_by_deadline(world):
 def test_counted_misses_are_those_of_the_tasks(world, memory):
     env, params = world
     policy = baselines.fixed(((3 - 1) * 6 + 1) * 3 + 2)
-    seen_as = env if memory == 1 else Stacked(env, memory)
-    late, count = map(np.asarray, misses.count(seen_as, params, policy, jax.random.key(0)))
+    learner_env = env if memory == 1 else Stacked(env, memory)
+    late, count = map(np.asarray, misses.count(learner_env, params, policy, jax.random.key(0)))
     tasks = evaluate.run(env, [params], policy, jax.random.key(0))[0]
     assert misses.ratios(late, count) == misses.miss_ratios(tasks, params)
     assert count.sum() == len(tasks.utility) and 0 < late.sum() < count.sum()
@@ -235,7 +235,7 @@ def test_outcomes_look_through_memory(world):
     assert jnp.isfinite(outcomes(env, plain, jnp.int32(0), params)).sum() == params.valid.sum()
 
 
-def test_the_first_lasting_look_is_where_a_window_of_looks_is_good_enough():
+def test_the_first_lasting_evaluation_begins_a_window_that_is_good_enough():
     curve = np.array([0.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     assert first_lasting(curve, np.arange(8), 1.0, window=3) == 0.0  # (0 + 9 + 1) / 3
     assert first_lasting(curve[2:] * 0.9, np.arange(6), 1.0, window=3) != first_lasting(

@@ -1,8 +1,11 @@
-"""An exit head that is looked at: results image by image, in the environment, its twin, the bound
-and a baseline.
+"""An exit head whose confidence is observed: results image by image, in the environment, its twin,
+the bound and a baseline.
 """
 
 import dataclasses
+import os
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +13,30 @@ import numpy as np
 import pytest
 
 from jaxcoinfer import make
+from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data.profiles import ProfileError
 from jaxcoinfer.systems.registry import load_scenario
 from jaxcoinfer.systems.stopping import baselines as policies
-from jaxcoinfer.systems.stopping import env as stopping
+from jaxcoinfer.systems.stopping import run, status_reports, sweeps
 from jaxcoinfer.systems.stopping import samples as stopping_samples
 from jaxcoinfer.systems.stopping.bounds import exact as bounds
 from jaxcoinfer.systems.stopping.bounds import isolated
-from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
+from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.policies import choose
-from jaxcoinfer.systems.stopping.scenario import FromProfiles, task_numbers, task_samples
+from jaxcoinfer.systems.stopping.scenario import (
+    FromProfiles,
+    StoppingScenario,
+    task_numbers,
+    task_samples,
+)
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import pruning, workload
 from jaxcoinfer.systems.stopping.twin.status import StatusTwinEnv, watch
 
 S = 400  # images
+KEY = jax.random.key(0)
 
 DNN = """
 kind = "dnn"
@@ -72,7 +84,7 @@ def results():
 
 
 @pytest.fixture(scope="module")
-def scenario(tmp_path_factory):
+def scenario(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("dnn")
     correct, confidence = results()
     (folder / "looked-at.toml").write_text(DNN)
@@ -98,11 +110,13 @@ def scenario(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world(scenario):
+def world(scenario: StoppingScenario):
     return make(scenario, jax.random.key(3))
 
 
-def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(scenario):
+def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(
+    scenario: StoppingScenario,
+):
     numbers = task_numbers(scenario.task)
     # 3.3 ms a kernel, 22.7 GFLOP/s: a 3.3 + 10/22.7 = 3.7405 ms, b 3.3 + 20/22.7 = 4.1811 ms, head
     # 3.3 + 2/22.7
@@ -122,7 +136,31 @@ def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(sce
     np.testing.assert_allclose(numbers["accuracy"], [*uploads, 0.5])
 
 
-def test_learning_and_evaluation_see_different_images(scenario):
+def test_a_run_reads_the_results_of_the_images_once(
+    scenario: StoppingScenario, monkeypatch: pytest.MonkeyPatch
+):
+    """All parts of a run that need the task: numbers, the two draws, sweeps and messages."""
+    reads, read_bytes = [], Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    os.utime(Path(scenario.task.dnn).with_suffix(".npz"))  # as after a change: not known yet
+    small = run.resolved(scenario, run.QUICK)
+    assert bounds.model_of(small) is None
+    worlds = [make(small, KEY, split=split)[1] for split in ("train", "eval")]
+    assert len(sweeps.plan(small, (1.0,), (0.3,), KEY).worlds) > 0
+    make(status_reports.varied(small), KEY, split="eval")
+    assert all(world.samples is not None for world in worlds)
+    assert reads.count("looked-at.npz") == 1
+    os.utime(Path(scenario.task.dnn).with_suffix(".npz"))
+    task_samples(scenario.task)
+    assert reads.count("looked-at.npz") == 2  # a file that has changed is read again
+
+
+def test_learning_and_evaluation_see_different_images(scenario: StoppingScenario):
     right, confidence = task_samples(scenario.task)
     learned, means = stopping_samples.make_samples(right, confidence, split="train")
     judged, same = stopping_samples.make_samples(right, confidence, split="eval")
@@ -152,10 +190,10 @@ def test_what_to_expect_of_a_confidence_by_hand():
         )
 
 
-def play(env, params, key, n_steps=600):
+def play(env: Stopping, params: Params, key: jax.Array, n_steps: int = 600):
     """States and time steps of random decisions in four environments, [n_steps, 4]."""
 
-    def move(carry, key):
+    def move(carry: Any, key: jax.Array):
         state, timestep = carry
         action = jax.random.bernoulli(key, 0.3, (4,)).astype(jnp.int32)
         return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep, action)
@@ -170,11 +208,13 @@ def play(env, params, key, n_steps=600):
 
 
 @pytest.fixture(scope="module")
-def played(world):
+def played(world: tuple[Stopping, Params]):
     return play(*world, jax.random.key(1))
 
 
-def test_a_task_gets_right_what_its_image_says(world, played):
+def test_a_task_gets_right_what_its_image_says(
+    world: tuple[Stopping, Params], played: tuple[Any, Any]
+):
     env, params = world
     (states, _, _), following = played
     finished = np.asarray(following.outcome.finished)
@@ -189,7 +229,9 @@ def test_a_task_gets_right_what_its_image_says(world, played):
     assert 0.2 < right[finished].mean() < 0.95
 
 
-def test_the_confidence_is_seen_once_the_head_ran_and_not_before(world, played):
+def test_the_confidence_is_seen_once_the_head_ran_and_not_before(
+    world: tuple[Stopping, Params], played: tuple[Any, Any]
+):
     env, params = world
     (states, timesteps, _), _ = played
     seen = timesteps.observation[..., -1]
@@ -201,7 +243,9 @@ def test_the_confidence_is_seen_once_the_head_ran_and_not_before(world, played):
     )
 
 
-def test_the_twin_is_the_environment_for_every_choice(world, played):
+def test_the_twin_is_the_environment_for_every_choice(
+    world: tuple[Stopping, Params], played: tuple[Any, Any]
+):
     env, params = world
     (states, _, _), _ = played
     starts = jax.tree.map(
@@ -209,10 +253,10 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
     )
 
     @jax.jit
-    def both(params, state, choice):
+    def both(params: Params, state: State, choice: jax.Array):
         replay = workload.evaluate(env, state, params)
 
-        def move(carry, _):
+        def move(carry: Any, _: None):
             state, reward, _, over = carry
             after, timestep = env.step(
                 state, jnp.where(state.layer == choice, STOP, CONTINUE), params
@@ -223,10 +267,10 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
         blank = env.reset_at(state.row, state.slot, params)[1].outcome
         start = (state, jnp.zeros(()), blank, jnp.zeros((), bool))
         (after, reward, outcome, over), _ = jax.lax.scan(move, start, length=env.n_layers + 1)
-        said = jax.tree.map(lambda leaf: leaf[choice], replay.choices)
+        expected = jax.tree.map(lambda leaf: leaf[choice], replay.choices)
         same = workload.follow(replay, choice, params).slot == after.slot
         return (
-            (said.value, said.accuracy, said.latency_s),
+            (expected.value, expected.accuracy, expected.latency_s),
             (reward, outcome.accuracy, outcome.latency_s),
             same & over,
         )
@@ -238,7 +282,9 @@ def test_the_twin_is_the_environment_for_every_choice(world, played):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-def test_the_forecast_believes_the_head_once_it_ran(world, played):
+def test_the_forecast_believes_the_head_once_it_ran(
+    world: tuple[Stopping, Params], played: tuple[Any, Any]
+):
     env, params = world
     (states, _, _), _ = played
     ran = jax.tree.map(lambda leaf: jnp.asarray(leaf[states.layer == env.n_layers][:50]), states)
@@ -249,7 +295,7 @@ def test_the_forecast_believes_the_head_once_it_ran(world, played):
     np.testing.assert_array_equal(workload.expected_accuracy(env, begun, params), params.accuracy)
 
 
-def test_pruning_keeps_the_best(world, played):
+def test_pruning_keeps_the_best(world: tuple[Stopping, Params], played: tuple[Any, Any]):
     env, params = world
     (states, _, _), _ = played
     starts = jax.tree.map(
@@ -266,7 +312,7 @@ def test_pruning_keeps_the_best(world, played):
     ).all() and not kept.all()
 
 
-def test_the_bound_of_like_images_is_above_every_policy(world):
+def test_the_bound_of_like_images_is_above_every_policy(world: tuple[Stopping, Params]):
     env, params = world
     each = np.asarray(isolated.utility(env, params))
     for policy in (
@@ -278,7 +324,7 @@ def test_the_bound_of_like_images_is_above_every_policy(world):
             jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params
         )
 
-        def move(carry, _, policy=policy):
+        def move(carry: Any, _: None, policy: Policy = policy):
             state, timestep = carry
             action = jax.vmap(policy, (None, 0, 0, None))(
                 jax.random.key(0), state, timestep.observation, params
@@ -296,7 +342,9 @@ def test_the_bound_of_like_images_is_above_every_policy(world):
         assert (bound.mean() - utility.mean()) > 0
 
 
-def test_a_threshold_settles_where_the_head_is_sure(world, played):
+def test_a_threshold_settles_where_the_head_is_sure(
+    world: tuple[Stopping, Params], played: tuple[Any, Any]
+):
     env, params = world
     (states, timesteps, _), _ = played
     flat = jax.tree.map(
@@ -308,7 +356,7 @@ def test_a_threshold_settles_where_the_head_is_sure(world, played):
     np.testing.assert_array_equal(action == STOP, (layer == env.n_layers) & (confidence < 0.6))
 
 
-def test_the_threshold_is_chosen_by_what_it_gains(world):
+def test_the_threshold_is_chosen_by_what_it_gains(world: tuple[Stopping, Params]):
     env, params = world
     found = choose(env, params, n_tasks=100)
     assert found.threshold is not None and 0.0 < found.threshold <= 1.001
@@ -318,7 +366,7 @@ def test_the_threshold_is_chosen_by_what_it_gains(world):
     assert 0.6 < choose(env, dear, n_tasks=100).threshold < 0.95
 
 
-def test_the_server_is_told_how_sure_the_head_is(scenario):
+def test_the_server_is_told_how_sure_the_head_is(scenario: StoppingScenario):
     env, params = make(scenario, jax.random.key(3))
     watched, never = StatusTwinEnv(env), watch(params, 10**6)
     state, _ = watched.reset_at(jnp.int32(0), jnp.int32(0), never)
@@ -329,13 +377,13 @@ def test_the_server_is_told_how_sure_the_head_is(scenario):
     assert told == [1, 1, 1, 2] and int(state.slot) == int(state.truth.slot)
 
 
-def test_a_world_with_samples_has_no_exact_optimum(scenario):
+def test_a_world_with_samples_has_no_exact_optimum(scenario: StoppingScenario):
     assert bounds.model_of(load_scenario("reference")) is not None
     assert bounds.model_of(scenario) is None
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"bits": 8}, "bits = 8: 'looked-at' is known at 4, 32"),
         ({"exit": 1}, "task.exit = 1: 'looked-at' has no exit there; allowed: 2"),
@@ -349,8 +397,10 @@ def test_a_world_with_samples_has_no_exact_optimum(scenario):
         ),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused(scenario, change, said):
-    with pytest.raises(ProfileError, match=said):
+def test_what_cannot_be_observed_is_refused(
+    scenario: StoppingScenario, change: dict[str, Any], message: str
+):
+    with pytest.raises(ProfileError, match=message):
         make(dataclasses.replace(scenario, task=dataclasses.replace(scenario.task, **change)))
 
 

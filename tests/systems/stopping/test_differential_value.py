@@ -14,7 +14,17 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines as policies
 from jaxcoinfer.systems.stopping import differential_value
-from jaxcoinfer.systems.stopping.differential_value import Config, Hyper, Pair, Samples, View
+from jaxcoinfer.systems.stopping.differential_value import (
+    Config,
+    Hyper,
+    Learner,
+    Pair,
+    Samples,
+    View,
+)
+from jaxcoinfer.systems.stopping.env import Stopping
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
 KEY = jax.random.key(0)
@@ -77,7 +87,7 @@ def test_decisions_that_are_tried():
 
 
 def test_samples_overwrite_the_oldest():
-    def view(n):
+    def view(n: int):
         return View(jnp.arange(n, dtype=jnp.int32), jnp.zeros((n, 7)), jnp.ones(n), jnp.zeros(n))
 
     samples = Samples(view(4), jnp.full(4, -1.0), jnp.int32(3))
@@ -91,7 +101,7 @@ def test_samples_overwrite_the_oldest():
     assert int(after.count) == 5
 
 
-def test_without_training_it_decides_as_adaptive_waiting(busy):
+def test_without_training_it_decides_as_adaptive_waiting(busy: tuple[Stopping, Params]):
     env, params = busy
     states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 200), params)
     weights = differential_value.network(env, SMALL).init(
@@ -107,29 +117,27 @@ def test_without_training_it_decides_as_adaptive_waiting(busy):
     np.testing.assert_array_equal(*both(states))
 
 
-def test_a_pair_earns_what_two_devices_earn(busy):
-    """Parts a pair at a start, plays both devices to their meeting by hand, and compares the sums."""
+def test_a_pair_earns_what_two_devices_earn(busy: tuple[Stopping, Params]):
+    """Parts a pair at a start, plays both devices until they meet by hand, compares the sums."""
     env, params = busy
-    net, hyper = differential_value.network(env, SMALL), Hyper()
+    learner, net = Learner(env, SMALL), differential_value.network(env, SMALL)
     pairs = jax.jit(differential_value.start_pairs, static_argnums=(1, 3))(KEY, 32, params, env)
     weights = net.init(KEY, pairs.parted.features[0])
 
     @jax.jit
-    def move(key, pairs):
-        def one(key, pair):
-            return differential_value.next_task(
-                key, pair, net, weights, params, hyper, env, SMALL.horizon
-            )
+    def move(key: jax.Array, pairs: Pair):
+        def one(key: jax.Array, pair: Pair):
+            return differential_value.advance_pair(learner, key, pair, weights, params, Hyper())
 
         return jax.vmap(one)(jax.random.split(key, 32), pairs)
 
-    def choice_of(state):
+    def choice_of(state: State):
         replay = workload.evaluate(env, state, params)
         return replay, differential_value.decide(env, net, weights, params, replay)
 
     @jax.jit
-    def follow(states):
-        def one(state):
+    def follow(states: State):
+        def one(state: State):
             replay, choice = choice_of(state)
             return workload.follow(replay, choice, params), replay.choices.value[choice]
 
@@ -160,7 +168,7 @@ def test_a_pair_earns_what_two_devices_earn(busy):
     assert n_met > 32
 
 
-def test_the_exported_function_is_the_policy(busy):
+def test_the_exported_function_is_the_policy(busy: tuple[Stopping, Params]):
     env, params = busy
     states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 50), params)
     weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
@@ -175,7 +183,9 @@ def test_the_exported_function_is_the_policy(busy):
     )
 
 
-def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(busy):
+def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(
+    busy: tuple[Stopping, Params],
+):
     env, params = busy
     config = Config(
         n_pairs=256,

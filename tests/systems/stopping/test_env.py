@@ -5,6 +5,8 @@ numbers are.
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
@@ -15,7 +17,8 @@ import pytest
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import observation
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
-from jaxcoinfer.systems.stopping.params import make_params
+from jaxcoinfer.systems.stopping.params import Params, make_params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 from tests.helpers.stopping import (
     ROWS,
@@ -31,23 +34,23 @@ from tests.helpers.stopping import (
     reset_at,
     step,
 )
-from tests.reference.stopping import simulate
+from tests.reference.stopping import Task, View, simulate
 
 N_LAYERS = 3  # of the tests that need one system only
 
 
-def reference_tasks(system, row, stops, slot):
+def reference_tasks(system: System, row: int, stops: np.ndarray, slot: int):
     scenario, draw = system.reference(row)
     return simulate(
         scenario, draw, lambda n, layer, t, view: bool(stops[n, layer]), start_slot=slot
     )
 
 
-# --- against the reference simulator -----------------------------------------------------------------------------
+# --- against the reference simulator --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 4])
-def test_every_task_is_as_in_the_reference(n_layers):
+def test_every_task_is_as_in_the_reference(n_layers: int):
     tasks_compared, waited, queued, radio_waited = 0, 0, 0, 0
     for seed in range(20):
         system = random_system(seed, n_layers)
@@ -76,7 +79,7 @@ def test_every_task_is_as_in_the_reference(n_layers):
     assert min(waited, queued, radio_waited) > 100
 
 
-def compare(system, trajectory, expected) -> int:
+def compare(system: System, trajectory: tuple[Any, Any], expected: Sequence[Task]) -> int:
     """Compares one row with the reference, task by task; returns how many tasks the environment
     finished.
     """
@@ -116,7 +119,7 @@ def compare(system, trajectory, expected) -> int:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_the_device_knows_is_what_the_reference_shows(seed):
+def test_what_the_device_knows_is_what_the_reference_shows(seed: int):
     system = random_system(seed, N_LAYERS)
     params = system.params()
     stops = random_stops(seed, N_LAYERS, 0.3)
@@ -126,7 +129,7 @@ def test_what_the_device_knows_is_what_the_reference_shows(seed):
     for row in range(ROWS):
         views = []
 
-        def stop(n, layer, slot, view, views=views):
+        def stop(n: int, layer: int, slot: int, view: View, views: list = views):
             views.append((layer, view))
             return bool(stops[n, layer])
 
@@ -160,16 +163,16 @@ def test_what_the_device_knows_is_what_the_reference_shows(seed):
 
 
 @jax.jit
-def know(states, params):
+def know(states: State, params: Params):
     each = jax.vmap(observation.known, (0, None))
     return jax.vmap(each, (0, None))(states, params)
 
 
-# --- identities ----------------------------------------------------------------------------------------------------
+# --- identities -----------------------------------------------------------------------------------
 
 
 @jax.jit
-def all_choices(states, params):
+def all_choices(states: State, params: Params):
     """The twin's choices at every state of an episode, [n_steps, rows, P+1]."""
     evaluate = jax.vmap(lambda state: workload.evaluate(stopping.Stopping(N_LAYERS), state, params))
     replay = jax.vmap(evaluate)(states)
@@ -193,7 +196,7 @@ def with_quiet_end(system: System) -> System:
 
 @pytest.mark.parametrize("quiet_end", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_rewards_sum_to_values_and_waits_to_waiting_costs(seed, quiet_end):
+def test_rewards_sum_to_values_and_waits_to_waiting_costs(seed: int, quiet_end: bool):
     system = random_system(seed, N_LAYERS)
     system = with_quiet_end(system) if quiet_end else system
     params = system.params()
@@ -230,11 +233,11 @@ def test_rewards_sum_to_values_and_waits_to_waiting_costs(seed, quiet_end):
         )
 
 
-# --- the end of a row ----------------------------------------------------------------------------------------------
+# --- the end of a row -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_every_choice_of_every_task_ends_within_the_row(seed):
+def test_every_choice_of_every_task_ends_within_the_row(seed: int):
     system = random_system(seed, N_LAYERS, arrivals=np.ones((ROWS, SLOTS), np.int64))
     params = system.params()
     _, states, _, _ = played(system, params, random_stops(seed, N_LAYERS, 0.3))
@@ -245,8 +248,8 @@ def test_every_choice_of_every_task_ends_within_the_row(seed):
 
 
 @jax.jit
-def upload_ends(states, params):
-    def one(state):
+def upload_ends(states: State, params: Params):
+    def one(state: State):
         replay = workload.evaluate(stopping.Stopping(N_LAYERS), state, params)
         return replay.uploads.end, replay.end.slot
 
@@ -254,7 +257,7 @@ def upload_ends(states, params):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_other_row_of_a_bank_is_never_read(seed):
+def test_the_other_row_of_a_bank_is_never_read(seed: int):
     # All rows lie behind one another in memory, so a slot past the end of row 0 would be a slot of
     # row 1.
     system = random_system(seed, N_LAYERS)
@@ -264,7 +267,7 @@ def test_the_other_row_of_a_bank_is_never_read(seed):
     rng = np.random.default_rng(seed)
     for mine in range(ROWS):
 
-        def garbage(leaf, mine=mine):
+        def garbage(leaf: jax.Array, mine: jax.Array = mine):
             other = rng.integers(-(2**31), 2**31, leaf.shape).astype(np.int32)
             other[mine] = leaf[mine]
             return jnp.asarray(other)
@@ -299,11 +302,11 @@ def test_an_episode_begun_after_the_last_arrival_has_ended():
     assert np.isfinite(timestep.observation).all()
 
 
-# --- causality -----------------------------------------------------------------------------------------------------
+# --- causality ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_nothing_shown_depends_on_what_comes_later(seed):
+def test_nothing_shown_depends_on_what_comes_later(seed: int):
     # Two rows of one bank, equal up to slot t: work that others bring in slot t is met in t+1. Both
     # worlds share every number of `params`, so whatever differs was read from the future.
     t = 40 + 15 * seed
@@ -312,7 +315,7 @@ def test_nothing_shown_depends_on_what_comes_later(seed):
     other = random_system(100 + seed, N_LAYERS)
     mean_bits = int(system.slot_bits.mean())
 
-    def later(now, then, last):
+    def later(now: jax.Array, then: jax.Array, last: jax.Array):
         return np.stack([now[0], np.where(slots <= last, now[0], then[1])])
 
     system = dataclasses.replace(
@@ -342,12 +345,12 @@ def test_nothing_shown_depends_on_what_comes_later(seed):
 
 
 @jax.jit
-def expect(states, params):
+def expect(states: State, params: Params):
     forecast = jax.vmap(lambda state: workload.forecast(stopping.Stopping(N_LAYERS), state, params))
     return jax.vmap(forecast)(states)
 
 
-# --- transformations -----------------------------------------------------------------------------------------------
+# --- transformations ------------------------------------------------------------------------------
 
 
 def test_jit_is_eager():
@@ -386,7 +389,7 @@ def test_systems_can_be_mapped_over():
     env = systems[0].env
 
     @jax.jit
-    def all_systems(params):
+    def all_systems(params: Params):
         state, _ = jax.vmap(env.reset_at, (None, None, 0))(jnp.int32(0), jnp.int32(0), params)
         return jax.vmap(env.step, (0, None, 0))(state, jnp.int32(STOP), params)
 
@@ -423,7 +426,8 @@ def test_an_equal_environment_shares_the_trace():
 
 def test_import_starts_no_backend():
     code = """
-import jaxcoinfer.systems.stopping.env, jaxcoinfer.systems.stopping.twin.workload, jaxcoinfer.systems.stopping.baselines, jaxcoinfer.core.rollout
+import jaxcoinfer.systems.stopping.env, jaxcoinfer.systems.stopping.twin.workload
+import jaxcoinfer.systems.stopping.baselines, jaxcoinfer.core.rollout
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized(), "importing the library touched a device"
 import jax
@@ -434,7 +438,7 @@ assert xla_bridge.backends_are_initialized()  # the question can be answered wit
     assert done.returncode == 0, done.stderr
 
 
-# --- what make_params refuses --------------------------------------------------------------------------------------
+# --- what make_params refuses ---------------------------------------------------------------------
 
 REFUSED = {
     "not_finite": (
@@ -490,7 +494,7 @@ PLAIN = System(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_make_params_refuses_and_says_what_is_allowed(name):
+def test_make_params_refuses_and_says_what_is_allowed(name: str):
     changes, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PLAIN, numbers=PLAIN.numbers | changes).params()
@@ -510,7 +514,7 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("name", BAD_RECORDS)
-def test_make_params_refuses_records_that_cannot_be(name):
+def test_make_params_refuses_records_that_cannot_be(name: str):
     changes, message = BAD_RECORDS[name]
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PLAIN, **changes).params()

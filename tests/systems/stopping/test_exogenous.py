@@ -2,6 +2,8 @@
 laws.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,11 +41,16 @@ T = 40  # slots of a small row; one shape, so that nothing is compiled again for
 INT32 = 2**31 - 1
 
 
-def draw_of(arrivals=None, edge_work=None, slot_bits=None, speed=None) -> Draw:
+def draw_of(
+    arrivals: np.ndarray | None = None,
+    edge_work: np.ndarray | None = None,
+    slot_bits: np.ndarray | None = None,
+    speed: np.ndarray | None = None,
+) -> Draw:
     given_ = [x for x in (arrivals, edge_work, slot_bits, speed) if x is not None]
     shape = np.shape(given_[0])
 
-    def field(values, default, dtype):
+    def field(values: np.ndarray | None, default: float, dtype: Any):
         return jnp.asarray(np.full(shape, default) if values is None else values, dtype)
 
     return Draw(
@@ -58,16 +65,18 @@ def columns(draw: Draw) -> np.ndarray:
     return np.asarray(make_bank(draw).slots)
 
 
-def rows(low, high):
+def rows(low: int, high: int):
     return hnp.arrays(np.int64, (2, T), elements=st.integers(low, high))
 
 
-# --- prefix sums ---------------------------------------------------------------------------------------------------
+# --- prefix sums ----------------------------------------------------------------------------------
 
 
 @given(rows(0, 3), rows(0, 4 * TICKS), rows(0, INT32), rows(1, 8))
 @settings(max_examples=60)
-def test_a_bank_is_the_plain_loop(arrivals, work, bits, eighths):
+def test_a_bank_is_the_plain_loop(
+    arrivals: np.ndarray, work: np.ndarray, bits: np.ndarray, eighths: np.ndarray
+):
     slots = columns(draw_of(arrivals, work, bits, eighths / 8)).astype(np.int64)
     for k in range(2):
         arrived = arrived_sum = backlog = idle = sent = 0
@@ -89,7 +98,7 @@ def test_a_bank_is_the_plain_loop(arrivals, work, bits, eighths):
 
 @given(rows(0, 1))
 @settings(max_examples=30)
-def test_arrival_slots_are_the_plain_list(arrivals):
+def test_arrival_slots_are_the_plain_list(arrivals: np.ndarray):
     bank = make_bank(draw_of(arrivals))
     for k in range(2):
         at = [t for t in range(T) for _ in range(arrivals[k, t])]
@@ -148,7 +157,7 @@ def test_a_row_that_is_too_long_is_refused():
         jax.eval_shape(make_bank, Draw(shape, shape, shape, speed))
 
 
-# --- the queue that is shared --------------------------------------------------------------------------------------
+# --- the queue that is shared ---------------------------------------------------------------------
 
 
 @given(
@@ -156,7 +165,9 @@ def test_a_row_that_is_too_long_is_refused():
     st.lists(st.tuples(st.integers(0, T), st.integers(0, 9 * TICKS)), max_size=8),
 )
 @settings(max_examples=100)
-def test_own_excess_is_that_of_the_slot_by_slot_queue(work, jobs):
+def test_own_excess_is_that_of_the_slot_by_slot_queue(
+    work: np.ndarray, jobs: list[tuple[int, int]]
+):
     # One real queue, drained a slot at a time, into which our jobs fall at the start of their
     # slots; in ticks, so that float32 holds every number and both must be equal. The formula only
     # sees our jobs, one after another.
@@ -185,7 +196,7 @@ def test_own_excess_by_hand():
     )
 
 
-# --- uploads -------------------------------------------------------------------------------------------------------
+# --- uploads --------------------------------------------------------------------------------------
 
 SIZES = (0, 1, 50, 700, INT32)
 
@@ -197,7 +208,7 @@ SIZES = (0, 1, 50, 700, INT32)
     st.lists(st.integers(0, 2000), min_size=len(SIZES), max_size=len(SIZES)),
 )
 @settings(max_examples=80)
-def test_upload_table_is_the_plain_search(bits, sizes):
+def test_upload_table_is_the_plain_search(bits: np.ndarray, sizes: list[int]):
     sizes = [*sizes[:-1], SIZES[-1]]  # also the largest upload there can be
     got = np.asarray(upload_table(jnp.asarray(bits, jnp.int32), jnp.asarray(sizes, jnp.int32)))
     for k in range(2):
@@ -230,7 +241,7 @@ def test_upload_table_by_hand():
 
 
 @pytest.mark.parametrize("rate", [3, 2_000_003, 1_000_000_007])
-def test_upload_table_of_a_row_that_carries_more_bits_than_an_int32_counts(rate):
+def test_upload_table_of_a_row_that_carries_more_bits_than_an_int32_counts(rate: int):
     # 2**10 slots of up to 1 Gbit: 4 * 10**11 bits, 190 times the int32. Outages of 100 slots in
     # every 500.
     slots = np.arange(2**10)
@@ -288,10 +299,10 @@ def test_a_bank_too_large_for_32_bit_places_is_refused():
         jax.eval_shape(with_uploads, bank, slots)
 
 
-# --- exactness on long rows ----------------------------------------------------------------------------------------
+# --- exactness on long rows -----------------------------------------------------------------------
 
 
-def long_draw(n):
+def long_draw(n: int):
     """Load .9, 0.5 tasks a slot, up to 20 Mbit a slot (2 Gbit/s in slots of 10 ms): every sum is
     large.
     """
@@ -301,7 +312,7 @@ def long_draw(n):
 
 
 @pytest.mark.parametrize("n", [10**3, 10**4, 10**5, MAX_SLOTS])
-def test_differences_are_exact_however_long_the_row(n):
+def test_differences_are_exact_however_long_the_row(n: int):
     arrivals, work, bits = long_draw(n)
     slots = columns(draw_of(arrivals, work, bits))[0]
     backlog, idle = lindley(work[0])
@@ -320,15 +331,14 @@ def test_differences_are_exact_however_long_the_row(n):
                 fits = want <= INT32
                 assert fits.mean() > 0.9
                 np.testing.assert_array_equal(got[fits], want[fits])
-    if (
-        n == MAX_SLOTS
-    ):  # what is tested is not trivial: the sums wrap around, and float32 sums would have lost the digits
+    # What is tested is not trivial: the sums wrap around, and float32 sums would lose the digits.
+    if n == MAX_SLOTS:
         assert sent[-1] > 2**43 and arrived_sum[-1] > INT32
         single = sent.astype(np.float32)
         assert np.abs((single[1:] - single[:-1]) - (sent[1:] - sent[:-1])).max() > 100_000
 
 
-def lindley(work):
+def lindley(work: np.ndarray):
     """`Q[t+1] = max(Q[t] - TICKS, 0) + W[t]` and the idle time, in Python integers."""
     backlog, idle = [0], [0]
     for w in work.tolist():
@@ -338,7 +348,7 @@ def lindley(work):
     return backlog, idle
 
 
-# --- generators ----------------------------------------------------------------------------------------------------
+# --- generators -----------------------------------------------------------------------------------
 
 SHAPE = (4096, 64)  # of all statistics: JAX compiles a generator anew for each shape
 
@@ -349,7 +359,12 @@ def each_key_is_used_once():
         yield
 
 
-def within(values, mean, independent=None, variance=None):
+def within(
+    values: np.ndarray | jax.Array,
+    mean: float,
+    independent: str | None = None,
+    variance: float | None = None,
+):
     """Asserts that the sample mean lies within 4 standard errors of `mean` (seeds are fixed: it
     does or does not).
 
@@ -386,7 +401,7 @@ def test_every_row_may_have_its_own_mean():
 
 
 @pytest.mark.parametrize("leave", [(0.3, 0.7), (0.02, 0.2), (0.1, 0.05, 0.2, 0.4)])
-def test_markov_states_have_their_stationary_law_from_the_first_slot(leave):
+def test_markov_states_have_their_stationary_law_from_the_first_slot(leave: tuple[float, ...]):
     states = np.asarray(
         generators.markov_states(jax.random.key(3), SHAPE, jnp.asarray(leave, jnp.float32))
     )
@@ -439,7 +454,7 @@ def test_gilbert_elliott_outages():
 
 @pytest.mark.parametrize("jobs", ["uniform", "exponential"])
 @pytest.mark.parametrize("load", [0.3, 0.9])
-def test_batch_work_has_the_mean_and_variance_of_a_compound_poisson_law(jobs, load):
+def test_batch_work_has_the_mean_and_variance_of_a_compound_poisson_law(jobs: str, load: float):
     job_s, slot_s = 0.05, 0.01
     got = generators.poisson_batch_work(jax.random.key(6), SHAPE, load, job_s, slot_s, jobs)
     assert got.dtype == jnp.int32 and int(got.min()) >= 0
@@ -473,7 +488,7 @@ def test_constant_bits():
     np.testing.assert_array_equal(got, np.full((2, 5), 1_260_000))
 
 
-def shannon_bits_per_hz(snr_db, shadowing_db):
+def shannon_bits_per_hz(snr_db: float, shadowing_db: float):
     """E[log2(1 + snr 10^(X/10) h)], X normal, h exponential of mean 1, on a grid of midpoints of
     both laws.
     """
@@ -487,7 +502,7 @@ def shannon_bits_per_hz(snr_db, shadowing_db):
 
 
 @pytest.mark.parametrize(("snr_db", "shadowing_db"), [(10.0, 0.0), (3.0, 6.0)])
-def test_fading_has_the_mean_rate_of_shannon_and_rayleigh(snr_db, shadowing_db):
+def test_fading_has_the_mean_rate_of_shannon_and_rayleigh(snr_db: float, shadowing_db: float):
     bandwidth_hz, slot_s, block = 20e6, 0.01, 4
     got = np.asarray(
         generators.fading_bits(
@@ -549,7 +564,7 @@ GENERATORS = {
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_a_generator_depends_on_its_key_alone(name):
+def test_a_generator_depends_on_its_key_alone(name: str):
     first, again, other = (GENERATORS[name](jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert first.shape == SHAPE
@@ -558,18 +573,18 @@ def test_a_generator_depends_on_its_key_alone(name):
 
 
 def test_key_reuse_is_seen():
-    def twice(key):
+    def twice(key: jax.Array):
         return jax.random.normal(key) + jax.random.normal(key)
 
     with pytest.raises(jax.errors.KeyReuseError):
         jax.jit(twice)(jax.random.key(0))
 
 
-# --- theory --------------------------------------------------------------------------------------------------------
+# --- theory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jobs", ["deterministic", "uniform", "exponential"])
-def test_mean_backlog_is_that_of_pollaczek_and_khinchine(jobs):
+def test_mean_backlog_is_that_of_pollaczek_and_khinchine(jobs: str):
     # Load .6 in jobs of mean .05 s, slots of 10 ms; M/D/1, M/G/1 and M/M/1 if time were continuous.
     load, mean_s, slot_s = 0.6, 0.05, 0.01
     shape, warm = (64, 4096), 512

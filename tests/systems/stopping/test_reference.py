@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.reference.stopping import Draw, Scenario, backlog_of_others, counterfactual, simulate
+from tests.reference.stopping import (
+    Draw,
+    Scenario,
+    View,
+    backlog_of_others,
+    counterfactual,
+    simulate,
+)
 
 # Slots of 0.5 s. Layers take 2, 2 and (exit head) 1 slots; at 100 bits a slot uploads take 3, 2, 1
 # slots.
@@ -26,7 +33,13 @@ SCENARIO = Scenario(
 LOCAL = 3
 
 
-def make_draw(slots=20, arrivals=None, work=None, bits=None, speed=None):
+def make_draw(
+    slots: int = 20,
+    arrivals: dict | None = None,
+    work: dict | None = None,
+    bits: dict | None = None,
+    speed: dict | None = None,
+):
     """A row with 100 bits a slot, nominal speed and nothing else; each dict overrides slots."""
     rows = []
     for default, changes in ((0, arrivals), (0.0, work), (100.0, bits), (1.0, speed)):
@@ -37,7 +50,7 @@ def make_draw(slots=20, arrivals=None, work=None, bits=None, speed=None):
     return Draw(*rows)
 
 
-def choose(*choices, first=0):
+def choose(*choices: int, first: int = 0):
     """Policy that gives the k-th task the k-th choice."""
     return lambda n, layer, slot, view: layer == choices[n - first]
 
@@ -166,7 +179,7 @@ def test_outage_holds_the_upload_and_burns_energy():
         (0.0, 1.0, 0),  # no work takes none
     ],
 )
-def test_layer_slots(layer_s, speed, slots):
+def test_layer_slots(layer_s: float, speed: float, slots: int):
     scenario = replace(SCENARIO, layer_s=(layer_s, 0.7, 0.2))
     # Only the speed of the slot in which the layer begins counts, so the others crawl.
     draw = make_draw(
@@ -201,7 +214,7 @@ def test_view_shows_the_present():
     draw = make_draw(arrivals={0: 2, 1: 1}, work={1: 0.9}, bits={4: 70.0}, speed={4: 1.5})
     seen = {}
 
-    def stop(n, layer, slot, view):
+    def stop(n: int, layer: int, slot: int, view: View):
         seen[n, layer] = (slot, view)
         return layer == (0, 2, 0)[n]
 
@@ -224,7 +237,7 @@ def test_view_shows_the_present():
     assert (slot, view.radio_backlog_slots, view.waiting_tasks, view.wait_slots) == (4, 2, 0, 3)
 
 
-def busy_row(seed, slots=400):
+def busy_row(seed: int, slots: int = 400):
     """A random row whose last arrivals leave time for the queue to empty."""
     rng = np.random.default_rng(seed)
     arrivals = rng.poisson(0.25, slots)
@@ -238,7 +251,7 @@ def busy_row(seed, slots=400):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_waiting_is_charged_exactly_once(seed):
+def test_waiting_is_charged_exactly_once(seed: int):
     draw, choices = busy_row(seed), np.random.default_rng(seed + 100).integers(0, 4, 400)
     tasks = simulate(SCENARIO, draw, choose(*choices))
     assert len(tasks) == draw.arrivals.sum()  # the row ends idle

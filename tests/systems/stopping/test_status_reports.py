@@ -14,6 +14,7 @@ from jaxcoinfer.systems.stopping import baselines as policies
 from jaxcoinfer.systems.stopping import status_reports
 from jaxcoinfer.systems.stopping.bounds import dynamic_program
 from jaxcoinfer.systems.stopping.bounds import exact as bounds
+from jaxcoinfer.systems.stopping.status_reports import Point
 
 KEY = jax.random.key(0)
 
@@ -28,7 +29,7 @@ def points():
     return {(point.way, point.threshold_slots): point for point in found}
 
 
-def test_every_way_is_there(points):
+def test_every_way_is_there(points: list[Point]):
     assert set(points) == {
         ("every layer", 0),
         *(
@@ -40,7 +41,7 @@ def test_every_way_is_there(points):
     }
 
 
-def test_exact_status_is_as_good_as_a_report_at_every_layer(points):
+def test_exact_status_is_as_good_as_a_report_at_every_layer(points: list[Point]):
     full = points["every layer", 0]
     assert full.reports.mean > 1.5  # two layers and a head: one to three decisions
     for way in ("status twin", "last report"):
@@ -54,7 +55,7 @@ def test_exact_status_is_as_good_as_a_report_at_every_layer(points):
         assert points[way, 10].reports.mean < points[way, 0].reports.mean
 
 
-def test_the_twin_keeps_utility_with_a_tenth_of_the_reports(points):
+def test_the_twin_keeps_utility_with_a_tenth_of_the_reports(points: list[Point]):
     full, told = points["every layer", 0], points["status twin", 10]
     assert told.reports.mean < 0.12 * full.reports.mean
     assert abs(told.gain.mean) < 0.03 * full.utility.mean
@@ -65,7 +66,7 @@ def test_the_twin_keeps_utility_with_a_tenth_of_the_reports(points):
     assert generation.reports.mean == 0 and generation.gain.mean < 3 * told.gain.mean
 
 
-def test_commands_are_the_tasks_that_are_sent(points):
+def test_commands_are_the_tasks_that_are_sent(points: list[Point]):
     assert 0.2 < points["every layer", 0].commands.mean < 0.7
     assert (
         points["last report", None].commands.mean < 0.1
@@ -82,7 +83,7 @@ def test_only_a_constant_speed_is_varied():
 
 
 @pytest.mark.parametrize("name", ["wifi", "office-bursts", "campus-pi"])
-def test_beyond_the_model_there_is_no_exact_optimum(name):
+def test_beyond_the_model_there_is_no_exact_optimum(name: str):
     assert bounds.model_of(registry.load_scenario(name)) is None
 
 

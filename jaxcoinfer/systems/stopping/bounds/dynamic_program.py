@@ -2,14 +2,16 @@
 speed, long-run average.
 
 One step of the decision process is one task, from its start to the next start, so its average
-reward is the utility a task, and time needs no price. With the radio busy for r more slots, y
+reward is the utility per task, and time needs no price. With the radio busy for r more slots, y
 seconds of work at the server and w other tasks waiting, the task in hand stops or continues before
 layer l+1 (D: slot, n = r + u_l, c = c_{l+1}, v+ = max(v, 0)):
 
     V_l(r, y, w) = max(S_l, C_l),   l = 0..Le;  a step ends with V_0 of the next start
-    S_l = alpha acc_l - (n D + E[Q_n | y] + e_l + rtt) - beta E_tx(l) + N(n, y + E[I_n | y] + e_l,
-    w) C_l = -c D - D (c w + p c (c-1) / 2) - beta (E_dev(l+1) - E_dev(l)) + E V_{l+1}((r-c)+, Q_c,
-    w + Bin(c, p)) N(r, y, w) = V_0(r, y, w-1) if w > 0, else E V_0 at the next arrival
+    S_l = alpha acc_l - (n D + E[Q_n | y] + e_l + rtt) - beta E_tx(l)
+          + N(n, y + E[I_n | y] + e_l, w)
+    C_l = -c D - D (c w + p c (c-1) / 2) - beta (E_dev(l+1) - E_dev(l))
+          + E V_{l+1}((r-c)+, Q_c, w + Bin(c, p))
+    N(r, y, w) = V_0(r, y, w-1) if w > 0, else E V_0 at the next arrival
 
 C_Le runs the exit head: it adds alpha acc_{Le+1} and has N for V_{l+1}.
 
@@ -23,6 +25,7 @@ Axes: A = Le+1 stopping points with an upload, R radio states, X backlogs, W wai
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +127,7 @@ def act(
     return below * (1 - weight) + above * weight >= 0
 
 
-def _to_device(leaf) -> jax.Array:
+def _to_device(leaf: Any) -> jax.Array:
     return jnp.asarray(leaf, jnp.int32 if np.asarray(leaf).dtype.kind == "i" else jnp.float32)
 
 
@@ -140,7 +143,13 @@ def _free(tables: Tables, values: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.stack(alone)[:, :, None], values[:, :, :-1]], axis=2)
 
 
-def _sweep(tables: Tables, advantage, change: jax.Array, radios: tuple[int, ...], first: bool):
+def _sweep(
+    tables: Tables,
+    advantage: tuple[jax.Array, ...],
+    change: jax.Array,
+    radios: tuple[int, ...],
+    first: bool,
+):
     """Bellman's operator on a change of values: the next change of V_0 [R, X, W] and the new
     advantages [R, X, W] of A.
 
@@ -180,11 +189,11 @@ def _iterate(
     even = tuple(jnp.zeros((states, nodes, tasks)) for states in radios[:-1])
     change, advantage = _sweep(tables, even, zeros, radios, first=True)
 
-    def unsettled(carry):
+    def unsettled(carry: tuple[Any, ...]):
         *_, residual, _, sweeps = carry
         return (jnp.max(residual) - jnp.min(residual) > tolerance) & (sweeps < max_iterations)
 
-    def body(carry):
+    def body(carry: tuple[Any, ...]):
         values, lost, advantage, residual, level, sweeps = carry
         more = residual - lost  # compensated (Kahan): thousands of sums of small to large
         summed = values + more

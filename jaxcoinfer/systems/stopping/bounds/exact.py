@@ -1,5 +1,6 @@
 """The exact optimum of a `stopping` scenario, as a number and as a policy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,9 @@ from jaxcoinfer.systems.stopping.bounds.dynamic_program import Solution
 from jaxcoinfer.systems.stopping.bounds.tables import Model
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP
 from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
+from jaxcoinfer.systems.stopping.state import State
 
 
 def model_of(scenario: StoppingScenario) -> Model | None:
@@ -21,7 +24,7 @@ def model_of(scenario: StoppingScenario) -> Model | None:
     it.
 
     It needs Bernoulli arrivals, Poisson batches of load, one rate without outages, one speed, and
-    no look at an exit.
+    no exit head whose confidence is observed.
     """
     if scenarios.task_samples(scenario.task) is not None:
         return None
@@ -70,11 +73,10 @@ def model_of(scenario: StoppingScenario) -> Model | None:
 def policy(solution: Solution) -> Policy:
     """The optimal policy: `dynamic_program.act` on what the device knows."""
 
-    def act(key, state, observation, params):
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         k = known(state, params)
-        radio = jnp.maximum(
-            state.radio_free - state.slot, 0
-        )  # at one rate, known from the bits that are left
+        # At one rate, known from the bits that are left.
+        radio = jnp.maximum(state.radio_free - state.slot, 0)
         # The device counts its work from the moment it is handed over, so none of it is under way
         # any more.
         stops = dynamic_program.act(

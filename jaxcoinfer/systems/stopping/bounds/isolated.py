@@ -58,7 +58,7 @@ def _of_tasks(env: Stopping, params: Params, sure: Samples | None) -> jax.Array:
     energy_j = params.device_energy_j + jnp.append(upload_energy_j, 0.0)
     cost = params.energy_weight * energy_j
 
-    def task(row, number):
+    def task(row: jax.Array, number: jax.Array):
         arrival = exogenous.arrival(bank, row, number)
         accuracy = params.accuracy if sure is None else stopping_samples.record(sure, row, number)
         best = (

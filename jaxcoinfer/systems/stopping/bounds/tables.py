@@ -19,27 +19,22 @@ Table = np.ndarray | jax.Array  # made on the host, used on the device
 
 @struct.dataclass
 class Model:
-    """Numbers of one system. Seconds, joules, slots; new numbers on the same grid retrace nothing.
-
-    jobs_per_slot: Poisson mean of the others' jobs, of `job_law` "uniform" on (0, 2 job_mean_s) or
-    "exponential". layer_slots int [A]: layers 1..Le, then the head. upload_slots int [A], server_s
-    [A], transmit_energy_j [A]: when stopping at l = 0..Le. device_energy_j [A+1] (cumulative),
-    accuracy [A+1]: the same, then finished on the device.
-    """
+    """Numbers of one system; new numbers on the same grid retrace nothing."""
 
     slot_s: float
-    arrival_probability: float
-    jobs_per_slot: float
-    job_mean_s: float
-    layer_slots: np.ndarray
-    upload_slots: np.ndarray
-    server_s: np.ndarray
-    device_energy_j: np.ndarray
-    transmit_energy_j: np.ndarray
-    accuracy: np.ndarray
-    alpha: float
-    beta: float
-    rtt_s: float = 0.0
+    arrival_probability: float  # of a task in a slot
+    jobs_per_slot: float  # Poisson mean of the others' jobs
+    job_mean_s: float  # seconds of server work of a job
+    layer_slots: np.ndarray  # int [A], layers 1..Le, then the head
+    upload_slots: np.ndarray  # int [A], when stopping at l = 0..Le
+    server_s: np.ndarray  # [A], likewise
+    device_energy_j: np.ndarray  # [A+1], likewise, cumulative; last: finished on the device
+    transmit_energy_j: np.ndarray  # [A], when stopping at l = 0..Le
+    accuracy: np.ndarray  # [A+1], as device_energy_j
+    alpha: float  # weight of accuracy in the utility
+    beta: float  # weight of energy, per joule
+    rtt_s: float = 0.0  # round trip
+    # Of a job's work: "uniform" on (0, 2 job_mean_s), or "exponential".
     job_law: str = struct.field(pytree_node=False, default="uniform")
 
 
@@ -54,13 +49,13 @@ class Grid:
     """
 
     backlog_max_s: float
-    spacing_s: float
+    spacing_s: float  # of the nodes up to linear_s
     linear_s: float
-    waiting: int
-    radio: int
-    growth: float
+    waiting: int  # W
+    radio: int  # R
+    growth: float  # of the spacing beyond linear_s, per node
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.spacing_s <= 0 or self.growth < 0 or self.waiting < 1 or self.radio < 1:
             raise ValueError(f"{self}: spacing_s must be > 0, growth >= 0, waiting and radio >= 1")
 
@@ -96,7 +91,7 @@ class Tables(NamedTuple):
     arrival_probability: Table
 
 
-def default_grid(model: Model, **sizes) -> Grid:
+def default_grid(model: Model, **sizes: float) -> Grid:
     """Returns a grid up to the 1e-7 tail of the others' backlog; `sizes` replace fields of it.
     Raises like `solve`.
 

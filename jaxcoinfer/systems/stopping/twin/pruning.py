@@ -1,31 +1,54 @@
 """Choices that cannot win, found without asking the server's queue.
 
-Compared is the `value` (Ũ) of one task n between its own choices. t_l is the slot before layer l+1;
-an upload of l begins at b_l = max(t_l, radio free), ends at τ_l, is a_l = τ_l − b_l slots on air; s
-is the task's start, Δ = slot_s. Lemma: for l < m with τ_l ≤ τ_m, and w ≥ 0 the waiting cost of the
-slots from t_l to t_m,
+The `value` (Ũ) of one task n is compared between its own choices, l and m below. Notation:
 
-    value_m − value_l ≤ α (acc_m − acc_l) + (e_l − e_m) + β (E_tx(l) − E_tx(m)) − β (E_dev(m) −
-    E_dev(l)) − w,
+    s        slot at which the task starts            Δ        seconds of a slot, slot_s
+    t_l      slot before layer l+1                    e_l      seconds of the rest on the server
+    b_l      max(t_l, radio free): the upload of l    acc_l    accuracy
+             begins                                   E_dev(l) joules the device has computed away
+    τ_l      slot in which it ends                    E_tx(l)  joules of the upload
+    a_l      τ_l − b_l, slots on air                  E_l      E_dev(l) + E_tx(l)
+    bits_l   its size                                 rtt      round trip, seconds
+    A[u]     tasks that have arrived by slot u        α, β     weights of accuracy and energy
+    C[u]     bits the link has carried before u       N_l      waiting tasks, summed over s..t_l
+    W[u]     seconds of work the others bring in u    w        waiting cost of t_l..t_m, seconds
+    Q_tot(t) seconds of work at the server, of the others and of our earlier tasks
+    G(t)     tΔ + Q_tot(t): when work that joins the server at t is begun, in seconds
 
-and where the right side is ≤ 0, m cannot win. Proof: work that joins the server at t is begun at
-G(t) = tΔ + Q_tot(t). Q_tot is the others' work and that of our earlier tasks, through the radio by
-b_l (first come, first served): the same whatever task n chooses. Q_tot(t+1) ≥ Q_tot(t) − Δ, so G
-never falls and G(τ_m) ≥ G(τ_l). With N_l the tasks that wait, summed over s..t_l, value_l = α acc_l
-− (G(τ_l) − sΔ + e_l + rtt) − β (E_dev(l) + E_tx(l)) − Δ N_l. Subtract and drop G(τ_l) − G(τ_m) ≤ 0;
-left is the bound, where w = Δ (N_m − N_l) sums A[u] − (n+1) ≥ 0, since task n has arrived.
+Lemma: for l < m with τ_l ≤ τ_m,
 
-τ_l ≤ τ_m is a condition: uploads l and m are alternatives, and a smaller m overtakes where l is
-long or both wait for a busy radio. As b_l ≤ b_m, it is sure beforehand if bits_l ≤ bits_m, for then
-C[τ_m] ≥ C[b_m] + bits_m ≥ C[b_l] + bits_l; or if max a_l ≤ min a_m + (b_m − b_l), where b_m − b_l
-is t_m − t_l for an idle radio, else ≥ 0. E_tx = power Δ a + j_per_bit bits has unknown air time a,
-but a_l − a_m = (b_m − b_l) − (τ_m − τ_l) ≤ t_m − t_l, and ≤ max a_l − min a_m.
+    value_m − value_l ≤ α (acc_m − acc_l) + (e_l − e_m)
+                        + β (E_tx(l) − E_tx(m)) − β (E_dev(m) − E_dev(l)) − w,
 
-Ceiling: value_m ≤ α acc_m − (τ_m − s)Δ − e_m − rtt − β E_m − Δ N_m at an empty server, the earliest
-τ_m, the least air time and N_m; on the device t for τ, no e, rtt, radio. Limits: m is out only
-while the l that beats it is open: once l is passed, m may be the best left. `value` ignores later
-tasks: a policy that values the queue it leaves may rightly take m. In float32, ties are decided by
-the rounding of `value`.
+and where the right side is ≤ 0, m cannot win.
+
+Proof. Earlier tasks pass the radio by b_l (first come, first served), so Q_tot is the same whatever
+task n chooses. Q_tot(t+1) ≥ Q_tot(t) − Δ, so G never falls, and G(τ_m) ≥ G(τ_l). Now
+
+    value_l = α acc_l − (G(τ_l) − sΔ + e_l + rtt) − β (E_dev(l) + E_tx(l)) − Δ N_l.
+
+Subtract, and drop G(τ_l) − G(τ_m) ≤ 0: left is the bound with w = Δ (N_m − N_l), the sum of
+Δ (A[u] − (n+1)) over the slots from t_l to t_m, which is ≥ 0 since task n has arrived.
+
+The condition τ_l ≤ τ_m. Uploads l and m are alternatives, and a smaller m overtakes where l is long
+or both wait for a busy radio. As b_l ≤ b_m, the condition holds for sure beforehand if either
+
+    bits_l ≤ bits_m, for then C[τ_m] ≥ C[b_m] + bits_m ≥ C[b_l] + bits_l, or
+    max a_l ≤ min a_m + (b_m − b_l), where b_m − b_l is t_m − t_l for an idle radio, else ≥ 0.
+
+E_tx = power Δ a + j_per_bit bits has unknown air time a, but
+
+    a_l − a_m = (b_m − b_l) − (τ_m − τ_l) ≤ t_m − t_l, and ≤ max a_l − min a_m.
+
+Ceiling: with an empty server, the earliest τ_m, the least air time and the least N_m,
+
+    value_m ≤ α acc_m − (τ_m − s)Δ − e_m − rtt − β E_m − Δ N_m;
+
+on the device t takes the place of τ, and e, rtt and radio are absent.
+
+Limits. Choice m is out only while the l that beats it is open: once l is passed, m may be the best
+left. `value` ignores later tasks: a policy that values the queue it leaves may rightly take m. In
+float32, ties are decided by the rounding of `value`.
 
 P = L+1 uploads, P+1 choices. Source: in the manner of Hu et al. (arXiv 2405.17664); lemma and proof
 are ours.
@@ -51,20 +74,16 @@ from jaxcoinfer.systems.stopping.twin.workload import Replay
 class Sure(struct.PyTreeNode):
     """What is sure about the choices of one task; `[2, ...]` are least and most, equal after a
     replay.
-
-    first: earliest open choice, int32. slots [2, P+1] int32: differences bound t_m − t_l, the least
-    bound t_l − s. air [2, P] int32: slots on air. end [P] int32: least slots τ_l − s. waiting_s
-    [P+1], seconds: it and its differences are at most the waiting cost. ordered [P, P] bool: τ_l ≤
-    τ_m, row l, column m. accuracy [P+1]: of each choice, or what is expected of it: the lemma then
-    holds for expected values.
     """
 
-    first: jax.Array
-    slots: jax.Array
-    air: jax.Array
-    end: jax.Array
-    waiting_s: jax.Array
-    ordered: jax.Array
+    first: jax.Array  # int32, earliest open choice
+    slots: jax.Array  # int32 [2, P+1], differences bound t_m − t_l, the least bound t_l − s
+    air: jax.Array  # int32 [2, P], slots on air, a_l
+    end: jax.Array  # int32 [P], least slots τ_l − s
+    waiting_s: jax.Array  # float32 [P+1], it and its differences are at most the waiting cost
+    ordered: jax.Array  # bool [P, P], τ_l ≤ τ_m, row l, column m
+    # float32 [P+1], of each choice, or what is expected of it: the lemma then holds for expected
+    # values
     accuracy: jax.Array
 
 
@@ -99,8 +118,8 @@ def after_replay(replay: Replay) -> Sure:
 def at_decision(
     env: Stopping, state: State, params: Params, limits: tuple[jax.Array, jax.Array]
 ) -> Sure:
-    """Returns what is sure at a decision, given `limits(params)`; reads nothing that comes after
-    its slot.
+    """Returns what is sure at a decision, from `limits(params)`; reads nothing that comes after its
+    slot.
     """
     k, (layer_limits, air) = known(state, params), limits
     now = layer_slots(params.layer_s, k.speed, params.slot_s)[None]
@@ -191,18 +210,19 @@ def saved(kept: jax.Array) -> jax.Array:
     return jnp.mean(~kept, dtype=jnp.float32)
 
 
-def _step(x):  # x_m − x_l, row l, column m
+def _step(x: jax.Array) -> jax.Array:  # x_m − x_l, row l, column m
     return x[None] - x[:, None]
 
 
-def _sent_j(params, air, bits):
+def _sent_j(params: Params, air: jax.Array, bits: jax.Array) -> jax.Array:
     air_s, bits = seconds(air, params.slot_s), bits.astype(jnp.float32)
     return transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit)
 
 
-def _value(
-    params, sure, end_s, air
-):  # [P+1]; the server begins, or the device ends, end_s after the task's start
+def _value(params: Params, sure: Sure, end_s: jax.Array, air: jax.Array) -> jax.Array:
+    """Value of each choice [P+1] if the server begins, or the device ends, end_s [P+1] after the
+    task's start; air [P].
+    """
     after_s = jnp.append(params.server_s + params.rtt_s, 0.0)
     energy_j = params.device_energy_j + jnp.append(_sent_j(params, air, params.upload_bits), 0.0)
     lost = after_s + sure.waiting_s + params.energy_weight * energy_j

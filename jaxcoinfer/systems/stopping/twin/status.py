@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import TimeStep, Wrapper
 from jaxcoinfer.physics.compute import layer_slots
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.env import STOP, Stopping
@@ -26,33 +26,28 @@ from jaxcoinfer.systems.stopping.state import State
 
 
 class StatusParams(Params):
-    """Params of the system, and of the reports; build with `watch`.
+    """Params of the system, and of the reports; build with `watch`."""
 
-    threshold_slots int32: how far the device may be behind the estimate before it reports;
-    assumed_speed: with which the estimate runs ahead, 1 = nominal, at least the fastest;
-    extrapolates bool: whether the estimate moves on between reports, or the server holds the last
-    report for the truth.
-    """
-
-    threshold_slots: jax.Array
+    threshold_slots: jax.Array  # int32, how far behind the estimate the device need not report
+    # float32, with which the estimate runs ahead, 1 = nominal, at least the fastest
     assumed_speed: jax.Array
+    # bool, whether the estimate moves on between reports, or the server takes the last report for
+    # the truth
     extrapolates: jax.Array
 
 
 class BeliefState(State):
-    """The state the server believes in, which policies see; truth: what it is about; reports int32,
-    of this task.
-    """
+    """The state the server believes in, which policies see."""
 
-    truth: State
-    reports: jax.Array
+    truth: State  # the state of the device
+    reports: jax.Array  # int32, of this task
 
 
 def watch(params: Params, threshold_slots: int, extrapolate: bool = True) -> StatusParams:
     """Returns the params with a report threshold, in slots; one beyond the row's length means no
     report ever.
 
-    extrapolate: the estimate moves on between reports; without it the server holds the last report
+    extrapolate: the estimate moves on between reports; without it the server takes the last report
     for the truth.
     """
     if threshold_slots < 0:
@@ -67,7 +62,7 @@ def watch(params: Params, threshold_slots: int, extrapolate: bool = True) -> Sta
 
 
 @dataclass(frozen=True)
-class StatusTwinEnv:
+class StatusTwinEnv(Wrapper):
     """`stopping` as the server sees it: the same contract, params from `watch`, observations of the
     believed state.
     """
@@ -75,20 +70,8 @@ class StatusTwinEnv:
     env: Stopping
 
     @property
-    def n_choices(self) -> int:
-        return self.env.n_choices
-
-    @property
     def n_layers(self) -> int:
         return self.env.n_layers
-
-    @property
-    def n_actions(self) -> int:
-        return self.env.n_actions
-
-    @property
-    def observation_shape(self) -> tuple[int, ...]:
-        return self.env.observation_shape
 
     def mask(self, state: BeliefState, params: StatusParams) -> jax.Array:
         """Returns which actions are valid, bool [2]."""
@@ -126,9 +109,11 @@ class StatusTwinEnv:
         start = jnp.where(ends, slot, state.start)
         outcome = timestep.outcome.replace(reports=state.reports)
         now = exogenous.slot_at(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
-        told = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
+        n_reports = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
         believed = BeliefState(
-            **vars(truth) | {"slot": slot, "start": start, "now": now}, truth=truth, reports=told
+            **vars(truth) | {"slot": slot, "start": start, "now": now},
+            truth=truth,
+            reports=n_reports,
         )
         believed = jax.tree.map(
             lambda old, new: jnp.where(state.truth.done, old, new), state, believed

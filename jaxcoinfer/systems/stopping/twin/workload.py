@@ -22,37 +22,29 @@ from jaxcoinfer.systems.stopping.state import State
 
 
 class Choices(struct.PyTreeNode):
-    """What each choice of one task gives, [P+1]; the last choice finishes on the device.
+    """What each choice of one task gives, float32 [P+1]; the last finishes on the device."""
 
-    latency_s = wait_s + compute_s + upload_s + server_wait_s + server_s, seconds, where upload_s
-    counts waiting for the radio and the round trip; energy_j, joules; accuracy; utility `alpha acc
-    - T - beta E`; waiting_cost_s, seconds other tasks wait because this one holds the processor;
-    value, the utility with the task's own wait replaced by waiting_cost_s, which is what the
-    rewards of the task sum to.
-    """
-
-    wait_s: jax.Array
+    wait_s: jax.Array  # from arrival to start
     compute_s: jax.Array
-    upload_s: jax.Array
+    upload_s: jax.Array  # with waiting for the radio and the round trip
     server_wait_s: jax.Array
     server_s: jax.Array
-    latency_s: jax.Array
-    energy_j: jax.Array
-    accuracy: jax.Array
-    utility: jax.Array
-    waiting_cost_s: jax.Array
+    latency_s: jax.Array  # the sum of the five above
+    energy_j: jax.Array  # of the device
+    accuracy: jax.Array  # in [0, 1]
+    utility: jax.Array  # `alpha acc - T - beta E`
+    waiting_cost_s: jax.Array  # that other tasks wait because this one holds the processor
+    # The utility with waiting_cost_s in place of the task's own wait: what its rewards sum to.
     value: jax.Array
 
 
 class Replay(struct.PyTreeNode):
-    """One task replayed: choices [P+1]; states [P], at each decision; uploads [P]; end, after the
-    exit head.
-    """
+    """One task replayed."""
 
-    choices: Choices
-    states: State
-    uploads: stopping.Upload
-    end: State
+    choices: Choices  # [P+1]
+    states: State  # [P], at each decision
+    uploads: stopping.Upload  # [P]
+    end: State  # after the exit head
 
 
 def evaluate(env: Stopping, state: State, params: Params) -> Replay:
@@ -92,19 +84,15 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
 
 
 def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
-    """Returns the state at the start of the next task if `choice` (int32, 0..P) ends this one: a
-    whole task a step.
+    """Returns the state at the start of the next task if `choice` (int32, 0..P) ends this one: one
+    step per task.
     """
     n_points = replay.uploads.end.shape[0]
     point = jnp.minimum(choice, n_points - 1)
     state, upload = jax.tree.map(lambda leaf: leaf[point], (replay.states, replay.uploads))
     sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
     after = jax.tree.map(lambda a, b: jnp.where(choice < n_points, a, b), sent, replay.end)
-    following = stopping.next_task(after, params, after.slot)
-    now = exogenous.slot_at(
-        params.bank, following.row, jnp.minimum(following.slot, params.bank.n_slots)
-    )
-    following = following.replace(now=now)
+    following = stopping.with_record(stopping.next_task(after, params, after.slot), params)
     return jax.tree.map(lambda a, b: jnp.where(replay.end.done, a, b), replay.end, following)
 
 
@@ -146,8 +134,8 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
 
 
 def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
-    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once an exit head has
-    been looked at, that of images of which it is as sure.
+    """Returns the accuracy to be expected of each choice [P+1]: the mean, or once the confidence of
+    the exit head is known, that of images of which it is as sure.
     """
     if params.samples is None:
         return params.accuracy
@@ -156,7 +144,15 @@ def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:
 
 
 def _assemble(
-    params, *, accuracy, wait_s, compute_s, upload_s, server_wait_s, upload_energy_j, waiting_cost_s
+    params: Params,
+    *,
+    accuracy: jax.Array,
+    wait_s: jax.Array,
+    compute_s: jax.Array,
+    upload_s: jax.Array,
+    server_wait_s: jax.Array,
+    upload_energy_j: jax.Array,
+    waiting_cost_s: jax.Array,
 ) -> Choices:
     """Joins the parts; compute_s, waiting_cost_s [P+1], wait_s scalar, the others [P]: zero for the
     last choice.

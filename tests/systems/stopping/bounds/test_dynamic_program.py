@@ -5,6 +5,8 @@ simulation.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +54,7 @@ TINY_WAITING, TINY_BACKLOG = 3, 25  # the optimum does not go near the longest b
 
 
 @functools.cache
-def coarse(arrival_probability, **changes):
+def coarse(arrival_probability: float, **changes: Any):
     model = dataclasses.replace(REFERENCE, arrival_probability=arrival_probability)
     grid = default_grid(model, **{"growth": 0.02, "waiting": 32, "backlog_max_s": 20.0, **changes})
     return model, grid, solve(model, grid)
@@ -63,7 +65,7 @@ def coarse(arrival_probability, **changes):
 # (slots to arrival, slots of work)).
 
 
-def tiny_pass(backlog, under_way, slots):
+def tiny_pass(backlog: int, under_way: tuple, slots: int):
     """What is at the server and what is under way so many slots later."""
     for _ in range(slots):
         under_way = tuple((left - 1, work) for left, work in under_way)
@@ -73,7 +75,7 @@ def tiny_pass(backlog, under_way, slots):
     return backlog, under_way
 
 
-def tiny_free(waiting, backlog, under_way):
+def tiny_free(waiting: int, backlog: int, under_way: tuple):
     """[(probability, state)] in which the next task starts."""
     if waiting:
         return [(1.0, (0, waiting - 1, backlog, under_way))]
@@ -85,7 +87,7 @@ def tiny_free(waiting, backlog, under_way):
     return [*starts, (still_alone, (0, 0, 0, ()))]
 
 
-def tiny_stop(layer, waiting, backlog, under_way):
+def tiny_stop(layer: int, waiting: int, backlog: int, under_way: tuple):
     """(reward, [(probability, next state)], whether a task ends) of stopping."""
     work = round(TINY.server_s[layer] / TINY.slot_s)
     sent = max([left for left, _ in under_way], default=0) + int(TINY.upload_slots[layer])
@@ -96,7 +98,7 @@ def tiny_stop(layer, waiting, backlog, under_way):
     return reward, tiny_free(waiting, backlog, (*under_way, (sent, work))), True
 
 
-def tiny_go(layer, waiting, backlog, under_way):
+def tiny_go(layer: int, waiting: int, backlog: int, under_way: tuple):
     """The same of continuing; tasks beyond the limit of those that wait are lost at the end of the
     layer.
     """
@@ -142,7 +144,7 @@ def tiny_chain():
     return list(index), rewards, flows, ends
 
 
-def tiny_gain(policy):
+def tiny_gain(policy: np.ndarray):
     """Utility a task and relative values [N] of a policy [N]: v = reward - gain [a task ends] +
     flow v, v[0] = 0.
     """
@@ -208,7 +210,7 @@ def test_no_threshold_beats_the_optimum_and_its_policy_reaches_it():
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.03])
-def test_reference_agrees_with_the_measured_table(rate):
+def test_reference_agrees_with_the_measured_table(rate: float):
     """The table of design.md section 6: .230 ± .010 and .054 ± .023, baselines .223 and -.051 at
     best.
     """
@@ -261,7 +263,7 @@ def test_certificate_holds_in_float64():
 
 
 @pytest.mark.parametrize("job_law", ["uniform", "exponential"])
-def test_law_of_the_backlog_equals_slot_by_slot(job_law):
+def test_law_of_the_backlog_equals_slot_by_slot(job_law: str):
     """Backlog on a fine lattice, each slot drained by a shift and loaded by a convolution;
     piecewise linear moments.
     """
@@ -304,7 +306,9 @@ def test_backlog_in_the_long_run_is_pollaczek_khinchine():
     assert flow[0] @ grid.nodes_s() == pytest.approx(1.5, rel=0.02)
 
 
-def simulate(policy, rate, rows, slots, warm, seed):
+def simulate(
+    policy: Callable[..., np.ndarray], rate: float, rows: int, slots: int, warm: int, seed: int
+):
     """Mean utility a task [rows], slot by slot; policy(layer, waiting, backlog_s, radio_slots) ->
     stop, all [rows].
     """
@@ -368,7 +372,7 @@ def test_simulated_policy_reaches_the_gain_and_beats_a_threshold():
     solution = coarse(0.02)[2]
     decide = jax.jit(functools.partial(act, solution))
 
-    def optimal(layer, waiting, backlog_s, radio):
+    def optimal(layer: np.ndarray, waiting: np.ndarray, backlog_s: np.ndarray, radio: np.ndarray):
         layer, waiting, radio = (jnp.asarray(value, jnp.int32) for value in (layer, waiting, radio))
         return np.asarray(decide(layer, waiting, jnp.asarray(backlog_s, jnp.float32), radio))
 
@@ -441,6 +445,6 @@ def test_act_is_the_same_jitted_and_holds_past_the_grid():
         ("transmit_energy_j", np.array([-1.0, 0.1, 0.1])),
     ],
 )
-def test_an_impossible_system_is_refused_by_name(field, value):
+def test_an_impossible_system_is_refused_by_name(field: str, value: Any):
     with pytest.raises(ValueError, match=field):
         solve(dataclasses.replace(REFERENCE, **{field: value}))

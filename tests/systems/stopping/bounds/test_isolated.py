@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_task_of_any_policy_exceeds_it(seed):
+def test_no_task_of_any_policy_exceeds_it(seed: int):
     system = random_system(seed, 2)
     env, params = system.env, system.params()
     bound = np.asarray(isolated.utility(env, params))

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.exogenous import BACKLOG, TICKS, Draw, make_bank
-from jaxcoinfer.systems.stopping.params import make_params
+from jaxcoinfer.systems.stopping.params import Params, make_params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import pruning, workload
 from tests.reference import stopping as slow
 
@@ -22,10 +24,10 @@ N_TASKS = 60  # of a row
 TOLERANCE = 1e-5  # of `value`, relative to 1 + |value|: float32
 
 
-# --- random worlds -------------------------------------------------------------------------------------------
+# --- random worlds --------------------------------------------------------------------------------
 
 
-def jobs(rng, shape, load, job_s):
+def jobs(rng: np.random.Generator, shape: tuple[int, int], load: float, job_s: float):
     """Ticks of Poisson many jobs a slot, uniform on (0, job_s), that take the share `load` of the
     server.
     """
@@ -37,13 +39,13 @@ def jobs(rng, shape, load, job_s):
     return np.round(work_s.reshape(shape) / SLOT_S * TICKS).astype(np.int32)
 
 
-def blocks(rng, shape, length, values):
+def blocks(rng: np.random.Generator, shape: tuple[int, int], length: int, values: list[float]):
     return np.repeat(rng.choice(values, (shape[0], -(-shape[1] // length))), length, axis=1)[
         :, : shape[1]
     ]
 
 
-def random_draw(rng, shape):
+def random_draw(rng: np.random.Generator, shape: tuple[int, int]):
     """A rate that varies with outages or not at all, varying speed, light to heavy load; the row's
     end has a link.
     """
@@ -64,7 +66,7 @@ def random_draw(rng, shape):
     )
 
 
-def random_numbers(rng, n_layers, mean_bits):
+def random_numbers(rng: np.random.Generator, n_layers: int, mean_bits: float):
     """Numbers of a task: nothing need fall or rise with the layer."""
     n = n_layers + 1
     slots = rng.integers(0, 2, n) * rng.uniform(0, 12, n)
@@ -90,14 +92,14 @@ def random_numbers(rng, n_layers, mean_bits):
     }
 
 
-def random_world(seed, n_layers):
+def random_world(seed: int, n_layers: int):
     rng = np.random.default_rng(seed)
     draw = random_draw(rng, SHAPE)
     numbers = random_numbers(rng, n_layers, float(draw.slot_bits.astype(jnp.float32).mean()))
     return make_params(make_bank(draw), draw.slot_bits, **numbers)
 
 
-def reference_world(arrivals, seed):
+def reference_world(arrivals: float, seed: int):
     """The `reference` scenario of design.md, section 6."""
     rng = np.random.default_rng(seed)
     draw = Draw(
@@ -120,7 +122,7 @@ def reference_world(arrivals, seed):
     )
 
 
-def most_work_s(params):
+def most_work_s(params: Params):
     """The most the others bring in one slot, seconds: `W[t] = Q[t+1] - max(Q[t] - slot, 0)`."""
     q = params.bank.slots[:, :, BACKLOG]
     most = (q[:, 1:] - jnp.maximum(q[:, :-1] - TICKS, 0)).max()
@@ -128,7 +130,7 @@ def most_work_s(params):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def play(env, params, play_best, key):
+def play(env: Stopping, params: Params, play_best: bool, key: jax.Array):
     """Plays every row, at random or the best choice; what pruning says of each task, fields [K,
     N_TASKS, ...].
 
@@ -136,7 +138,7 @@ def play(env, params, play_best, key):
     """
     limits, work_s = pruning.limits(params), most_work_s(params)
 
-    def say(sure, value):
+    def say(sure: pruning.Sure, value: jax.Array):
         return {
             "ordered": sure.ordered,
             "gain": pruning.most_gain(params, sure),
@@ -145,7 +147,7 @@ def play(env, params, play_best, key):
             "stop_now": pruning.stop_now(params, sure, value),
         }
 
-    def decision(state, value):
+    def decision(state: State, value: jax.Array):
         sure = pruning.at_decision(env, state, params, limits)
         told = jnp.where(jnp.arange(value.shape[0]) == state.layer, value, -jnp.inf)
         floor = pruning.floor_now(state, params, sure, work_s)
@@ -154,7 +156,7 @@ def play(env, params, play_best, key):
             "stop_on_floor": pruning.stop_now(params, sure, floor),
         }
 
-    def task(state, key_task):
+    def task(state: State, key_task: jax.Array):
         replay = workload.evaluate(env, state, params)
         value = replay.choices.value
         sure = pruning.after_replay(replay)
@@ -165,7 +167,7 @@ def play(env, params, play_best, key):
         choice = jnp.where(play_best, jnp.argmax(value).astype(jnp.int32), any_choice)
         return workload.follow(replay, choice, params), told
 
-    def row(row, key_row):
+    def row(row: jax.Array, key_row: jax.Array):
         state, _ = env.reset_at(row, jnp.int32(0), params)
         return jax.lax.scan(task, state, jax.random.split(key_row, N_TASKS))[1]
 
@@ -173,7 +175,7 @@ def play(env, params, play_best, key):
     return jax.vmap(row)(jnp.arange(n_rows, dtype=jnp.int32), jax.random.split(key, n_rows))
 
 
-def played(n_layers, worlds, play_best=False):
+def played(n_layers: int, worlds: list[Params], play_best: bool = False):
     """`play` in every world, only the tasks that are live: NumPy, [N, ...]."""
     keys = jax.random.split(jax.random.key(0), len(worlds))
     told = [
@@ -184,10 +186,10 @@ def played(n_layers, worlds, play_best=False):
     return jax.tree.map(lambda leaf: leaf[told["live"]], told)
 
 
-# --- what must hold ------------------------------------------------------------------------------------------
+# --- what must hold -------------------------------------------------------------------------------
 
 
-def worst_errors(told):
+def worst_errors(told: dict[str, Any]):
     """How far each claim is broken at worst, relative to 1 + |value|; every one must be at most
     TOLERANCE.
     """
@@ -199,10 +201,10 @@ def worst_errors(told):
     later = np.stack([value[:, layer + 1 :].max(axis=1) for layer in range(n_points)], axis=1)
     errors = {}
 
-    def claim(name, error):  # error [N, ...]; -inf where nothing is claimed
+    def claim(name: str, error: np.ndarray):  # error [N, ...]; -inf where nothing is claimed
         errors[name] = float((error / scale.reshape((-1,) + (1,) * (error.ndim - 1))).max())
 
-    def where(claimed, error):
+    def where(claimed: np.ndarray, error: np.ndarray | float):
         return np.where(claimed, error, -np.inf)
 
     after, then = told["after"], told["then"]
@@ -235,13 +237,13 @@ def worst_errors(told):
     return errors
 
 
-def assert_right(told):
+def assert_right(told: dict[str, Any]):
     wrong = {name: error for name, error in worst_errors(told).items() if error > TOLERANCE}
     assert not wrong, wrong
 
 
 @pytest.mark.parametrize(("n_layers", "n_worlds"), [(2, 25), (4, 16)])
-def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
+def test_never_the_best_choice_over_thousands_of_tasks(n_layers: int, n_worlds: int):
     told = played(n_layers, [random_world(100 + seed, n_layers) for seed in range(n_worlds)])
     assert_right(told)
     # The worlds are not easy ones: every choice is best at times, the radio is busy, uploads
@@ -274,7 +276,15 @@ def test_never_the_best_choice_over_thousands_of_tasks(n_layers, n_worlds):
     accuracy=st.lists(st.sampled_from([0.0, 0.6, 0.9, 1.0]), min_size=4, max_size=4),
     weights=st.tuples(st.sampled_from([0.0, 0.1, 1.0, 10.0]), st.sampled_from([0.0, 1.0, 20.0])),
 )
-def test_never_the_best_choice(seed, layer_s, slots, server_s, energy_j, accuracy, weights):
+def test_never_the_best_choice(
+    seed: int,
+    layer_s: list[float],
+    slots: list[float],
+    server_s: list[float],
+    energy_j: list[float],
+    accuracy: list[float],
+    weights: tuple[float, float],
+):
     rng = np.random.default_rng(seed)
     draw = random_draw(rng, SHAPE)
     mean_bits = float(draw.slot_bits.astype(jnp.float32).mean())
@@ -295,7 +305,7 @@ lemma_bound = jax.jit(pruning.most_gain)
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), history=st.lists(st.integers(0, 3), max_size=4))
-def test_lemma_holds_in_the_slot_by_slot_reference(seed, history):
+def test_lemma_holds_in_the_slot_by_slot_reference(seed: int, history: list[int]):
     rng = np.random.default_rng(seed)
     draw = random_draw(rng, (1, 400))
     numbers = random_numbers(rng, 2, float(draw.slot_bits.astype(jnp.float32).mean())) | {
@@ -351,7 +361,7 @@ def test_lemma_holds_in_the_slot_by_slot_reference(seed, history):
     assert value.max() - value[kept].max() <= TOLERANCE * scale
 
 
-# --- worked by hand ------------------------------------------------------------------------------------------
+# --- worked by hand -------------------------------------------------------------------------------
 
 ONE_LAYER = {
     "slot_s": 1.0,
@@ -366,8 +376,8 @@ ONE_LAYER = {
 }
 
 
-def one_task(**numbers):
-    """Replay and params of a task that arrives in slot 0, at one bit a slot, with an idle server."""
+def one_task(**numbers: Any):
+    """Replay and params of a task that arrives in slot 0: one bit per slot, an idle server."""
     zeros = jnp.zeros((1, 40), jnp.int32)
     draw = Draw(zeros.at[0, 0].set(1), zeros, jnp.ones_like(zeros), jnp.ones((1, 40), jnp.float32))
     params = make_params(make_bank(draw), draw.slot_bits, **(ONE_LAYER | numbers))
@@ -436,7 +446,7 @@ def test_saved():
     assert float(pruning.saved(jnp.asarray([[True, False], [False, False]]))) == 0.75
 
 
-# --- known at the decision -----------------------------------------------------------------------------------
+# --- known at the decision ------------------------------------------------------------------------
 
 
 def test_a_decision_reads_nothing_after_its_slot():
@@ -448,8 +458,8 @@ def test_a_decision_reads_nothing_after_its_slot():
     limits = pruning.limits(worlds[0])
 
     @jax.jit
-    def decisions(params):
-        def step(state, key):
+    def decisions(params: Params):
+        def step(state: State, key: jax.Array):
             sure = pruning.at_decision(env, state, params, limits)
             told = (state.slot, sure, pruning.floor_now(state, params, sure, jnp.float32(0.1)))
             action = jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
@@ -467,11 +477,11 @@ def test_a_decision_reads_nothing_after_its_slot():
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[seen], y[seen]), a, b)
 
 
-# --- what it saves -------------------------------------------------------------------------------------------
+# --- what it saves --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arrivals", [0.02, 0.03])
-def test_saves_on_the_reference_scenario(arrivals):
+def test_saves_on_the_reference_scenario(arrivals: float):
     told = played(2, [reference_world(arrivals, seed) for seed in range(6)], play_best=True)
     assert_right(told)
     kept, stop = told["after"]["can_win"], told["after"]["stop_now"]

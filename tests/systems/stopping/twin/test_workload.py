@@ -3,13 +3,17 @@ choice is made.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 from tests.helpers.stopping import (
     ROWS,
@@ -28,15 +32,15 @@ PAIRS = 500  # of one system
 
 
 @partial(jax.jit, static_argnums=(0,))
-def force(env, state, choice, params):
+def force(env: Stopping, state: State, choice: jax.Array, params: Params):
     """Steps from `state` until its task ends at `choice`.
 
     Returns the state after it, its time step, and the rewards [Le+1] in the order of the steps,
     zero after the end.
     """
 
-    def one(state, choice):
-        def move(carry, _):
+    def one(state: State, choice: jax.Array):
+        def move(carry: Any, _: None):
             action = jnp.where(carry[0].layer == choice, STOP, CONTINUE)
             ended = carry[1].outcome.finished
             new = env.step(carry[0], action, params)
@@ -53,8 +57,8 @@ def force(env, state, choice, params):
 
 
 @partial(jax.jit, static_argnums=(0,))
-def replay(env, state, choice, params):
-    def one(state, choice):
+def replay(env: Stopping, state: State, choice: jax.Array, params: Params):
+    def one(state: State, choice: jax.Array):
         twin = workload.evaluate(env, state, params)
         return twin, workload.follow(twin, choice, params)
 
@@ -65,7 +69,7 @@ forecast = jax.jit(workload.forecast, static_argnums=0)
 forecast_all = jax.jit(jax.vmap(workload.forecast, (None, 0, None)), static_argnums=0)
 
 
-def pairs(seed, n_layers):
+def pairs(seed: int, n_layers: int):
     """Random decisions of random episodes: params, states at the start of the task and now,
     choices, [PAIRS].
     """
@@ -89,7 +93,7 @@ def pairs(seed, n_layers):
 
 
 @pytest.mark.parametrize("n_layers", [1, 3])
-def test_ten_thousand_choices_are_as_in_the_environment(n_layers):
+def test_ten_thousand_choices_are_as_in_the_environment(n_layers: int):
     # 2 x 10 systems of 500 pairs.
     for seed in range(10):
         env, params, begun, now, choice = pairs(seed, n_layers)
@@ -111,20 +115,20 @@ def test_ten_thousand_choices_are_as_in_the_environment(n_layers):
             )
 
 
-def numpy(tree):
+def numpy(tree: Any):
     return jax.tree.map(np.asarray, tree)
 
 
-def many(tree):
+def many(tree: Any):
     """Repeated up to PAIRS, the one length for which the functions above are compiled."""
     return jax.tree.map(lambda x: np.resize(x, (PAIRS, *x.shape[1:])), tree)
 
 
-def at(tree, index):
+def at(tree: Any, index: Any):
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def check(choices, choice, timestep, rewards):
+def check(choices: workload.Choices, choice: np.ndarray, timestep: TimeStep, rewards: np.ndarray):
     chosen, outcome = at(choices, (np.arange(PAIRS), choice)), timestep.outcome
     assert outcome.finished.all()
     np.testing.assert_array_equal(outcome.choice, choice)
@@ -176,10 +180,10 @@ def test_following_an_ended_state_stays_ended():
     assert np.asarray(following.done).all()
 
 
-# --- forecast ------------------------------------------------------------------------------------------------------
+# --- forecast -------------------------------------------------------------------------------------
 
 
-def still_world(arrivals):
+def still_world(arrivals: np.ndarray):
     """Slots of 10 ms, speed .75: layers of ceil(8 / .75) = 11, ceil(23.5 / .75) = 32 and 4, a head
     of 3 slots.
     """
@@ -248,7 +252,7 @@ def test_forecast_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_forecast_is_finite_and_marks_what_lies_behind(seed):
+def test_forecast_is_finite_and_marks_what_lies_behind(seed: int):
     env, params, _, now, _ = pairs(50 + seed, 3)
     expected = forecast_all(env, now, params)
     behind = np.arange(5) < np.asarray(now.layer)[:, None]
