@@ -134,7 +134,7 @@ def _edge_work(rng: np.random.Generator, shape: tuple[int, int]):
 
 
 def _slot_bits(rng: np.random.Generator, shape: tuple[int, int], mean: int):
-    """A constant link, one whose rate changes each slot, or one with outages of some eight slots."""
+    """A constant link, one whose rate changes each slot, or one with outages of about 8 slots."""
     kind = rng.integers(3)
     if kind == 0:
         return np.full(shape, mean)

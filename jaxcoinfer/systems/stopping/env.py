@@ -277,8 +277,8 @@ def idle_device(
 def lone_task(
     params: Params, task: jax.Array, layer: jax.Array, waiting_tasks: jax.Array, backlog: jax.Array
 ) -> State:
-    """Returns a device that stands at `layer` of `task`, which has found it idle: nothing on the
-    radio, no own work on the server, mean rate and nominal speed.
+    """Returns a device at `layer` of `task` that was idle before: nothing on the radio, no own work
+    on the server, mean rate and nominal speed.
 
     waiting_tasks: behind it, backlog: of the others, in ticks; all int32. The task arrived at slot
     0 of row 0.

@@ -130,7 +130,8 @@ def batch(
     }
     begun = [jnp.asarray(x[:, None], dtype if x.dtype == np.float32 else jnp.int32) for x in begun]
     params = MultiUserParams(**params, bank=InitialStates(*begun))
-    return jax.jit(jax.vmap(env.reset_at, (None, 0)))(jnp.int32(0), params)[0], params
+    reset = jax.jit(jax.vmap(env.reset_at, (None, None, 0)))
+    return reset(jnp.int32(0), jnp.int32(0), params)[0], params
 
 
 @pytest.mark.parametrize(("users", "max_tasks", "n"), SHAPES)

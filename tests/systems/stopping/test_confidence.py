@@ -166,9 +166,8 @@ def test_learning_and_evaluation_see_different_images(scenario: StoppingScenario
     judged, same = stopping_samples.make_samples(right, confidence, split="eval")
     np.testing.assert_array_equal(learned.records[:, -1], confidence[: S // 2])
     np.testing.assert_array_equal(judged.records[:, -1], confidence[S // 2 :])
-    np.testing.assert_array_equal(
-        means, same
-    )  # what a device may expect it knows from the first half
+    # What a device may expect it knows from the first half.
+    np.testing.assert_array_equal(means, same)
     np.testing.assert_allclose(means, right[:, : S // 2].mean(axis=1), rtol=1e-6)
     jax.tree.map(
         np.testing.assert_array_equal,

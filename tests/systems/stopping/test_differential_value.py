@@ -76,9 +76,8 @@ def test_decisions_that_are_tried():
     tried = np.asarray(
         jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.0))
     )
-    np.testing.assert_array_equal(
-        np.unique(tried), [0, 1]
-    )  # what the policy reaches: it stops at 1
+    # What the policy reaches: it stops at 1.
+    np.testing.assert_array_equal(np.unique(tried), [0, 1])
     tried = np.asarray(
         jax.vmap(differential_value.try_layer, (0, None, None))(keys, stops, jnp.float32(0.5))
     )
@@ -104,9 +103,8 @@ def test_samples_overwrite_the_oldest():
 def test_without_training_it_decides_as_adaptive_waiting(busy: tuple[Stopping, Params]):
     env, params = busy
     states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 200), params)
-    weights = differential_value.network(env, SMALL).init(
-        KEY, jnp.zeros(7)
-    )  # the last layer starts at zero
+    # The last layer starts at zero.
+    weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
     learned, rule = differential_value.policy(env, SMALL, weights), policies.adaptive_waiting(env)
     observation = jnp.zeros(env.observation_shape)
     both = jax.jit(

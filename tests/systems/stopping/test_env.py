@@ -65,9 +65,8 @@ def test_every_task_is_as_in_the_reference(n_layers: int):
             n = compare(
                 system, jax.tree.map(lambda x, row=row: x[:, row], (states, steps)), expected
             )
-            if n < len(
-                expected
-            ):  # the environment stopped early, so the next task must be one that might not fit
+            # The environment stopped early, so the next task must be one that might not fit.
+            if n < len(expected):
                 start = expected[n].start
                 radio = max([task.upload_end or 0 for task in expected[:n]], default=0)
                 assert max(start + params.longest_local_slots, radio) > params.last_upload[row]
@@ -91,9 +90,8 @@ def compare(system: System, trajectory: tuple[Any, Any], expected: Sequence[Task
     expected = expected[:n]
     outcome = jax.tree.map(lambda x: x[finished], steps.outcome)
     assert list(outcome.choice) == [task.choice for task in expected]
-    assert list(outcome.reports) == [
-        len(task.decision_slots) for task in expected
-    ]  # one before each decision
+    # One before each decision.
+    assert list(outcome.reports) == [len(task.decision_slots) for task in expected]
     begun = alive & (states.layer == 0)
     assert list(states.task[begun]) == [task.index for task in expected]
     assert list(states.arrival[begun]) == [task.arrival for task in expected]
@@ -410,9 +408,8 @@ def test_new_numbers_never_retrace():
         state, _ = reset(jax.random.key(seed), params)
         for action in (CONTINUE, STOP, CONTINUE):
             state, _ = once(state, jnp.int32(action), params)  # the output fed back
-    with pytest.raises(
-        AssertionError, match="traced"
-    ):  # the count counts: another dtype is another trace
+    # The count counts: another dtype is another trace.
+    with pytest.raises(AssertionError, match="traced"):
         once(state, jnp.uint32(0), params)
 
 

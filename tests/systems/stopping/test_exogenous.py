@@ -235,9 +235,8 @@ def test_upload_table_by_hand():
     # 7 is the end.
     np.testing.assert_array_equal(got[:, 1], [1, 6, 5, 4, 3, 2, 1, never])
     np.testing.assert_array_equal(got[:, 2], [6, 6, 5, 4, 3, 2, never, never])
-    np.testing.assert_array_equal(
-        got[:2, 3:], [[7, never], [never, never]]
-    )  # all there is, and a bit more
+    # All there is, and a bit more.
+    np.testing.assert_array_equal(got[:2, 3:], [[7, never], [never, never]])
 
 
 @pytest.mark.parametrize("rate", [3, 2_000_003, 1_000_000_007])
@@ -252,9 +251,8 @@ def test_upload_table_of_a_row_that_carries_more_bits_than_an_int32_counts(rate:
         upload_table(jnp.asarray(bits[None], jnp.int32), jnp.asarray(sizes, jnp.int32))
     )[0]
     sums = np.concatenate([[0], np.cumsum(bits)])  # int64
-    ends = np.searchsorted(
-        sums, sums[:, None] + sizes
-    )  # the first slot at which enough has been sent, if any
+    # The first slot at which enough has been sent, if any.
+    ends = np.searchsorted(sums, sums[:, None] + sizes)
     begins = np.arange(len(sums))[:, None]
     ends = np.maximum(ends, begins)  # size 0 in an outage: the search finds the outage's first slot
     np.testing.assert_array_equal(got, np.where(ends <= len(slots), ends - begins, len(slots) + 1))
@@ -275,9 +273,8 @@ def test_a_bank_with_uploads_holds_what_each_upload_meets():
     for k in range(2):
         for begin in range(T + 1):
             for p in range(5):
-                end = min(
-                    begin + slots[k, begin, p], T
-                )  # an upload that does not end meets what is there at the end
+                # An upload that does not end meets what is there at the end.
+                end = min(begin + slots[k, begin, p], T)
                 met = after[k, begin, UPLOADS + 3 * p : UPLOADS + 3 * p + 3]
                 assert list(met) == [
                     slots[k, begin, p],
@@ -385,9 +382,8 @@ def test_bernoulli_and_poisson_arrivals():
     several = np.asarray(generators.poisson_arrivals(jax.random.key(1), SHAPE, 0.7))
     assert several.dtype == np.int32 and several.max() > 3
     within(several, 0.7, variance=0.7)
-    within(
-        (several - 0.7) ** 2, 0.7, variance=0.7 * (1 + 2 * 0.7)
-    )  # variance = mean; Var[(x-m)^2] = m (1 + 2 m)
+    # variance = mean; Var[(x-m)^2] = m (1 + 2 m).
+    within((several - 0.7) ** 2, 0.7, variance=0.7 * (1 + 2 * 0.7))
 
 
 def test_every_row_may_have_its_own_mean():

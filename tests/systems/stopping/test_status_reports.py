@@ -59,18 +59,16 @@ def test_the_twin_keeps_utility_with_a_tenth_of_the_reports(points: list[Point])
     full, told = points["every layer", 0], points["status twin", 10]
     assert told.reports.mean < 0.12 * full.reports.mean
     assert abs(told.gain.mean) < 0.03 * full.utility.mean
-    assert (
-        points["last report", None].gain.mean < 5 * told.gain.mean - 0.05
-    )  # without a twin silence is expensive
+    # Without a twin silence is expensive.
+    assert points["last report", None].gain.mean < 5 * told.gain.mean - 0.05
     generation = points["at generation", None]
     assert generation.reports.mean == 0 and generation.gain.mean < 3 * told.gain.mean
 
 
 def test_commands_are_the_tasks_that_are_sent(points: list[Point]):
     assert 0.2 < points["every layer", 0].commands.mean < 0.7
-    assert (
-        points["last report", None].commands.mean < 0.1
-    )  # the server thinks the device still at its first task
+    # The server thinks the device still at its first task.
+    assert points["last report", None].commands.mean < 0.1
 
 
 def test_only_a_constant_speed_is_varied():

@@ -83,9 +83,8 @@ def _spread(
     """
     gap = nodes_s[None, :] - start_s[:, None]
     losses = np.interp(gap, lattice_s * np.arange(losses_s.size), losses_s) - np.minimum(gap, 0)
-    passed = (
-        -np.diff(losses, axis=1) / np.diff(nodes_s)[None, :]
-    )  # the share that lies beyond node j, in hats
+    # The share that lies beyond node j, in hats.
+    passed = -np.diff(losses, axis=1) / np.diff(nodes_s)[None, :]
     return np.concatenate(
         [1 - passed[:, :1], passed[:, :-1] - passed[:, 1:], passed[:, -1:]], axis=1
     )

@@ -47,36 +47,31 @@ EXACT = jax.lax.Precision.HIGHEST  # a GPU would round the products behind a cer
 
 @struct.dataclass
 class Solution:
-    """The optimum, its certificate and its policy.
+    """The optimum, its certificate and its policy; float32 unless said otherwise."""
 
-    The optimum on the grid lies within span of gain_per_task, mostly far nearer. gain_per_task,
-    span: utility a task; gain_per_slot: utility a slot; iterations int32: sweeps. values [R, X, W]:
-    of the state in which a task starts, relative to an idle system. advantage [A, R, X, W]: of
-    stopping over continuing, utility; the policy stops where it is >= 0. backlogs_s [X]. slot_s;
-    sent_s: server seconds of raw input that a slot of the radio brings.
-    """
-
-    gain_per_slot: jax.Array
-    gain_per_task: jax.Array
-    span: jax.Array
-    iterations: jax.Array
+    gain_per_slot: jax.Array  # utility
+    gain_per_task: jax.Array  # utility
+    span: jax.Array  # the optimum on the grid is this close to gain_per_task, mostly far closer
+    iterations: jax.Array  # int32, sweeps
+    # [R, X, W], utility of the state in which a task starts, relative to an idle system
     values: jax.Array
+    # [A, R, X, W], utility of stopping over continuing; the policy stops where it is >= 0
     advantage: jax.Array
-    backlogs_s: jax.Array
+    backlogs_s: jax.Array  # [X], of the grid
     slot_s: jax.Array
-    sent_s: jax.Array
+    sent_s: jax.Array  # server seconds of raw input that a slot of the radio brings
 
 
 def solve(
     model: Model, grid: Grid | None = None, tolerance: float = 1e-4, max_iterations: int = 100_000
 ) -> Solution:
-    """Returns the best long-run utility a task, by relative value iteration to a span below
-    `tolerance`.
+    """Returns the best long-run utility per task, by relative value iteration until the span is
+    below `tolerance`.
 
     For every V, `min(T V - V) <= optimum <= max(T V - V)`: the span of the last change certifies
     the optimum on the grid. How far the grid's is from the system's shows when the grid is refined.
-    A run ended by `max_iterations` has a span above `tolerance`. Call it outside jit: the laws are
-    made on the host. ValueError: an impossible system.
+    A run stopped by `max_iterations` has a span above `tolerance`. Call it outside jit: the laws
+    are made on the host. ValueError: an impossible system.
     """
     model = checked(model)
     grid = default_grid(model) if grid is None else grid

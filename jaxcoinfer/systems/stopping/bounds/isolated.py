@@ -8,12 +8,14 @@ from its arrival:
 Proof. Starting later never ends earlier. The radio is first-come first-served: an upload that
 begins later ends no earlier. So is the server: the backlog of the others falls by at most one slot
 a slot, so `tau + Q(tau)` does not fall with tau, and own work of earlier tasks only adds to it.
-Layers take at least what they take at the row's fastest speed, and air time is at least the least
-that any slot of the row would give. What the queue costs is left out, so the bound is close where
-queues are short, and says little under load; `systems.stopping.bounds.dynamic_program` is for that.
-Where an exit head is looked at, acc_l is how often choice l is right on images of which the head is
-as sure: a bound on the mean over them. Axes: K rows, N tasks, P = Le+1 stopping points with an
-upload.
+Layers take at least what they take at the fastest speed of the bank, and an upload is on air for at
+least the fewest slots of any that begins in the bank. What the queue costs is left out, so the
+bound is close where queues are short, and says little under load;
+`systems.stopping.bounds.dynamic_program` is for that. Where the confidence of an exit head is
+observed, acc_l is how often choice l is right on images of which the head is as sure: a bound on
+the mean over them.
+
+Axes: K rows, N tasks, P = Le+1 stopping points with an upload.
 """
 
 from functools import partial

@@ -172,7 +172,7 @@ def can_win(params: Params, sure: Sure, device_value: jax.Array | float = -jnp.i
 
 def floor_now(state: State, params: Params, sure: Sure, most_work_s: jax.Array) -> jax.Array:
     """Returns the least value of stopping now, [P], if the others bring at most `most_work_s`
-    (finite) seconds a slot.
+    (finite) seconds per slot.
 
     G(τ) ≤ max(G(t), τΔ) + (τ − t) most_work_s, since G(t+1) = max(G(t), (t+1)Δ) + W[t], at the
     longest air time. Minus infinity for other l, and while the radio is busy: how much own work

@@ -145,7 +145,7 @@ def tiny_chain():
 
 
 def tiny_gain(policy: np.ndarray):
-    """Utility a task and relative values [N] of a policy [N]: v = reward - gain [a task ends] +
+    """Utility per task and relative values [N] of a policy [N]: v = reward - gain [a task ends] +
     flow v, v[0] = 0.
     """
     states, rewards, flows, ends = tiny_chain()
@@ -254,9 +254,8 @@ def test_certificate_holds_in_float64():
             stop + place.stop_reward[:, :, None], go[place.next_radio] + place.go_reward
         )
     change = after - values
-    bulk = change[
-        :, grid.nodes_s() < 3.0, :10
-    ]  # values of a few units, so float32 holds them to 1e-6
+    # Values of a few units, so float32 holds them to 1e-6.
+    bulk = change[:, grid.nodes_s() < 3.0, :10]
     assert np.ptp(bulk) < 1.2e-4
     assert bulk.min() - 1e-5 <= float(solution.gain_per_task) <= bulk.max() + 1e-5
     assert np.ptp(change) < 2e-3  # values of hundreds, kept to a few 1e-5
@@ -272,9 +271,8 @@ def test_law_of_the_backlog_equals_slot_by_slot(job_law: str):
     grid = default_grid(dataclasses.replace(REFERENCE, job_law=job_law))
     nodes = grid.nodes_s()
     tail = np.maximum(1 - fine_s / 0.5, 0) if job_law == "uniform" else np.exp(-fine_s / mean_s)
-    job = np.convolve(
-        -np.diff(np.append(tail, 0.0)), [0.5, 0.5]
-    )  # down and up to the lattice, half each
+    # Down and up to the lattice, half each.
+    job = np.convolve(-np.diff(np.append(tail, 0.0)), [0.5, 0.5])
     job = job[: fine_s.size]
     twice = np.convolve(job, job)[: fine_s.size]
     thrice = np.convolve(twice, job)[: fine_s.size]
@@ -309,8 +307,8 @@ def test_backlog_in_the_long_run_is_pollaczek_khinchine():
 def simulate(
     policy: Callable[..., np.ndarray], rate: float, rows: int, slots: int, warm: int, seed: int
 ):
-    """Mean utility a task [rows], slot by slot; policy(layer, waiting, backlog_s, radio_slots) ->
-    stop, all [rows].
+    """Mean utility per task [rows], slot by slot; policy(layer, waiting, backlog_s, radio_slots)
+    -> stop, all [rows].
     """
     model, rng, every, ring = REFERENCE, np.random.default_rng(seed), np.arange(rows), 64
     last, local = model.layer_slots.size, model.accuracy.size - 1
@@ -329,9 +327,8 @@ def simulate(
         new = rng.random(rows) < rate
         arrival[every[new], arrived[new]] = slot
         arrived += new
-        row, upload = np.nonzero(
-            lands == slot
-        )  # at most one a slot, the radio takes a slot or more for each
+        # At most one a slot, the radio takes a slot or more for each.
+        row, upload = np.nonzero(lands == slot)
         backlog[row] += brings[row, upload]
         total[row] += (worth[row, upload] - backlog[row]) * (slot >= warm)
         count[row] += slot >= warm

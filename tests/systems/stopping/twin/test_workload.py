@@ -47,9 +47,8 @@ def force(env: Stopping, state: State, choice: jax.Array, params: Params):
             reward = jnp.where(ended, 0.0, new[1].reward)
             return jax.tree.map(lambda old, new: jnp.where(ended, old, new), carry, new), reward
 
-        blank = env.reset_at(state.row, state.slot, params)[
-            1
-        ]  # a time step in which nothing has finished
+        # A time step in which nothing has finished.
+        blank = env.reset_at(state.row, state.slot, params)[1]
         (state, timestep), rewards = jax.lax.scan(move, (state, blank), length=env.n_layers + 1)
         return state, timestep, rewards
 
@@ -233,9 +232,8 @@ def test_forecast_by_hand():
     state, _ = reset_at(env, jnp.int32(0), jnp.int32(0), params)
     first = forecast(env, state, params)
     np.testing.assert_allclose(first.compute_s, [0.0, 0.11, 0.43, 0.47, 0.50], rtol=1e-6)
-    np.testing.assert_allclose(
-        first.upload_s, [0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6
-    )  # 250, 120, 30 bits, 100 a slot
+    # 250, 120, 30 bits, 100 a slot.
+    np.testing.assert_allclose(first.upload_s, [0.03, 0.02, 0.01, 0.0, 0.0], rtol=1e-6)
     np.testing.assert_allclose(first.waiting_cost_s, first.compute_s, rtol=1e-6)  # one task waits
     np.testing.assert_allclose(first.latency_s, [0.0443, 0.1429, 0.4484, 0.47, 0.50], rtol=1e-5)
     # Stop at 0: the radio has 250 bits = 2.5 slots to send. The second task finds the radio busy
