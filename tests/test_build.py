@@ -104,6 +104,7 @@ def test_augmented_images_are_shifted_and_mirrored_copies():
     )  # 10, or 31 - 10 mirrored
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     made, config = images(), train.Config(epochs=2, batch=64)
     quiet = {"report": lambda line: None}
@@ -123,6 +124,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
         train.train(0.25, made, dataclasses.replace(config, rate=0.1), stopped, **quiet)
 
 
+@pytest.mark.slow
 def test_train_measure_show(archive, tmp_path, monkeypatch, capsys):
     shared = ["--data", str(archive), "--widths", "1,0.25", "--quick"]
     monkeypatch.setattr(command, "QUICK", train.Config(epochs=2, batch=64, rate=0.02))

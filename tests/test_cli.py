@@ -12,6 +12,8 @@ from jaxcoinfer.data import profiles
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.types import Bound, Row, Table
 from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.stopping import continuation_value, differential_value
+from jaxcoinfer.systems.stopping import run as stopping
 
 SCENARIO = (profiles.profiles_root() / "scenarios" / "wifi.toml").read_text()
 
@@ -136,7 +138,26 @@ def test_a_table_without_a_bound_has_no_gap(capsys, gap):
     assert all((word in printed) == (gap == 0.25) for word in ("gap to", "0.250", "bound: "))
 
 
-def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path):
+TINY = stopping.Sizes(
+    {
+        stopping.METHOD: continuation_value.Config(
+            hidden=(8,), n_devices=8, n_evaluations=4, updates_per_evaluation=2
+        ),
+        stopping.BEST: differential_value.Config(
+            hidden=(8,), n_pairs=16, n_evaluations=2, updates_per_evaluation=1, buffer_size=512
+        ),
+    },
+    rows=2,
+    slots=8192,
+    without_twin=False,
+    arrivals=(1.0,),
+    loads=(0.6,),
+    thresholds=(0, 10),
+)
+
+
+def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "QUICK", TINY)
     out = tmp_path / "run"
     assert cli.main(["run", "--quick", "--seed", "3", "--out", str(out)]) == 0
     said = capsys.readouterr()

@@ -73,6 +73,7 @@ def help_of(subcommand: str, capsys, monkeypatch) -> tuple[int, str]:
     return code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_python_blocks_run_in_order(tmp_path):
     """All of them in one fresh interpreter, names shared, from an empty folder."""
     languages = [language for language, _, _ in blocks(TEXT)]

@@ -240,6 +240,7 @@ def test_imports_start_no_backend_and_stay_light(installed):
     assert facts["commands"] == {"jaxcoinfer": True}
 
 
+@pytest.mark.slow
 def test_main_job_runs_from_any_folder(installed, tmp_path):
     python, _ = installed
     table = python("-m", "jaxcoinfer", "run", "--quick", "--out", tmp_path / "out")

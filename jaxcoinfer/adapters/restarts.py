@@ -6,18 +6,19 @@ start for all of them in every step and throw nearly all away; here the batch is
 and the ended ones are looked for and started one by one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import Env, TimeStep
 
 _ROW = 128  # width of the grid in which the ended are looked for, first by row
 
 
 def restarted(
-    env: Any, key: jax.Array, state: Any, timestep: TimeStep, params: Any
+    env: Env, key: jax.Array, state: Any, timestep: TimeStep, params: Any
 ) -> tuple[Any, jax.Array]:
     """Returns (state, observation) as `env.reset(key, params)` gives them where the time step
     ended, else as they are.
@@ -26,19 +27,21 @@ def restarted(
     reverse.
     """
 
-    def start(key, params):
+    def start(key: jax.Array, params: Any):
         fresh, first = env.reset(key, params)
         return fresh, first.observation
 
-    def one(key, over, kept, params):
+    def one(key: jax.Array, over: jax.Array, kept: Any, params: Any):
         return jax.lax.cond(over, lambda: start(key, params), lambda: kept)
 
     @jax.custom_batching.custom_vmap
-    def batch(keys, over, kept, params):
+    def batch(keys: jax.Array, over: jax.Array, kept: Any, params: Any):
         return _restart_some(start, keys, over, kept, params)
 
     @batch.def_vmap
-    def _batches(axis_size, in_batched, keys, over, kept, params):
+    def _batches(
+        axis_size: int, in_batched: Any, keys: jax.Array, over: jax.Array, kept: Any, params: Any
+    ):
         if any(jax.tree.leaves(in_batched[3])):  # each batch has a world of its own
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
             each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), axes, axis_size=axis_size)
@@ -54,7 +57,9 @@ def restarted(
     single = jax.custom_batching.custom_vmap(one)
 
     @single.def_vmap
-    def _batch(axis_size, in_batched, keys, over, kept, params):
+    def _batch(
+        axis_size: int, in_batched: Any, keys: jax.Array, over: jax.Array, kept: Any, params: Any
+    ):
         if any(jax.tree.leaves(in_batched[3])):
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
             return _all_batched(jax.vmap(one, axes, axis_size=axis_size)(keys, over, kept, params))
@@ -67,11 +72,11 @@ def restarted(
     )
 
 
-def _all_batched(out):
+def _all_batched(out: Any):
     return out, jax.tree.map(lambda _: True, out)
 
 
-def _broadcast(parts, batched, axis_size: int):
+def _broadcast(parts: Any, batched: Any, axis_size: int):
     """Gives every leaf the batch's axis, first."""
     return jax.tree.map(
         lambda leaf, has: leaf if has else jnp.broadcast_to(leaf, (axis_size, *leaf.shape)),
@@ -80,7 +85,9 @@ def _broadcast(parts, batched, axis_size: int):
     )
 
 
-def _restart_some(start, keys: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
+def _restart_some(
+    start: Callable[..., Any], keys: jax.Array, over: jax.Array, kept: Any, params: Any
+) -> Any:
     """Returns `kept` with `start(key, params)` in place of every environment that is over, [B]; one
     after another.
     """
@@ -88,7 +95,7 @@ def _restart_some(start, keys: jax.Array, over: jax.Array, kept: Any, params: An
     n_rows = -(-n_envs // _ROW)
     grid = jnp.pad(over, (0, n_rows * _ROW - n_envs)).reshape(n_rows, _ROW)
 
-    def next_one(carry):
+    def next_one(carry: Any):
         in_row, grid, kept = carry
         row = jnp.argmax(in_row).astype(jnp.int32)
         column = jnp.argmax(grid[row]).astype(jnp.int32)

@@ -5,6 +5,10 @@ An environment is a frozen, hashable dataclass that holds what decides shapes. I
 for one environment; `jax.vmap` makes many.
 """
 
+# JAX's own signatures are partly unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 from dataclasses import dataclass
 from typing import Any, Protocol
 

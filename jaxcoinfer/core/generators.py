@@ -3,6 +3,10 @@
 Axes: K rows, T slots, M states of a Markov chain.
 """
 
+# JAX's own signatures are partly unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 import dataclasses
 from typing import Any
 
@@ -45,7 +49,7 @@ def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> j
     leaves = jax.random.uniform(key_leave, (t, k))
     shifts = jax.random.randint(key_where, (t, k), 1, max(m, 2), dtype=jnp.int32)
 
-    def move(state, draw):
+    def move(state: Any, draw: Any):
         uniform, shift = draw
         return jnp.where(uniform < leave[state], (state + shift) % m, state), state
 
@@ -92,7 +96,7 @@ def poisson_batch_work(
             f"edge load: jobs {jobs!r} is unknown; allowed: {', '.join(map(repr, draws))}."
         )
 
-    def add(carry):
+    def add(carry: Any):
         number, total = carry
         size = draws[jobs](jax.random.fold_in(key_size, number))
         return number + 1, total + jnp.where(number < count, size, 0.0)
@@ -116,7 +120,7 @@ def gauss_markov(
     noise = deviation * jax.random.normal(key, (shape[1], shape[0]))
     fresh = (1.0 - memory**2) ** 0.5
 
-    def move(x, z):
+    def move(x: jax.Array, z: jax.Array):
         return memory * x + fresh * z, x
 
     return jax.lax.scan(move, noise[0], jnp.roll(noise, -1, axis=0))[1].T
@@ -182,9 +186,7 @@ def link_bits(
             ]
             bits = _recorded_bits(key_rate, shape, slot_s, files)
         case _:
-            raise TypeError(
-                f"rate: {rate!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
-            )
+            raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.data.processes`.")
     return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
 
 
@@ -197,7 +199,8 @@ def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
             return markov_speed(
                 key, shape, jnp.asarray(values, jnp.float32), jnp.asarray(leave, jnp.float32)
             )
-    raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.systems.stopping.scenario`.")
+        case _:
+            raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.data.processes`.")
 
 
 def _recorded_bits(

@@ -35,7 +35,7 @@ def unroll(
     """
     n_envs = timestep.reward.shape[0]
 
-    def move(carry, key_step):
+    def move(carry: Any, key_step: jax.Array):
         state, timestep = carry
         keys = jax.random.split(key_step, n_envs)
         action = jax.vmap(policy, (0, 0, 0, None))(keys, state, timestep.observation, params)
@@ -56,7 +56,7 @@ def mean_reward(
     """
     unused = jax.random.key(0)
 
-    def one(state, timestep):
+    def one(state: Any, timestep: TimeStep):
         alive = ~(timestep.terminated | timestep.truncated)
         after, following = env.step(
             state, policy(unused, state, timestep.observation, params), params
@@ -92,7 +92,7 @@ def rollout(
     n_envs: int,
     n_blocks: int,
     block_steps: int,
-    reduce,
+    reduce: Callable[[TimeStep], Any],
 ):
     """Runs B environments for n_blocks × block_steps steps with fresh starts between blocks.
 
@@ -102,7 +102,7 @@ def rollout(
     key_reset, key_run = jax.random.split(key)
     start = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, n_envs), params)
 
-    def block(carry, key_block):
+    def block(carry: Any, key_block: jax.Array):
         key_steps, key_fresh = jax.random.split(key_block)
         state, timestep = carry
         state, timestep, steps = unroll(

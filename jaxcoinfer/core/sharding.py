@@ -11,6 +11,10 @@ draws are the same whatever the mesh (JAX's default, `jax_threefry_partitionable
 differ only by the order in which floats are summed. Axis: B environments, or places of a batch.
 """
 
+# JAX's own signatures are partly unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 from typing import Any
 
 import jax
@@ -47,8 +51,8 @@ def mesh(per_process: int | None = None) -> Mesh:
         if per_process is not None and not 1 <= per_process <= len(here):
             raise ValueError(
                 f"{per_process} devices asked for, process {process} has {len(here)}: ask for 1 "
-                f"to {len(here)}; a CPU is split by XLA_FLAGS=--xla_force_host_platform_device_count=N, "
-                "set before Python starts."
+                f"to {len(here)}; a CPU is split by "
+                "XLA_FLAGS=--xla_force_host_platform_device_count=N, set before Python starts."
             )
         chosen += here[:per_process]
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))

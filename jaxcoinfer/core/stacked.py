@@ -4,6 +4,10 @@ Where the world shows itself late or in part (how long has the link been out?), 
 than the present.
 """
 
+# JAX's own signatures are partly unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import Env
+from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import Split
@@ -121,19 +121,30 @@ class PolicyWorld(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiPolicyEnv:
+class MultiPolicyEnv(Wrapper):
     """An environment in which several policies act, one per world, so that it is compiled once for
-    all of them.
+    all of them. Its params are a `PolicyWorld`.
     """
 
-    env: Env
     policies: tuple[Policy, ...]
 
-    def reset_at(self, row: jax.Array, slot: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
-        return self.env.reset_at(row, slot, world.params)
+    def mask(self, state: Any, params: PolicyWorld) -> Any:
+        """Returns which actions are valid, as `env` does."""
+        return self.env.mask(state, params.params)
 
-    def step(self, state: Any, action: jax.Array, world: PolicyWorld) -> tuple[Any, Any]:
-        return self.env.step(state, action, world.params)
+    def reset(self, key: jax.Array, params: PolicyWorld) -> tuple[Any, TimeStep]:
+        """Starts as `env` does; consumes the key."""
+        return self.env.reset(key, params.params)
+
+    def reset_at(
+        self, row: jax.Array, slot: jax.Array, params: PolicyWorld
+    ) -> tuple[Any, TimeStep]:
+        """Starts at a slot of a row, as `env` does."""
+        return self.env.reset_at(row, slot, params.params)
+
+    def step(self, state: Any, action: Any, params: PolicyWorld) -> tuple[Any, TimeStep]:
+        """Steps as `env` does."""
+        return self.env.step(state, action, params.params)
 
     def act(
         self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld

@@ -333,7 +333,8 @@ def test_an_environment_loads_its_slice_alone():
 
 
 def test_select_takes_whole_entries():
-    new, old = {"a": jnp.ones((2, 3)), "b": jnp.ones(2)}, {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
+    new = {"a": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    old = jax.tree.map(jnp.zeros_like, new)
     chosen = select(jnp.asarray([True, False]), new, old)
     np.testing.assert_array_equal(chosen["a"], [[1, 1, 1], [0, 0, 0]])
     np.testing.assert_array_equal(chosen["b"], [1, 0])

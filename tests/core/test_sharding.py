@@ -85,6 +85,7 @@ def assert_same(values: dict[str, np.ndarray], reference: dict[str, np.ndarray])
             np.testing.assert_allclose(value, reference[name], rtol=0, atol=CLOSE, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_device_has_it_all(alone):
     values, facts = alone
     assert (
@@ -103,6 +104,7 @@ def test_one_device_has_it_all(alone):
     )  # something was learned that can differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_several_devices_give_the_same_and_send_no_states(folder, alone, count):
     run(folder, (str(count),))
@@ -117,6 +119,7 @@ def test_several_devices_give_the_same_and_send_no_states(folder, alone, count):
         assert set(sent) == {"all-gather", "all-reduce"}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same(folder, alone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

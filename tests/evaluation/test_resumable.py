@@ -87,6 +87,7 @@ def result(folder: Path) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", SPECS)
 def test_a_run_killed_at_random_moments_comes_to_the_same_bits(learner, begin, tmp_path):
     cache, folder, kills, lives = tmp_path / "cache", tmp_path / "killed", 0, 0

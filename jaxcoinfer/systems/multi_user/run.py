@@ -65,7 +65,7 @@ class Sizes:
 FULL = Sizes(CONFIG, seeds=3, rows=1 << 20, held_out=256)
 QUICK = Sizes(
     dataclasses.replace(
-        CONFIG, n_envs=64, n_evaluations=8, updates_per_evaluation=6, evaluation_envs=32
+        CONFIG, n_envs=32, n_batches=4, updates_per_evaluation=8, evaluation_envs=32
     ),
     seeds=3,
     rows=1024,

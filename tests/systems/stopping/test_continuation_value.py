@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcoinfer
 from jaxcoinfer.evaluation import evaluate
@@ -48,6 +49,7 @@ def test_first_stop():
     assert int(continuation_value.first_stop(jnp.zeros(3, bool))) == 3
 
 
+@pytest.mark.slow
 def test_it_learns_to_beat_greedy_and_traces_once():
     scenario = dataclasses.replace(registry.load_scenario("reference-busy"), rows=12, slots=16384)
     env, params = jaxcoinfer.make(scenario, jax.random.key(1))

@@ -181,6 +181,7 @@ def test_the_exported_function_is_the_policy(busy: tuple[Stopping, Params]):
     )
 
 
+@pytest.mark.slow
 def test_it_beats_every_rule_and_the_clairvoyant_under_load_and_traces_once(
     busy: tuple[Stopping, Params],
 ):

@@ -85,6 +85,7 @@ def test_beyond_the_model_there_is_no_exact_optimum(name: str):
     assert bounds.model_of(registry.load_scenario(name)) is None
 
 
+@pytest.mark.slow
 def test_the_exact_optimum_reaches_its_gain_in_the_environment_and_nothing_beats_it():
     scenario = dataclasses.replace(registry.load_scenario("reference-busy"), rows=16, slots=40_000)
     env, params = jaxcoinfer.make(scenario, jax.random.key(7))

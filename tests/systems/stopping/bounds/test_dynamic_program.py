@@ -365,6 +365,7 @@ def simulate(
     return total / count
 
 
+@pytest.mark.slow
 def test_simulated_policy_reaches_the_gain_and_beats_a_threshold():
     solution = coarse(0.02)[2]
     decide = jax.jit(functools.partial(act, solution))
