@@ -1,18 +1,17 @@
-"""Checked mode: what goes wrong while it runs is an error that says what and where, instead of a
-number.
+"""Checked mode: a fault in a running program is an error that says what and where, not a number.
 
 By default nothing is checked while compiled code runs: an index beyond an array reads something,
-and an action that does not exist does something. `Checked` is an environment that looks at what it
-is given and at what comes out of it, `twin` does so for a digital twin, and `raising` compiles what
-uses them so that the first fault is raised:
+and an action that does not exist does something. `Checked` is an environment that checks its
+inputs and its results, `twin` does so for a digital twin, and `raising` compiles a program that
+uses them such that the first fault is raised:
 
     env = Checked(env)
     step = raising(jax.vmap(env.step, (0, 0, None)))
 
-Any program that uses a checked environment must go through `raising`, and then may `jit`, `vmap`,
-`scan` and train. The environment as it is knows nothing of this and pays nothing for it. `raising`
-also finds any index beyond an array; the checks of places are there since a row's end lies within
-the array that holds all rows. That results are the same is up to rounding: a check may keep the
+Any program that uses a checked environment must go through `raising`, and may then `jit`, `vmap`,
+`scan` and train. The plain environment knows nothing of this and pays nothing for it. `raising`
+also finds any index beyond an array; rows and slots are checked besides, since the end of a row
+lies within the array that holds all rows. Results are the same up to rounding: a check may keep the
 compiler from joining a product and a sum.
 """
 
@@ -26,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
-from jaxcoinfer.core.contract import TimeStep
+from jaxcoinfer.core.contract import TimeStep, Wrapper
 from jaxcoinfer.systems.fleet import env as fleet
 from jaxcoinfer.systems.fleet.env import FleetAction, FleetState
 from jaxcoinfer.systems.stopping.twin.workload import Replay
@@ -43,31 +42,30 @@ def raising(function: Callable) -> Callable:
     )
 
     @functools.wraps(function)
-    def call(*given: Any) -> Any:
-        error, found = compiled(*given)
-        said = error.get()
-        if said is not None:
-            raise CheckFailed(" ".join(said.split("(`check` failed)")[0].split()))
-        return found
+    def call(*arguments: Any) -> Any:
+        error, result = compiled(*arguments)
+        message = error.get()
+        if message is not None:
+            raise CheckFailed(" ".join(message.split("(`check` failed)")[0].split()))
+        return result
 
     return call
 
 
 @dataclass(frozen=True)
-class Checked:
-    """`env`, one of `stopping`, `on_demand` or `fleet`, with the same contract, in which what is
-    wrong is an error.
+class Checked(Wrapper):
+    """`env`, one of `stopping`, `on-demand` or `fleet`, with the same contract; a fault is an
+    error.
 
-    Before a step: a state outside the trace; an action that does not exist or is not valid. After
+    Before a step: a state outside the trace; an action that does not exist or is invalid. After
     it: a state, or an upload, that ends past the trace; an observation, a reward or an outcome that
-    is not finite. An environment that has ended, and a device of a fleet that is absent, takes any
-    action that exists. Wrappers go around it: `Stacked(Checked(env), 8)`.
+    is not finite. An environment that is done, and an absent device of a fleet, takes any action
+    that exists. Wrappers go around it: `Stacked(Checked(env), 8)`.
     """
 
-    env: Any
-
     def __getattr__(self, name: str) -> Any:
-        # A copy is asked for these before it has an environment.
+        # What an environment has beyond the contract. Copying reads these names before there is an
+        # environment.
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
@@ -107,43 +105,40 @@ class Checked:
 
 
 def twin(function: Callable) -> Callable:
-    """Returns `evaluate` or `forecast` of a digital twin that checks what it is asked about and
-    what it finds.
+    """Returns `evaluate` or `forecast` of a digital twin that checks its arguments and its result.
 
-    A state that has ended or lies outside the trace, a choice of a fleet that is not valid, an
-    upload that ends past the trace, and NaN are errors. Values of minus or plus infinity are how
-    twins say that a choice is not open.
+    A state that is done or lies outside the trace, an invalid choice of a fleet, an upload that
+    ends past the trace, and NaN are errors. Minus or plus infinity is how twins mark an invalid
+    choice.
     """
-    signature, where = (
-        inspect.signature(function),
-        f"{function.__module__.removeprefix('jaxcoinfer.systems.')}.{function.__name__}",
-    )
+    signature = inspect.signature(function)
+    where = f"{function.__module__.removeprefix('jaxcoinfer.systems.')}.{function.__name__}"
 
     @functools.wraps(function)
-    def ask(*given: Any) -> Any:
-        asked = signature.bind(*given).arguments
-        state, params = asked["state"], asked["params"]
+    def call(*arguments: Any) -> Any:
+        named = signature.bind(*arguments).arguments
+        state, params = named["state"], named["params"]
         _check_place(where, state.row, state.slot, params)
         text = (
             f"{where}: the state at slot {{slot}} of row {{row}} has ended; ask about one that "
             "has not"
         )
         checkify.check(~state.done, text, slot=state.slot, row=state.row)
-        if "action" in asked:
-            wide = jnp.broadcast_to(params.valid, (*asked["action"].shape, *params.valid.shape))
-            _check_choice(where, state, asked["action"], wide, params)
-        found = function(*given)
-        if isinstance(found, Replay):
-            _check_end(f"{where}: an upload", state.row, found.uploads.end.max(), params)
-            _check_end(f"{where}: the task", state.row, found.end.slot, params)
-        _check_finite(f"{where}: result", found, True, state, jnp.isnan)
-        return found
+        if "action" in named:
+            mask = jnp.broadcast_to(params.valid, (*named["action"].shape, *params.valid.shape))
+            _check_choice(where, state, named["action"], mask, params)
+        result = function(*arguments)
+        if isinstance(result, Replay):
+            _check_end(f"{where}: an upload", state.row, result.uploads.end.max(), params)
+            _check_end(f"{where}: the task", state.row, result.end.slot, params)
+        _check_finite(f"{where}: result", result, True, state, jnp.isnan)
+        return result
 
-    return ask
+    return call
 
 
 def _check_place(where: str, row: jax.Array, slot: jax.Array, params: Any) -> None:
-    """A place inside the bank; slot T may be looked at."""
+    """A place inside the bank; slot T may be read."""
     rows, last = params.bank.n_rows, params.bank.n_slots
     text = (
         f"{where}: slot {{slot}} of row {{row}} lies outside the trace, {rows} rows of slots 0 to "
@@ -162,8 +157,8 @@ def _check_end(where: str, row: jax.Array, end: jax.Array, params: Any) -> None:
 
 
 def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, params: Any) -> None:
-    """Choices [...] of what mask [..., A] allows; those of absent devices and ended environments
-    need only exist.
+    """Choices [...] that mask [..., A] allows; those of absent devices and of environments that are
+    done need only exist.
     """
     counts = jnp.broadcast_to(~state.done, choice.shape)
     if isinstance(state, FleetState):
@@ -187,7 +182,7 @@ def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, pa
 def _check_finite(
     where: str, tree: Any, counts: Any, state: Any, fault: Callable = lambda x: ~jnp.isfinite(x)
 ) -> None:
-    """Numbers of a tree, those that count."""
+    """Floats of a tree without a fault where `counts`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             wrong = (fault(leaf) & counts).reshape(-1)

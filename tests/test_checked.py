@@ -166,7 +166,7 @@ def test_numbers_that_are_none(stop, demand):
         )
 
 
-def test_twins_refuse_what_is_over_and_what_lies_outside(stop, demand, many):
+def test_twins_take_no_state_that_is_done_or_outside(stop, demand, many):
     env, params = stop
     state, _ = env.reset_at(ZERO, ZERO, params)
     ask = raising(partial(twin(workload.evaluate), env))

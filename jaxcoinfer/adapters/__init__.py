@@ -1,9 +1,9 @@
-"""Faces that other ecosystems expect of an environment. Nothing of theirs is imported before a face
-is asked for.
+"""Environments in the form that other libraries expect. Those libraries are imported only once one
+of these functions or classes is used.
 
-All are thin: the transition is the environment's own. Trainers that know one `done` flag take a
-record's end for the world's, which biases what they learn of the last steps; those that know
-truncation do not.
+All are thin: the transition is the environment's own. Trainers that know a single `done` flag take
+the end of a record for the end of the world, which biases what they learn of the last steps; those
+that know truncation do not.
 """
 
 from jaxcoinfer.adapters.for_gymnasium import gymnasium_env, gymnasium_vector

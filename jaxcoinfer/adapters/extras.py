@@ -1,4 +1,4 @@
-"""How a face reaches the library it is for."""
+"""Imports of the optional libraries that adapters are for."""
 
 import importlib
 from typing import Any

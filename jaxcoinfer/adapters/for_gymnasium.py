@@ -1,9 +1,9 @@
 """Gymnasium 1.x: one environment as its `Env`, a batch of them as its `VectorEnv`. NumPy in, NumPy
 out.
 
-Which actions are valid stands in `info["action_mask"]`, int8, as `Discrete.sample(mask)` takes it,
-and is what `action_masks()` returns, bool, as sb3-contrib's `MaskablePPO` asks for it. Starts are
-drawn from `np_random`.
+`info["action_mask"]` says which actions are valid, int8, as `Discrete.sample(mask)` takes it;
+`action_masks()` returns the same as bool, as sb3-contrib's `MaskablePPO` wants it. Starts are drawn
+from `np_random`.
 """
 
 from functools import cache, partial
@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from jaxcoinfer.adapters.extras import needed
-from jaxcoinfer.core.contract import select
+from jaxcoinfer.core.contract import Env, select
 
 _SEEDS = 1 << 32
 
 
-def gymnasium_env(env: Any, params: Any) -> Any:
-    """Returns `env` as a `gymnasium.Env`; the queue of a record that ends goes on, so its end is a
-    truncation.
+def gymnasium_env(env: Env, params: Any) -> Any:
+    """Returns `env` as a `gymnasium.Env`. Where a record ends the world would go on, so its end is
+    a truncation.
 
     Raises TypeError where an action is not one number, ImportError where gymnasium is not
     installed.
@@ -28,13 +28,13 @@ def gymnasium_env(env: Any, params: Any) -> Any:
     return _classes()[0](_one_number(env), params)
 
 
-def gymnasium_vector(env: Any, params: Any, n_envs: int, *, autoreset: str = "NextStep") -> Any:
+def gymnasium_vector(env: Env, params: Any, n_envs: int, *, autoreset: str = "NextStep") -> Any:
     """Returns n_envs of `env` as a `gymnasium.vector.VectorEnv`, stepped in one call.
 
     autoreset: a value of `gymnasium.vector.AutoresetMode`. "NextStep": the step after an end
     ignores the action and returns the first observation of a new start with reward 0. "SameStep":
-    the step that ends returns it already, and the last one in `info["final_obs"]`. "Disabled" is
-    refused with ValueError. Else raises as `gymnasium_env`.
+    the step that ends returns it already, and the last one in `info["final_obs"]`. "Disabled"
+    raises ValueError. Else raises as `gymnasium_env`.
     """
     return _classes()[1](_one_number(env), params, n_envs, autoreset)
 
@@ -46,8 +46,8 @@ def _classes() -> tuple[Any, Any]:
     return one, type("GymnasiumVector", (_Many, gymnasium.vector.VectorEnv), {})
 
 
-def _one_number(env: Any) -> Any:
-    if not hasattr(env, "n_actions") or len(env.observation_shape) != 1:
+def _one_number(env: Env) -> Env:
+    if len(env.observation_shape) != 1:
         what = (
             "allowed: an environment with one device, whose action is a number; jaxmarl_env takes "
             "a fleet"
@@ -56,46 +56,46 @@ def _one_number(env: Any) -> Any:
     return env
 
 
-def _start(env: Any, seed: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+def _start(env: Env, seed: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     state, timestep = env.reset(jax.random.key(seed), params)
     return state, (timestep.observation, env.mask(state, params))
 
 
 def _move(
-    env: Any, state: Any, action: jax.Array, params: Any
+    env: Env, state: Any, action: jax.Array, params: Any
 ) -> tuple[Any, tuple[jax.Array, ...]]:
     state, timestep = env.step(state, action, params)
-    seen = (timestep.observation, env.mask(state, params))
-    return state, (*seen, timestep.reward, timestep.terminated, timestep.truncated)
+    view = (timestep.observation, env.mask(state, params))
+    return state, (*view, timestep.reward, timestep.terminated, timestep.truncated)
 
 
 _start_one, _move_one = (jax.jit(function, static_argnums=0) for function in (_start, _move))
 
 
 @partial(jax.jit, static_argnums=0)
-def _start_many(env: Any, seeds: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+def _start_many(env: Env, seeds: jax.Array, params: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     return jax.vmap(partial(_start, env), (0, None))(seeds, params)
 
 
 @partial(jax.jit, static_argnums=0)
 def _move_many(
-    env: Any, state: Any, action: jax.Array, params: Any
+    env: Env, state: Any, action: jax.Array, params: Any
 ) -> tuple[Any, tuple[jax.Array, ...]]:
     return jax.vmap(partial(_move, env), (0, 0, None))(state, action, params)
 
 
 @partial(jax.jit, static_argnums=0)
-def _restart_many(env: Any, seeds: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
+def _restart_many(env: Env, seeds: jax.Array, over: jax.Array, kept: Any, params: Any) -> Any:
     """Returns `kept`, as `_start_many` returns it, with fresh starts where `over`, [B] bool."""
     return select(over, _start_many(env, seeds, params), kept)
 
 
 def _owned(arrays: Any) -> Any:
-    """Copies in NumPy: what JAX lends may not be written to, and torch warns of that."""
+    """Copies to NumPy: arrays of JAX cannot be written to, and torch warns of that."""
     return jax.tree.map(np.array, jax.device_get(arrays))
 
 
-def _refuse_options(options: dict[str, Any] | None) -> None:
+def _require_no_options(options: dict[str, Any] | None) -> None:
     if options:
         raise ValueError(
             f"reset: options = {options}; allowed: none, what there is to choose is in params"
@@ -107,7 +107,7 @@ class _One:
 
     np_random: np.random.Generator
 
-    def __init__(self, env: Any, params: Any):
+    def __init__(self, env: Env, params: Any) -> None:
         spaces = needed("gymnasium.spaces", "gymnasium")
         self.observation_space = spaces.Box(0.0, 1.0, env.observation_shape, np.float32)
         self.action_space = spaces.Discrete(env.n_actions)
@@ -119,10 +119,10 @@ class _One:
     ) -> tuple[np.ndarray, dict]:
         base: Any = super()
         base.reset(seed=seed)
-        _refuse_options(options)
+        _require_no_options(options)
         start = np.uint32(self.np_random.integers(_SEEDS))
-        self._state, seen = _start_one(self._env, start, self._params)
-        observation, self._mask = _owned(seen)
+        self._state, view = _start_one(self._env, start, self._params)
+        observation, self._mask = _owned(view)
         return observation, {"action_mask": self._mask.astype(np.int8)}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -134,8 +134,8 @@ class _One:
             raise ValueError(
                 f"step: action = {action} is refused; allowed: 0 to {self._env.n_actions - 1}"
             )
-        self._state, seen = _move_one(self._env, self._state, np.int32(action), self._params)
-        observation, self._mask, reward, terminated, truncated = _owned(seen)
+        self._state, view = _move_one(self._env, self._state, np.int32(action), self._params)
+        observation, self._mask, reward, terminated, truncated = _owned(view)
         info = {"action_mask": self._mask.astype(np.int8)}
         return observation, float(reward), bool(terminated), bool(truncated), info
 
@@ -148,11 +148,9 @@ class _Many:
 
     np_random: np.random.Generator
 
-    def __init__(self, env: Any, params: Any, n_envs: int, autoreset: str):
-        spaces, vector = (
-            needed("gymnasium.spaces", "gymnasium"),
-            needed("gymnasium.vector", "gymnasium"),
-        )
+    def __init__(self, env: Env, params: Any, n_envs: int, autoreset: str) -> None:
+        spaces = needed("gymnasium.spaces", "gymnasium")
+        vector = needed("gymnasium.vector", "gymnasium")
         if autoreset not in ("NextStep", "SameStep"):
             raise ValueError(
                 f"gymnasium_vector: autoreset = {autoreset!r}; allowed: NextStep, SameStep"
@@ -172,9 +170,9 @@ class _Many:
     ) -> tuple[np.ndarray, dict]:
         base: Any = super()
         base.reset(seed=seed)
-        _refuse_options(options)
-        self._state, seen = _start_many(self._env, self._seeds(), self._params)
-        observation, self._mask = _owned(seen)
+        _require_no_options(options)
+        self._state, view = _start_many(self._env, self._seeds(), self._params)
+        observation, self._mask = _owned(view)
         self._over = np.zeros(self.num_envs, bool)
         return observation, self._info(self._mask)
 
@@ -192,13 +190,13 @@ class _Many:
             raise ValueError(
                 f"step: actions = {actions} of shape {actions.shape}; allowed: {allowed}"
             )
-        self._state, seen = _move_many(
+        self._state, view = _move_many(
             self._env, self._state, actions.astype(np.int32), self._params
         )
-        observation, self._mask, reward, terminated, truncated = _owned(seen)
+        observation, self._mask, reward, terminated, truncated = _owned(view)
         if self._same_step:
             over, final = terminated | truncated, self._final(observation, terminated | truncated)
-            observation = self._restart(over, seen[:2]) if final else observation
+            observation = self._restart(over, view[:2]) if final else observation
             return (
                 observation,
                 reward.astype(float),
@@ -207,7 +205,7 @@ class _Many:
                 final | self._info(self._mask),
             )
         if self._over.any():
-            observation = self._restart(self._over, seen[:2])
+            observation = self._restart(self._over, view[:2])
             for array in (reward, terminated, truncated):
                 array[self._over] = 0
         self._over = terminated | truncated
@@ -219,20 +217,20 @@ class _Many:
     def _seeds(self) -> np.ndarray:
         return self.np_random.integers(_SEEDS, size=self.num_envs, dtype=np.uint32)
 
-    def _restart(self, over: np.ndarray, seen: Any) -> np.ndarray:
-        """Starts those that are over anew; returns what is observed."""
-        self._state, seen = _restart_many(
-            self._env, self._seeds(), over, (self._state, seen), self._params
+    def _restart(self, over: np.ndarray, view: Any) -> np.ndarray:
+        """Starts those that are over anew; returns the observations. view: observations, masks."""
+        self._state, view = _restart_many(
+            self._env, self._seeds(), over, (self._state, view), self._params
         )
-        observation, self._mask = _owned(seen)
+        observation, self._mask = _owned(view)
         return observation
 
     def _info(self, mask: np.ndarray) -> dict[str, Any]:
-        """Every entry has a twin with an underscore that says whose environments it is of."""
+        """Each entry has another with an underscore: the environments that it is of."""
         return {"action_mask": mask.astype(np.int8), "_action_mask": np.ones(self.num_envs, bool)}
 
     def _final(self, observation: np.ndarray, over: np.ndarray) -> dict[str, Any]:
-        """What Gymnasium's own vectors tell of environments that ended in this step; nothing where
+        """What Gymnasium's own vectors report of environments that ended in this step; empty where
         none did.
         """
         if not over.any():

@@ -1,5 +1,5 @@
-"""gymnax: `Gymnax` is gymnax 1.x (six values, resets by itself); `GymnaxFive` the older five
-values, which rejax and purejaxrl unpack.
+"""gymnax: `Gymnax` is an environment of gymnax 1.x (six values, resets by itself), `GymnaxFive` one
+of the older five values, which rejax and purejaxrl unpack.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcoinfer.adapters.extras import needed
 from jaxcoinfer.adapters.restarts import restarted
+from jaxcoinfer.core.contract import Env
 
 
 def _spaces() -> Any:
@@ -21,11 +22,11 @@ def _spaces() -> Any:
 class Gymnax:
     """`env` as a gymnax 1.x environment: `reset(key, params)`, `step(key, state, action, params)`.
 
-    A state is the environment's. params: of `jaxcoinfer.make`, and not optional, as they hold the
+    The state is that of `env`. params: of `jaxcoinfer.make`, and not optional, as they hold the
     world.
     """
 
-    env: Any
+    env: Env
 
     @property
     def name(self) -> str:
@@ -37,7 +38,7 @@ class Gymnax:
 
     @property
     def default_params(self) -> None:
-        """There are none: the world is in them."""
+        """None: params hold the world, so there are no defaults."""
 
     def action_space(self, params: Any = None) -> Any:
         """Returns gymnax's `Discrete` of all actions, valid or not."""
@@ -53,16 +54,16 @@ class Gymnax:
         return timestep.observation, state
 
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
-        """Returns (observation, state, reward, terminated, truncated, info), as `reset` gives them
-        after an end.
+        """Returns (observation, state, reward, terminated, truncated, info); after an end the first
+        two are those of a reset.
 
         info: `final_observation`, the one before the reset. The key is for the reset. Under
-        `jax.vmap` only those that have ended are reset (`restarts`).
+        `jax.vmap` only those that are done are reset (`restarts`).
         """
         state, timestep = self.env.step(state, jnp.asarray(action, jnp.int32), params)
-        begun, observation = restarted(self.env, key, state, timestep, params)
+        state, observation = restarted(self.env, key, state, timestep, params)
         info = {"final_observation": timestep.observation}
-        return observation, begun, timestep.reward, timestep.terminated, timestep.truncated, info
+        return observation, state, timestep.reward, timestep.terminated, timestep.truncated, info
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class GymnaxFive(Gymnax):
     """As `Gymnax`, with one flag `done` for both ends: (observation, state, reward, done, info)."""
 
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
-        """Returns (observation, state, reward, done, info); info tells the ends apart."""
+        """Returns (observation, state, reward, done, info); info says which end it was."""
         observation, state, reward, terminated, truncated, info = Gymnax.step(
             self, key, state, action, params
         )

@@ -11,14 +11,14 @@ from jaxcoinfer.systems.fleet.env import Fleet, FleetState, observe
 
 
 def jaxmarl_env(env: Fleet, params: Any) -> Any:
-    """Returns a fleet as JaxMARL's `MultiAgentEnv`: each device an agent that takes a choice, the
-    reward that of all.
+    """Returns a fleet as JaxMARL's `MultiAgentEnv`: each device is an agent that takes a choice,
+    and all share one reward.
 
-    Observations [F], masks [C] and actions are dicts by agent; the state is the fleet's, arrays [D]
-    inside. A device without a task sees zeros and has one available action, which changes nothing.
-    A step that ends resets, as JaxMARL's own do, and `dones` says of both kinds of end that they
-    are one. The params are constants of what is compiled. Raises TypeError for what is no fleet of
-    choices, ImportError where jaxmarl is not installed.
+    Observations [F], masks [C] and actions are dicts by agent; the state is that of the fleet, with
+    arrays [D]. A device without a task observes zeros and has one available action, which changes
+    nothing. A step that ends resets, as JaxMARL's own do, and `dones` holds for both kinds of end.
+    The params are constants of what is compiled. Raises TypeError for anything but a fleet without
+    learned shares, ImportError where jaxmarl is not installed.
     """
     if not isinstance(env, Fleet) or env.learned_shares:
         raise TypeError(f"{env} has no JaxMARL face; allowed: a Fleet without learned_shares")
@@ -33,16 +33,14 @@ def _team_class() -> Any:
 class _Team:
     """What a `MultiAgentEnv` leaves to its subclasses; its `step` is JaxMARL's own."""
 
-    def __init__(self, env: Fleet, params: Any):
+    def __init__(self, env: Fleet, params: Any) -> None:
         base: Any = super()
         base.__init__(num_agents=env.n_devices)
         self.agents: list[str] = [f"agent_{i}" for i in range(env.n_devices)]
         spaces = needed("jaxmarl.environments.spaces", "jaxmarl")
-        seen, choices = (
-            spaces.Box(0.0, 1.0, env.observation_shape[1:]),
-            spaces.Discrete(env.n_choices),
-        )
-        self.observation_spaces = dict.fromkeys(self.agents, seen)
+        observations = spaces.Box(0.0, 1.0, env.observation_shape[1:])
+        choices = spaces.Discrete(env.n_choices)
+        self.observation_spaces = dict.fromkeys(self.agents, observations)
         self.action_spaces = dict.fromkeys(self.agents, choices)
         self._env, self._params = env, params
 

@@ -1,9 +1,9 @@
-"""Fresh starts for the environments of a batch that have ended, and work for those only.
+"""Fresh starts for the environments of a batch that are done, and work for those only.
 
-A start draws random numbers and looks up a whole state, several times the cost of a step, and in
-most steps few environments end. Under `jax.vmap` what is written for one environment would make a
-start for all of them in every step and throw nearly all away; here the batch is seen as a whole,
-and the ended ones are looked for and started one by one.
+A start draws random numbers and gathers a whole state, which costs several steps, and in most steps
+few environments end. Code for one environment would, under `jax.vmap`, make a start for all of them
+in every step and throw nearly all away. Here the batch is handled as a whole: those that are done
+are searched for and started one by one.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from jaxcoinfer.core.contract import Env, TimeStep
 
-_ROW = 128  # width of the grid in which the ended are looked for, first by row
+_ROW = 128  # width of the grid that is searched for those that are done, first by row
 
 
 def restarted(
     env: Env, key: jax.Array, state: Any, timestep: TimeStep, params: Any
 ) -> tuple[Any, jax.Array]:
-    """Returns (state, observation) as `env.reset(key, params)` gives them where the time step
-    ended, else as they are.
+    """Returns (state, observation) of `env.reset(key, params)` where the time step is the last one,
+    else as they are.
 
     For one environment; any number of `jax.vmap` make one batch of it. Cannot be differentiated in
     reverse.

@@ -26,13 +26,13 @@ class Outcome(struct.PyTreeNode):
     energy_j: jax.Array  # of the device
     accuracy: jax.Array  # in [0, 1]
     utility: jax.Array  # the objective of the system
-    # int32: messages in which the device told where it stands while the task ran; commands back to
+    # int32, messages in which the device reported its progress while the task ran; commands back to
     # it are not counted.
     reports: jax.Array
 
 
 class TimeStep(struct.PyTreeNode):
-    """What a step shows. The observation is always the one before any reset."""
+    """What a step returns. The observation is always the one before any reset."""
 
     observation: jax.Array  # float32 [F], or [D, F] of several devices
     reward: jax.Array  # float32

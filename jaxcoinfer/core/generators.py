@@ -1,4 +1,4 @@
-"""Generators of everything random or recorded, one process a function, [K, T] each.
+"""Generators of everything random or recorded, one process per function, [K, T] each.
 
 Axes: K rows, T slots, M states of a Markov chain.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcoinfer.data import processes, traces
 from jaxcoinfer.data.processes import Split
+from jaxcoinfer.physics.link import from_db
 from jaxcoinfer.physics.queueing import TICKS
 
 Number = jax.Array | float
@@ -27,12 +28,12 @@ def to_ticks(work_s: jax.Array, slot_s: Number) -> jax.Array:
 
 
 def bernoulli_arrivals(key: jax.Array, shape: tuple[int, int], probability: Number) -> jax.Array:
-    """At most one task a slot, with `probability` (a number, or [K, 1])."""
+    """Returns at most one task per slot, with `probability` (a number, or [K, 1])."""
     return jax.random.bernoulli(key, probability, shape).astype(jnp.int32)
 
 
 def poisson_arrivals(key: jax.Array, shape: tuple[int, int], mean: Number) -> jax.Array:
-    """Poisson number of tasks a slot with `mean` (a number, or [K, 1])."""
+    """Returns Poisson numbers of tasks per slot, of `mean` (a number, or [K, 1])."""
     return jax.random.poisson(key, mean, shape, dtype=jnp.int32)
 
 
@@ -59,8 +60,8 @@ def markov_states(key: jax.Array, shape: tuple[int, ...], leave: jax.Array) -> j
 def mmpp_arrivals(
     key: jax.Array, shape: tuple[int, int], means: jax.Array, leave: jax.Array
 ) -> jax.Array:
-    """Two-state Markov-modulated Poisson: `means[2]` tasks a slot, `leave[2]` probability to leave
-    a state.
+    """Returns two-state Markov-modulated Poisson numbers of tasks: means [2] per slot, leave [2]
+    the probability to leave a state.
     """
     key_state, key_count = jax.random.split(key)
     return jax.random.poisson(
@@ -76,11 +77,11 @@ def poisson_batch_work(
     slot_s: float,
     jobs: str = "uniform",
 ) -> jax.Array:
-    """Ticks of work in Poisson many jobs a slot; `load` is the share of the server they take (a
-    number, or [K, 1]).
+    """Returns the ticks of work that Poisson jobs bring per slot; `load` is the share of the server
+    that they take (a number, or [K, 1]).
 
-    Jobs are uniform on (0, job_s) or exponential with mean job_s; jobs a slot have mean `load *
-    slot_s / E[job]`.
+    Jobs are uniform on (0, job_s) or exponential with mean job_s; their mean number per slot is
+    `load * slot_s / E[job]`.
     """
     key_count, key_size = jax.random.split(key)
     mean_job_s = job_s / 2 if jobs == "uniform" else job_s
@@ -101,21 +102,22 @@ def poisson_batch_work(
         size = draws[jobs](jax.random.fold_in(key_size, number))
         return number + 1, total + jnp.where(number < count, size, 0.0)
 
-    most = count.max()
-    _, work_s = jax.lax.while_loop(lambda c: c[0] < most, add, (jnp.int32(0), jnp.zeros(shape)))
+    largest = count.max()
+    _, work_s = jax.lax.while_loop(lambda c: c[0] < largest, add, (jnp.int32(0), jnp.zeros(shape)))
     return to_ticks(work_s, slot_s)
 
 
 def constant_bits(shape: tuple[int, int], rate_bps: float, slot_s: float) -> jax.Array:
-    """Bits a slot of a link of constant rate."""
+    """Returns the bits per slot of a link of constant rate."""
     return jnp.full(shape, round(rate_bps * slot_s), jnp.int32)
 
 
 def gauss_markov(
     key: jax.Array, shape: tuple[int, int], memory: float, deviation: float
 ) -> jax.Array:
-    """Stationary first-order process [K, T]: `x[t+1] = memory x[t] + sqrt(1 - memory^2) deviation
-    N(0, 1)`.
+    """Returns a stationary first-order process [K, T]:
+
+    x[t+1] = memory x[t] + sqrt(1 - memory^2) deviation N(0, 1)
     """
     noise = deviation * jax.random.normal(key, (shape[1], shape[0]))
     fresh = (1.0 - memory**2) ** 0.5
@@ -136,7 +138,7 @@ def fading_bits(
     shadowing_memory: float,
     block_slots: int,
 ) -> jax.Array:
-    """Bits a slot through Shannon capacity: `B log2(1 + snr 10^(X/10) |h|^2)`.
+    """Returns the bits per slot by Shannon capacity: `B log2(1 + snr 10^(X/10) |h|^2)`.
 
     X is Gauss-Markov shadowing in dB, |h|^2 Rayleigh block fading (exponential, mean 1); both
     change every `block_slots` slots.
@@ -144,14 +146,14 @@ def fading_bits(
     key_shadow, key_fade = jax.random.split(key)
     blocks = (shape[0], -(-shape[1] // block_slots))
     shadow = gauss_markov(key_shadow, blocks, shadowing_memory, shadowing_db)
-    snr = 10.0 ** ((snr_db + shadow) / 10.0) * jax.random.exponential(key_fade, blocks)
+    snr = from_db(snr_db + shadow) * jax.random.exponential(key_fade, blocks)
     bits = jnp.round(bandwidth_hz * slot_s * jnp.log2(1.0 + snr)).astype(jnp.int32)
     return jnp.repeat(bits, block_slots, axis=1)[:, : shape[1]]
 
 
 def outages(key: jax.Array, slot_bits: jax.Array, leave: jax.Array) -> jax.Array:
-    """Gilbert-Elliott: the link of `slot_bits` [K, T] carries nothing while a two-state chain is in
-    state 1.
+    """Returns `slot_bits` [K, T] with Gilbert-Elliott outages: the link carries nothing while a
+    two-state chain is in state 1.
     """
     return jnp.where(markov_states(key, slot_bits.shape, leave) == 1, 0, slot_bits)
 
@@ -159,8 +161,8 @@ def outages(key: jax.Array, slot_bits: jax.Array, leave: jax.Array) -> jax.Array
 def markov_speed(
     key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leave: jax.Array
 ) -> jax.Array:
-    """Speed of a device that jumps between `speeds` [M], leaving state i with probability leave[i]
-    a slot.
+    """Returns the speed of a device that jumps between `speeds` [M], leaving state i with
+    probability leave[i] per slot.
     """
     return speeds[markov_states(key, shape, leave)]
 
@@ -168,7 +170,7 @@ def markov_speed(
 def link_bits(
     key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split
 ) -> jax.Array:
-    """Returns the bits a slot of a scenario's `rate`, int32 [K, T]; from the recorded files of
+    """Returns the bits per slot of a scenario's `rate`, int32 [K, T]; recorded rates are those of
     `split`.
     """
     key_rate, key_outage = jax.random.split(key)
@@ -191,7 +193,7 @@ def link_bits(
 
 
 def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
-    """Returns the speed a slot of a scenario's `speed`, float32 [K, T]; 1 = nominal."""
+    """Returns the speed in each slot of a scenario's `speed`, float32 [K, T]; 1 = nominal."""
     match speed:
         case processes.ConstantSpeed():
             return jnp.ones(shape, jnp.float32)
@@ -226,8 +228,8 @@ def _part(trace: traces.RateTrace, share: float) -> traces.RateTrace:
 def recorded_counts(
     key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float
 ) -> jax.Array:
-    """Returns the requests a slot of a recorded trace, int32 [K, T], its time rescaled to `mean` of
-    them a slot.
+    """Returns the requests per slot of a recorded trace, int32 [K, T], its time rescaled such that
+    there are `mean` per slot.
 
     Each row starts at a random instant; consumes the key. Raises TraceError where a row does not
     fit.
@@ -246,8 +248,8 @@ def recorded_counts(
 def _random_start_s(
     trace: Any, duration_s: float, slot_s: float, n_slots: int, uniform: float
 ) -> float:
-    """A start such that the row fits; where it does not fit at all, 0, and the trace reader says
-    so.
+    """A start such that the row fits; 0 where it does not fit at all, which the trace reader then
+    reports.
     """
     spare_s = duration_s - n_slots * slot_s
     return float(uniform) * spare_s * 0.999 if spare_s > 0 else 0.0

@@ -1,8 +1,7 @@
 """Environment × policy × time, vectorised.
 
 A policy is a pure function `policy(key, state, observation, params) -> action` of one environment;
-`params` are the environment's. Most ignore the key, and one that is not used costs nothing under
-jit.
+`params` are those of the environment. Most ignore the key; an unused one costs nothing under jit.
 """
 
 from collections.abc import Callable
@@ -29,9 +28,9 @@ def unroll(
     """Steps B environments without resets; returns last state, last time step, and all time steps
     [n_steps, B].
 
-    state, timestep: of B environments, as `jax.vmap(env.reset, (0, None))` gives them. Ended ones
-    stay as they are. What the caller does not use of the time steps is never computed nor stored
-    under jit.
+    state, timestep: of B environments, as `jax.vmap(env.reset, (0, None))` returns them. Those that
+    are done stay as they are. Parts of the time steps that the caller does not use are neither
+    computed nor stored under jit.
     """
     n_envs = timestep.reward.shape[0]
 
@@ -51,8 +50,8 @@ def unroll(
 def mean_reward(
     env: Env, params: Any, policy: Policy, start: tuple[Any, TimeStep], n_steps: int
 ) -> jax.Array:
-    """Returns the mean reward a step of a policy that draws nothing, n_steps of B environments that
-    do not restart.
+    """Returns the mean reward per step of a policy that needs no key, over n_steps of B
+    environments that do not restart.
     """
     unused = jax.random.key(0)
 
@@ -72,11 +71,11 @@ def mean_reward(
 def restart_ended(
     env: Env, params: Any, key: jax.Array, state: Any, timestep: TimeStep
 ) -> tuple[Any, TimeStep]:
-    """Gives every one of B environments that has ended a fresh start; the others go on.
+    """Starts those of B environments that are done afresh; the others go on.
 
     Called between blocks of steps rather than after each: a reset draws random numbers, which cost
-    many times what a step does. An ended environment idles until the block is over, which with
-    blocks of 64 steps and episodes of thousands wastes about 1 %.
+    many times what a step does. An environment that is done idles until the block is over, which
+    with blocks of 64 steps and episodes of thousands wastes about 1 %.
     """
     fresh = jax.vmap(env.reset, (0, None))(jax.random.split(key, timestep.reward.shape[0]), params)
     ended = timestep.terminated | timestep.truncated
@@ -96,8 +95,8 @@ def rollout(
 ):
     """Runs B environments for n_blocks × block_steps steps with fresh starts between blocks.
 
-    Returns `reduce(steps)` of each block, stacked: reduce takes time steps [block_steps, B], so
-    that no trajectory leaves the loop.
+    Returns `reduce(steps)` of each block, stacked; reduce takes time steps [block_steps, B]. So no
+    trajectory leaves the loop.
     """
     key_reset, key_run = jax.random.split(key)
     start = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, n_envs), params)

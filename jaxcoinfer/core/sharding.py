@@ -1,14 +1,14 @@
-"""One training on all devices of all hosts: environments and batches are shared out, all else is
-everywhere.
+"""One training on all devices of all hosts: environments and batches are divided among them, all
+else is on each.
 
     with jax.set_mesh(devices.mesh()):
         learned = ppo.train(key, params, hyper, env=env, config=config)
 
-What takes steps is `shard`: each device steps its environments against its own copy of the recorded
-world, and no two have to talk. What all need, weights and what is learned from, is kept
-`replicate`; the compiler adds what must be sent for that. Without a mesh both do nothing. Random
-draws are the same whatever the mesh (JAX's default, `jax_threefry_partitionable`), so results
-differ only by the order in which floats are summed. Axis: B environments, or places of a batch.
+`shard` is for what takes steps: each device steps its environments against its own copy of the
+recorded world, without any exchange. `replicate` is for what all need, weights and samples; the
+compiler adds the exchange for that. Without a mesh both do nothing. Random draws are the same
+whatever the mesh (JAX's default, `jax_threefry_partitionable`), so results differ only by the order
+in which floats are summed. Axis: B environments, or places of a batch.
 """
 
 # JAX's own signatures are partly unknown.
@@ -33,10 +33,9 @@ def init_distributed(
     coordinator: `address:port` of process 0, the same for all. With nothing given JAX asks the
     cluster's scheduler.
     """
-    mine = (
-        coordinator if process == 0 else None
-    )  # JAX would listen to every network that the machine is in
-    jax.distributed.initialize(coordinator, n_processes, process, coordinator_bind_address=mine)
+    # Without an address of its own the coordinator would listen to every network of the machine.
+    own = coordinator if process == 0 else None
+    jax.distributed.initialize(coordinator, n_processes, process, coordinator_bind_address=own)
 
 
 def mesh(per_process: int | None = None) -> Mesh:
@@ -59,15 +58,15 @@ def mesh(per_process: int | None = None) -> Mesh:
 
 
 def n_shards() -> int:
-    """Returns how many devices the mesh of `jax.set_mesh` shares environments out over, 1 where
-    there is none.
+    """Returns the number of devices that the mesh of `jax.set_mesh` divides environments among, 1
+    without a mesh.
     """
     return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
 def shard(tree: Any) -> Any:
-    """Shares leaves [B, ...] out over the mesh of `jax.set_mesh`, under jit; as they are where
-    there is none.
+    """Divides leaves [B, ...] among the devices of the mesh of `jax.set_mesh`, under jit; returns
+    them as they are without a mesh.
 
     Raises ValueError where B is no multiple of the number of devices.
     """
@@ -82,8 +81,8 @@ def shard(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; as it is where
-    there is none.
+    """Gives every device of the mesh of `jax.set_mesh` a whole copy, under jit; returns the tree as
+    it is without a mesh.
     """
     return _placed(tree, PartitionSpec())
 

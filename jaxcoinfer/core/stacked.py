@@ -1,7 +1,7 @@
 """Memory of the past: an environment whose observation is the last n observations.
 
-Where the world shows itself late or in part (how long has the link been out?), the past says more
-than the present.
+Where the world is seen late or in part (how long has the link been out?), the past says more than
+the present.
 """
 
 # JAX's own signatures are partly unknown.
@@ -29,11 +29,11 @@ class Remembered(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Stacked(Wrapper):
-    """`env` with the observation [n F] of its last n; before there are n, the first one stands for
-    those that lack.
+    """`env` with its last n observations as one, [n F]; before there are n, the first one fills in
+    for those missing.
     """
 
-    n: int
+    n: int  # observations
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Stacked(Wrapper):
     def step(
         self, state: Remembered, action: jax.Array, params: Any
     ) -> tuple[Remembered, TimeStep]:
-        """Steps `env`; the oldest observation is forgotten."""
+        """Steps `env`; drops the oldest observation."""
         inner, timestep = self.env.step(state.state, action, params)
         longer = jnp.concatenate([timestep.observation[None], state.past[:-1]])
         past = jnp.where(state.state.done, state.past, longer)

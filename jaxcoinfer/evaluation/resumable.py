@@ -92,7 +92,7 @@ def train(
 
 
 def asked_of(key: jax.Array, params: Any, hyper: Any, spec: TrainSpec) -> dict[str, Any]:
-    """Returns all that decides the result of a training, ready for JSON; digests of key and params."""
+    """Returns all that decides what a training gives, ready for JSON; of arrays, digests."""
     asked = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
     asked |= {
         "hyper": _plain(jax.tree.map(float, hyper)),

@@ -1,1 +1,1 @@
-"""Quantities of the simulated world, one a function, units in the names."""
+"""Quantities of the simulated world, one per function, with units in the names."""

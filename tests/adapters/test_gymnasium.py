@@ -170,7 +170,7 @@ def test_a_seed_says_all_and_what_is_returned_is_the_callers(world):
     assert not np.array_equal(faces[0].reset(seed=12)[0], runs[0][0])
 
 
-def test_what_it_cannot_do_is_refused():
+def test_what_it_cannot_do_is_an_error():
     env, params = WORLDS["stopping"]
     face, vector = gymnasium_env(env, params), gymnasium_vector(env, params, 2)
     for it, action in ((face, 0), (vector, np.zeros(2, int))):

@@ -274,7 +274,7 @@ def test_vmap_and_jit_change_nothing(name):
 
 
 def test_reset_is_o1_in_the_length_of_the_record(name):
-    # The record is looked up, not copied: nothing as long as a row is in the state.
+    # The record is read in place, not copied: nothing as long as a row is in the state.
     env, params, _ = ENVIRONMENTS[name]()
     state, timestep = jax.eval_shape(env.reset, jax.random.key(0), params)
     assert sum(leaf.size for leaf in jax.tree.leaves((state, timestep))) < 100

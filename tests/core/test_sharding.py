@@ -132,7 +132,7 @@ def test_two_processes_give_the_same(folder, alone):
         assert facts["shards"] == [f"[({N_ENVS // 2},)]"] and facts["states"] and not facts["sent"]
 
 
-def test_a_mesh_of_one_changes_nothing_and_too_many_devices_are_refused():
+def test_a_mesh_of_one_changes_nothing_and_too_many_devices_are_an_error():
     def double(x):
         return sharding.replicate(sharding.shard(x) * 2)
 
@@ -145,7 +145,7 @@ def test_a_mesh_of_one_changes_nothing_and_too_many_devices_are_refused():
             sharding.mesh(count)
 
 
-def test_what_cannot_be_shared_out_alike_is_refused():
+def test_an_uneven_number_is_an_error():
     two = jax.sharding.AbstractMesh((2,), (sharding.AXIS,))
     with (
         jax.sharding.use_abstract_mesh(two),

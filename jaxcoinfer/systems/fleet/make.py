@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcoinfer.core.generators import gauss_markov, markov_states
 from jaxcoinfer.data.processes import Split
-from jaxcoinfer.physics.link import snr_db, spectral_efficiency
+from jaxcoinfer.physics.link import from_db, snr_db, spectral_efficiency
 from jaxcoinfer.systems.fleet.env import Fleet
 from jaxcoinfer.systems.fleet.exogenous import FleetBank
 from jaxcoinfer.systems.fleet.params import FleetParams, make_params
@@ -53,7 +53,7 @@ def draw(key: jax.Array, scenario: FleetScenario) -> FleetBank:
     noise = processes(key_noise, flat, [velocity, velocity, fading, fading, _noise(scenario.speed)])
     start = jax.random.uniform(key_start, (2, flat[0]), maxval=2.0 * radio.half_side_m)
     metres = distance_m(start, noise[:2], scenario.slot_s, radio)
-    snr = 10.0 ** (snr_db(metres, radio.snr_at_100_m_db, radio.path_loss) / 10.0)
+    snr = from_db(snr_db(metres, radio.snr_at_100_m_db, radio.path_loss))
     efficiency = spectral_efficiency(snr * (noise[2] ** 2 + noise[3] ** 2), *radio.efficiency)
     left = processes(
         key_shares, (rows, slots), [_noise(scenario.bandwidth), _noise(scenario.capacity)]

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from jaxcoinfer.core.checks import (
     Numbers,
     require_finite,
+    require_index,
+    require_range,
     require_running_sum,
     require_shape,
     require_shares,
@@ -24,31 +26,26 @@ from jaxcoinfer.systems.fleet.exogenous import FleetBank
 
 
 class FleetParams(struct.PyTreeNode):
-    """The numbers of a fleet; build with `make_params`.
+    """The numbers of a fleet, float32 unless said otherwise; build with `make_params`."""
 
-    device_s, device_energy_j [N, C]: seconds and joules a kind of machine computes at nominal
-    speed. fixed_s [C]: seconds that no share changes: round trips, the server's overheads, the line
-    to the cloud and the cloud. upload_bits, server_flop, accuracy [C]. valid [C] bool: whether the
-    second cut is not before the first. bandwidth_hz, server_flops: the whole link and server.
-    transmit_w, transmit_j_per_bit: of a radio. reference_s: the latency that costs as much as all
-    accuracy. cap_s: what a latency counts at most where shares are chosen freely, and where a
-    device gets nothing of what it needs. bank: the exogenous processes.
-    """
-
-    device_s: jax.Array
-    device_energy_j: jax.Array
+    device_s: jax.Array  # [N, C], seconds a kind of machine computes at nominal speed
+    device_energy_j: jax.Array  # [N, C], joules it computes away
+    # [C], seconds that no share changes: round trips, the server's overheads, the line to the
+    # cloud and the cloud.
     fixed_s: jax.Array
-    upload_bits: jax.Array
-    server_flop: jax.Array
-    accuracy: jax.Array
-    valid: jax.Array
-    bandwidth_hz: jax.Array
-    server_flops: jax.Array
-    transmit_w: jax.Array
-    transmit_j_per_bit: jax.Array
-    reference_s: jax.Array
+    upload_bits: jax.Array  # [C], bits the device sends
+    server_flop: jax.Array  # [C], work of the server
+    accuracy: jax.Array  # [C], in [0, 1]
+    valid: jax.Array  # bool [C], whether the second cut is not before the first
+    bandwidth_hz: jax.Array  # of the whole link
+    server_flops: jax.Array  # flop per second of the whole server
+    transmit_w: jax.Array  # of a radio while it sends
+    transmit_j_per_bit: jax.Array  # of a radio, on top of that
+    reference_s: jax.Array  # the latency that costs as much as all accuracy
+    # What a latency counts at most where shares are chosen freely, and where a device gets nothing
+    # of what it needs, seconds.
     cap_s: jax.Array
-    bank: FleetBank
+    bank: FleetBank  # the exogenous processes
 
 
 _SHAPES = {
@@ -85,18 +82,17 @@ def make_params(
     cloud_rtt_s: float | None = None,
     backhaul_bps: float | None = None,
 ) -> FleetParams:
-    """Builds the numbers of a fleet: casts every one once, derives what is derived, refuses what is
-    wrong.
+    """Builds the numbers of a fleet: checks and casts each once, and derives those that follow.
 
     Up to each cut: device_s, device_energy_j [N, V, P], work_flop [V, P] and the server's
     overhead_s [P], running sums. upload_bits, accuracy [V, P]: of a cut, no bits at the last. All
     four numbers of a cloud or none: cloud_overhead_s [P] as overhead_s. Raises ValueError with the
     name, the value and what is allowed.
     """
-    given = {
+    arguments = {
         name: value for name, value in locals().items() if name != "bank" and value is not None
     }
-    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    numbers = {name: np.asarray(value, np.float64) for name, value in arguments.items()}
     _check(numbers)
     _check_bank(bank, numbers)
     whole = (
@@ -167,7 +163,7 @@ def _check(numbers: Numbers) -> None:
     for name in ("device_s", "work_flop", "overhead_s", "cloud_overhead_s"):
         if name in numbers:
             require_running_sum(name, numbers[name])
-    require_shares("accuracy", numbers["accuracy"])
+    require_shares("accuracy", numbers["accuracy"], whole=True)
     if np.any(numbers["upload_bits"][:, -1] != 0):
         last = numbers["upload_bits"][:, -1]
         raise ValueError(f"upload_bits: {last} at the last cut; allowed: 0, nothing is sent.")
@@ -184,24 +180,16 @@ def _check_bank(bank: FleetBank, numbers: Numbers) -> None:
     of_all = {name: getattr(bank, name) for name in ("bandwidth", "server")}
     wanted = dict.fromkeys(of_devices, (k, t, d)) | dict.fromkeys(of_all, (k, t)) | {"kind": (k, d)}
     for name, shape in wanted.items():
-        if getattr(bank, name).shape != shape:
-            raise ValueError(
-                f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as bank.active."
-            )
+        require_shape(f"bank.{name}", getattr(bank, name), shape, ", as bank.active")
     if t < 2:
         raise ValueError(
             f"bank: {t} slots a row; a row has at least one slot and the one after it."
         )
     for name in ("efficiency", "speed", "bandwidth", "server"):
-        least, most = (float(of(getattr(bank, name))) for of in (jnp.min, jnp.max))
-        if not 0.0 < least <= most < np.inf:
-            raise ValueError(f"bank.{name}: from {least} to {most}; allowed: finite and above 0.")
-    least, most = float(bank.weight.min()), float(bank.weight.max())
-    if not 0.0 <= least <= most <= 1.0:
-        raise ValueError(f"bank.weight: from {least} to {most}; allowed: 0 to 1.")
-    if int(bank.kind.min()) < 0 or int(bank.kind.max()) >= numbers["device_s"].shape[0]:
-        n_kinds = numbers["device_s"].shape[0]
-        raise ValueError(f"bank.kind: up to {int(bank.kind.max())}; there are {n_kinds} kinds.")
+        value = getattr(bank, name)
+        require_range(f"bank.{name}", value, 0.0, np.inf, "finite and above 0", above=True)
+    require_range("bank.weight", bank.weight, 0.0, 1.0, "0 to 1")
+    require_index("bank.kind", bank.kind, numbers["device_s"].shape[0], "kinds")
     # What makes the bound of `jaxcoinfer.systems.fleet.bound` hold for capped latencies too: see
     # `Fleet`.
     slowest_s = float(numbers["device_s"][:, :, -1].max()) / float(bank.speed.min())

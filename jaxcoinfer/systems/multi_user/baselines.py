@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.physics.link import snr
 from jaxcoinfer.systems.multi_user.env import MultiUser
 from jaxcoinfer.systems.multi_user.events import UsersAction, UsersState
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
@@ -69,8 +70,8 @@ def task_costs(env: MultiUser, state: UsersState, params: MultiUserParams) -> ja
     turns = jnp.maximum(((channel[:, None] == channel[None]) & busy[None]).sum(axis=1), 1).astype(
         jnp.float32
     )
-    snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
-    rate_bps = params.bandwidth_hz * jnp.log1p(snr) / jnp.log(2.0)
+    ratio = snr(params.max_w, state.distance_m, params.path_loss, params.noise_w)
+    rate_bps = params.bandwidth_hz * jnp.log1p(ratio) / jnp.log(2.0)
     send_s = params.upload_bits[None] / rate_bps[:, None]
     device_cost = params.compute_s * (1.0 + params.energy_weight * params.compute_w)
     return device_cost[None] + send_s * (turns[:, None] + params.energy_weight * params.max_w)

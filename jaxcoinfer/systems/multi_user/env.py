@@ -32,7 +32,7 @@ OBSERVATION = ("tasks_left", "compute_left", "upload_left", "distance")  # of ea
 
 @dataclass(frozen=True)
 class MultiUser:
-    """The environment. An action is a `UsersAction`; once all users are free, none changes
+    """The environment. An action is a `UsersAction`; once all users are free, no action changes
     anything.
     """
 
@@ -42,12 +42,12 @@ class MultiUser:
 
     @property
     def n_actions(self) -> int:
-        """Pairs of split and channel of each user, whose power is a number besides."""
+        """How many pairs of split and channel a user has; its power comes on top."""
         return self.n_splits * self.n_channels
 
     @property
     def n_choices(self) -> int:
-        """Splits of a task."""
+        """How many splits a task has."""
         return self.n_splits
 
     @property

@@ -7,14 +7,13 @@ Axes: K starts of a bank, T slots, U users, N decisions.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
+from jaxcoinfer.core.contract import TimeStep, Wrapper
 from jaxcoinfer.core.rollout import Policy, unroll
 from jaxcoinfer.evaluation.executor import MultiPolicyEnv, PolicyWorld
 from jaxcoinfer.systems.multi_user import baselines
@@ -85,11 +84,20 @@ def play(
     """Returns what each policy does from every start of the bank, all with the same draws; consumes
     the key.
     """
-    recorder = _Recorder(env)
-    # Each compiled apart, with its numbers as constants.
+    shared = MultiPolicyEnv(_Recorder(env), tuple(policies.values()))
+
+    @jax.jit  # compiled once for all policies, with the numbers as constants
+    def stretch(
+        policy: jax.Array, key: jax.Array, state: UsersState, timestep: TimeStep
+    ) -> tuple[UsersState, TimeStep, tuple[jax.Array, ...], _Recorded]:
+        return _stretch(shared, PolicyWorld(params, policy), key, state, timestep)
+
+    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
+    reset = jax.jit(jax.vmap(shared.env.reset_at, (0, None, None)))
+    state, timestep = reset(rows, jnp.int32(0), params)
     return {
-        name: _play(recorder, params, jax.jit(partial(_stretch, recorder, policy, params)), key)
-        for name, policy in policies.items()
+        name: _play(partial(stretch, jnp.int32(place)), state, timestep, key)
+        for place, name in enumerate(policies)
     }
 
 
@@ -97,34 +105,30 @@ def best_fixed(env: MultiUser, params: MultiUserParams, key: jax.Array, n_rows: 
     """Returns the split that, always taken by all, gives the most reward from the first starts of
     the bank; consumes the key.
     """
-    policies = tuple(baselines.fixed_split(env, split) for split in range(env.n_splits))
-    shared = MultiPolicyEnv(_Recorder(env), policies)
-    stretch = jax.jit(partial(_stretch, shared, shared.act))  # compiled once for all splits
-    few, rewards = first_starts(params, n_rows), []
-    for split in range(env.n_splits):
-        world = PolicyWorld(few, jnp.int32(split))
-        rewards.append(_play(shared, world, partial(stretch, world), key).reward.mean())
-    return int(np.argmax(rewards))
+    policies = {str(split): baselines.fixed_split(env, split) for split in range(env.n_splits)}
+    episodes = play(env, policies, first_starts(params, n_rows), key)
+    return int(np.argmax([one.reward.mean() for one in episodes.values()]))
 
 
 def _stretch(
-    env: Env, policy: Policy, params: Any, key: jax.Array, state: UsersState, timestep: TimeStep
+    env: MultiPolicyEnv, world: PolicyWorld, key: jax.Array, state: UsersState, timestep: TimeStep
 ) -> tuple[UsersState, TimeStep, tuple[jax.Array, ...], _Recorded]:
     """Plays some slots; returns where they end, sums over them by episode [K], and their records
     [T, K, ...].
     """
     alive = ~timestep.terminated
-    state, timestep, steps = unroll(env, params, policy, key, state, timestep, _STRETCH)
+    state, timestep, steps = unroll(env, world, env.act, key, state, timestep, _STRETCH)
     slots = jnp.concatenate([alive[None], ~steps.terminated[:-1]]).sum(axis=0)
     users = steps.outcome.outcome
     tasks, energy_j = users.tasks.sum((0, 2)), users.energy_j.sum((0, 2))
     return state, timestep, (steps.reward.sum(axis=0), slots, tasks, energy_j), steps.outcome
 
 
-def _play(env: Env, params: Any, stretch: Callable[..., tuple], key: jax.Array) -> Episodes:
-    """Plays from every start of the bank, a stretch at a time."""
-    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-    state, timestep = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(rows, jnp.int32(0), params)
+def _play(
+    stretch: Callable[..., tuple], state: UsersState, timestep: TimeStep, key: jax.Array
+) -> Episodes:
+    """Plays from the starts of all episodes, a stretch at a time."""
+    distance_m = np.asarray(state.distance_m)  # which no slot changes
     sums, records = [], []
     while not bool(timestep.terminated.all()) and len(sums) * _STRETCH < _MAX_SLOTS:
         key, key_stretch = jax.random.split(key)
@@ -133,7 +137,7 @@ def _play(env: Env, params: Any, stretch: Callable[..., tuple], key: jax.Array) 
         sums.append(stretch_sums)
         records.append(stretch_records)
     totals = [np.sum(stretches, axis=0) for stretches in zip(*sums, strict=True)]
-    decisions = _decisions(records, np.asarray(params.bank.distance_m))
+    decisions = _decisions(records, distance_m)
     return Episodes(*totals, ended=np.asarray(timestep.terminated), decisions=decisions)
 
 

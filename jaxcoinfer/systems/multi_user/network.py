@@ -16,6 +16,7 @@ from flax import struct
 
 from jaxcoinfer.learn.distributions import LogitNormal
 from jaxcoinfer.learn.networks import Mlp
+from jaxcoinfer.physics.link import snr
 from jaxcoinfer.systems.multi_user.env import MultiUser
 from jaxcoinfer.systems.multi_user.events import UsersAction, UsersState
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
@@ -36,8 +37,8 @@ def view(
     Features: the observation; log10 of the signal-to-noise ratio at full power / 10; whether there
     are tasks left; the user's place, one-hot [U].
     """
-    snr = params.max_w * state.distance_m**-params.path_loss / params.noise_w
-    columns = [jnp.log1p(snr) / (10.0 * jnp.log(10.0)), (state.tasks > 0).astype(jnp.float32)]
+    ratio = snr(params.max_w, state.distance_m, params.path_loss, params.noise_w)
+    columns = [jnp.log1p(ratio) / (10.0 * jnp.log(10.0)), (state.tasks > 0).astype(jnp.float32)]
     place = jnp.eye(env.n_users, dtype=jnp.float32)
     return UsersView(
         jnp.concatenate([observation, jnp.stack(columns, axis=1), place], axis=1), params.max_w

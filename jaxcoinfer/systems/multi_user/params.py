@@ -8,35 +8,35 @@ import numpy as np
 from flax import struct
 from numpy.typing import ArrayLike
 
-from jaxcoinfer.core.checks import Numbers, require_finite, require_shape
+from jaxcoinfer.core.checks import (
+    Numbers,
+    require_finite,
+    require_index,
+    require_least,
+    require_range,
+    require_shape,
+)
 from jaxcoinfer.systems.multi_user.exogenous import InitialStates
 
 
 class MultiUserParams(struct.PyTreeNode):
-    """The numbers of a `multi-user` system; build with `make_params`.
+    """The numbers of a `multi-user` system, float32; build with `make_params`."""
 
-    compute_s, compute_w, upload_bits [S]: seconds and watts of the device up to a split, bits sent
-    there. slot_s. bandwidth_hz, noise_w: of each sub-channel. path_loss: exponent. max_w, least_w:
-    of a radio. distances_m [2]: their range. energy_weight: beta. tasks_floor: least number of
-    tasks a slot is reckoned with. scale_s, scale_bits: of the observation. bank: the initial states
-    of episodes.
-    """
-
-    compute_s: jax.Array
-    compute_w: jax.Array
-    upload_bits: jax.Array
-    slot_s: jax.Array
-    bandwidth_hz: jax.Array
-    noise_w: jax.Array
-    path_loss: jax.Array
-    max_w: jax.Array
-    least_w: jax.Array
-    distances_m: jax.Array
-    energy_weight: jax.Array
-    tasks_floor: jax.Array
-    scale_s: jax.Array
-    scale_bits: jax.Array
-    bank: InitialStates
+    compute_s: jax.Array  # [S], seconds of the device up to a split
+    compute_w: jax.Array  # [S], its watts meanwhile
+    upload_bits: jax.Array  # [S], bits sent at a split
+    slot_s: jax.Array  # seconds of a slot
+    bandwidth_hz: jax.Array  # of each sub-channel
+    noise_w: jax.Array  # watts, in each sub-channel
+    path_loss: jax.Array  # exponent of the distance
+    max_w: jax.Array  # highest power of a radio
+    least_w: jax.Array  # lowest power of a radio
+    distances_m: jax.Array  # [2], metres from user to receiver, nearest and farthest
+    energy_weight: jax.Array  # beta, per joule
+    tasks_floor: jax.Array  # a reward divides by at least this number of tasks
+    scale_s: jax.Array  # of seconds in the observation
+    scale_bits: jax.Array  # of bits in the observation
+    bank: InitialStates  # of episodes
 
 
 _SHAPES = {"compute_s": "S", "compute_w": "S", "upload_bits": "S", "distances_m": "2"}
@@ -61,12 +61,12 @@ def make_params(
     scale_s: float,
     scale_bits: float,
 ) -> MultiUserParams:
-    """Builds the numbers of a `multi-user` system: casts every one once, refuses what is wrong.
+    """Builds the numbers of a `multi-user` system: checks and casts each once.
 
     Raises ValueError with the name, the value and what is allowed.
     """
-    given = {name: value for name, value in locals().items() if name != "bank"}
-    numbers = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    arguments = {name: value for name, value in locals().items() if name != "bank"}
+    numbers = {name: np.asarray(value, np.float64) for name, value in arguments.items()}
     _check(numbers)
     _check_starts(bank, numbers)
     return MultiUserParams(
@@ -97,22 +97,10 @@ def _check(numbers: Numbers) -> None:
 def _check_starts(bank: InitialStates, numbers: Numbers) -> None:
     shape = bank.distance_m.shape
     for name in ("tasks", "split", "channel"):
-        if getattr(bank, name).shape != shape:
-            raise ValueError(
-                f"bank.{name}: shape {getattr(bank, name).shape}; must be {shape}, as distance_m."
-            )
+        require_shape(f"bank.{name}", getattr(bank, name), shape, ", as distance_m")
     nearest_m, farthest_m = numbers["distances_m"].astype(np.float32)
-    least, most = float(bank.distance_m.min()), float(bank.distance_m.max())
-    if not nearest_m <= least <= most <= farthest_m:
-        raise ValueError(
-            f"bank.distance_m: from {least} to {most}; allowed: {nearest_m:g} to {farthest_m:g} m."
-        )
-    if int(bank.tasks.min()) < 1:
-        raise ValueError(f"bank.tasks: {int(bank.tasks.min())} is the least; allowed: at least 1.")
-    n_splits = numbers["compute_s"].size
-    if int(bank.split.min()) < 0 or int(bank.split.max()) >= n_splits:
-        raise ValueError(f"bank.split: up to {int(bank.split.max())}; there are {n_splits} splits.")
-    if int(bank.channel.min()) < 0:
-        raise ValueError(
-            f"bank.channel: {int(bank.channel.min())} is the least; allowed: at least 0."
-        )
+    allowed = f"{nearest_m:g} to {farthest_m:g} m"
+    require_range("bank.distance_m", bank.distance_m, float(nearest_m), float(farthest_m), allowed)
+    require_least("bank.tasks", int(bank.tasks.min()), 1)
+    require_index("bank.split", bank.split, numbers["compute_s"].size, "splits")
+    require_least("bank.channel", int(bank.channel.min()), 0)

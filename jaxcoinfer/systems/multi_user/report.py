@@ -100,24 +100,24 @@ def choices(decisions: Decisions, distances_m: np.ndarray, n_splits: int) -> Cho
     return Choices(edges_m, count, np.where(n > 0, power_w / np.maximum(n, 1), np.nan))
 
 
-def choices_sheet(of_policies: Mapping[str, Choices]) -> Sheet:
+def choices_sheet(by_policy: Mapping[str, Choices]) -> Sheet:
     """Returns how many decisions at each distance take each split, as a CSV file; those that none
     takes are left out.
     """
     rows = [
         (name, float(table.edges_m[i]), float(table.edges_m[i + 1]), int(split), int(count))
-        for name, table in of_policies.items()
+        for name, table in by_policy.items()
         for (i, split), count in np.ndenumerate(table.decisions)
         if count
     ]
     return ("policy", "from_m", "to_m", "split", "decisions"), rows
 
 
-def powers_sheet(of_policies: Mapping[str, Choices]) -> Sheet:
+def powers_sheet(by_policy: Mapping[str, Choices]) -> Sheet:
     """Returns the mean power at each distance, as a CSV file."""
     rows = [
         (name, float(low), float(high), float(power_w))
-        for name, table in of_policies.items()
+        for name, table in by_policy.items()
         for low, high, power_w in zip(
             table.edges_m[:-1], table.edges_m[1:], table.power_w, strict=True
         )

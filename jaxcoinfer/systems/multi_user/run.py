@@ -205,17 +205,17 @@ def _figures(
     from jaxcoinfer.evaluation import plots
     from jaxcoinfer.systems.multi_user import figures
 
-    def of_rows(measure: str) -> dict[str, Interval]:
+    def intervals(measure: str) -> dict[str, Interval]:
         return {name: row.measures[measure] for name, row in table.rows.items()}
 
     gains = {name: row.gain for name, row in table.rows.items()}
-    delay_s = {name: delay.mean for name, delay in of_rows("latency_s").items()}
-    energy = {name: energy_weight * joules.mean for name, joules in of_rows("energy_j").items()}
+    delay_s = {name: delay.mean for name, delay in intervals("latency_s").items()}
+    energy = {name: energy_weight * joules.mean for name, joules in intervals("energy_j").items()}
     best = choices[BEST]
     powers = {name: choices[name].power_w for name in (BEST, COMPARED, "random")}
     return {
-        "utility": plots.utility(of_rows("utility"), gains, COMPARED, "reward per episode"),
-        "cost": figures.cost(of_rows("cost"), delay_s, energy),
+        "utility": plots.utility(intervals("utility"), gains, COMPARED, "reward per episode"),
+        "cost": figures.cost(intervals("cost"), delay_s, energy),
         "choices": figures.choices(best.edges_m, best.decisions, powers),
         "learning": plots.learning_band(curves),
     }

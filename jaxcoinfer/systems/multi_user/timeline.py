@@ -79,7 +79,7 @@ def phases(
     slot_s = float(params.slot_s)
     begin_s = np.zeros(env.n_users)  # of the phase of each user
     split = np.asarray(params.bank.split[0])  # of the task at hand when a slot begins
-    ended, n_finished = [], 0
+    done, n_finished = [], 0
     for number, slot in enumerate(_slots(env, params, policy, key)):
         phase, action = np.asarray(slot.instants.phase), jax.tree.map(np.asarray, slot.action)
         for event, user in np.argwhere(phase[:-1] != phase[1:]).tolist():
@@ -87,7 +87,7 @@ def phases(
             place = int(phase[event, user])  # 2n computes, 2n + 1 sends the n-th task of the slot
             first = place < 2
             channel = (slot.plan.channel if first else slot.plan.next_channel)[user]
-            ended.append(
+            done.append(
                 Phase(
                     user=user,
                     task=int(params.bank.tasks[0, user] - slot.tasks[user]) + place // 2,
@@ -104,7 +104,7 @@ def phases(
         n_finished += int(np.minimum(phase[-1] // 2, slot.tasks).sum())
         if n_finished >= n_tasks:
             break
-    return ended
+    return done
 
 
 def _slots(

@@ -10,38 +10,38 @@ import numpy as np
 from flax import struct
 from numpy.typing import ArrayLike
 
-from jaxcoinfer.core.checks import Numbers, require_finite, require_shape, require_shares
+from jaxcoinfer.core.checks import (
+    Numbers,
+    require_finite,
+    require_least,
+    require_shape,
+    require_shares,
+)
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, DEVICE_SPEED, EDGE_SPEED, RATE, Bank
 
 
 class Params(struct.PyTreeNode):
-    """The numbers of an `on-demand` system; build with `make_params`.
-
-    Of each action [A]: valid bool; t_dev_s, t_edge_s: nominal seconds on device and edge;
-    upload_bits; offloads bool, whether anything is sent; accuracy; device_energy_j, joules the
-    device computes away. rtt_s, transmit_w, transmit_j_per_bit: of the link. Of each class [G]:
-    deadline_s; accuracy_weight, omega; penalty of a miss. cap: a task is given up after `cap`
-    deadlines. delay_slots int32: 0 or 1, how late link and speeds are seen. mean_rate_bps: of the
-    bank, for the observation. bank: the exogenous processes.
+    """The numbers of an `on-demand` system, float32 unless said otherwise; build with
+    `make_params`.
     """
 
-    valid: jax.Array
-    t_dev_s: jax.Array
-    t_edge_s: jax.Array
-    upload_bits: jax.Array
-    offloads: jax.Array
-    accuracy: jax.Array
-    device_energy_j: jax.Array
-    rtt_s: jax.Array
-    transmit_w: jax.Array
-    transmit_j_per_bit: jax.Array
-    deadline_s: jax.Array
-    accuracy_weight: jax.Array
-    penalty: jax.Array
-    cap: jax.Array
-    delay_slots: jax.Array
-    mean_rate_bps: jax.Array
-    bank: Bank
+    valid: jax.Array  # bool [A], whether an action may be taken
+    t_dev_s: jax.Array  # [A], nominal seconds on the device
+    t_edge_s: jax.Array  # [A], nominal seconds on the edge
+    upload_bits: jax.Array  # [A], bits sent
+    offloads: jax.Array  # bool [A], whether anything is sent
+    accuracy: jax.Array  # [A], in [0, 1]
+    device_energy_j: jax.Array  # [A], joules the device computes away
+    rtt_s: jax.Array  # round trip of the link
+    transmit_w: jax.Array  # of the radio while it sends
+    transmit_j_per_bit: jax.Array  # of the radio, on top of that
+    deadline_s: jax.Array  # [G], of each class
+    accuracy_weight: jax.Array  # [G], omega
+    penalty: jax.Array  # [G], of a miss
+    cap: jax.Array  # deadlines after which a task is given up
+    delay_slots: jax.Array  # int32, 0 or 1: how late link and speeds are seen
+    mean_rate_bps: jax.Array  # of the bank, for the observation
+    bank: Bank  # the exogenous processes
 
 
 _OF_CLASSES = ("deadline_s", "accuracy_weight", "penalty")
@@ -70,8 +70,7 @@ def make_params(
     cap: float = 10.0,
     delay_slots: int = 1,
 ) -> Params:
-    """Builds the numbers of an `on-demand` system: casts every one once, derives the grid, refuses
-    what is wrong.
+    """Builds the numbers of an `on-demand` system: checks and casts each once, derives the grid.
 
     cut_* [P]: sums of the layers before each cut, the first 0; cut_allowed [P] bool. exit_cut [E]:
     the cut at which an exit leaves; exit_* [E]: its head. upload_bits [P, Q]; accuracy [E, P, Q];
@@ -104,9 +103,9 @@ def make_params(
 def _tables(grid: Numbers, longest_s: float) -> Numbers:
     """Returns the tables of `Params` as [E, P, Q].
 
-    Valid are the cuts up to the exit's own; where the width changes nothing (input sent, nothing
-    sent) the last one stands for all. What is not valid is lost: the device is busy until the task
-    is given up, for accuracy 0.
+    The cuts up to the exit's own are valid; where the width changes nothing (input sent, nothing
+    sent) the last one stands for all. An invalid action loses the task: the device is busy until
+    the task is given up, with accuracy 0.
     """
     shape = grid["accuracy"].shape
     cuts, widths = np.arange(shape[1]), np.arange(shape[2])
@@ -124,17 +123,17 @@ def _tables(grid: Numbers, longest_s: float) -> Numbers:
     device_s = grid["cut_device_s"][None, :] + here * grid["exit_device_s"][:, None]
     energy_j = grid["cut_energy_j"][None, :] + here * grid["exit_energy_j"][:, None]
 
-    def of_valid(values: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+    def where_valid(values: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
         return np.where(valid, np.broadcast_to(values, shape), otherwise)
 
     return {
         "valid": valid,
-        "t_dev_s": of_valid(device_s[..., None], 1e6 * longest_s),  # also at the fastest speed
-        "t_edge_s": of_valid((sends * edge_s)[..., None]),
-        "upload_bits": of_valid(sends[..., None] * grid["upload_bits"][None]),
-        "offloads": of_valid(sends[..., None]) > 0,
-        "accuracy": of_valid(grid["accuracy"]),
-        "device_energy_j": of_valid(energy_j[..., None]),
+        "t_dev_s": where_valid(device_s[..., None], 1e6 * longest_s),  # also at the fastest speed
+        "t_edge_s": where_valid((sends * edge_s)[..., None]),
+        "upload_bits": where_valid(sends[..., None] * grid["upload_bits"][None]),
+        "offloads": where_valid(sends[..., None]) > 0,
+        "accuracy": where_valid(grid["accuracy"]),
+        "device_energy_j": where_valid(energy_j[..., None]),
     }
 
 
@@ -192,10 +191,8 @@ def _check_bank(bank: Bank, n_classes: int) -> None:
         ("device_speed", DEVICE_SPEED, True),
         ("edge_speed", EDGE_SPEED, True),
     ):
-        least = float(slots[..., column].min())
-        if least < 0 or (above and least == 0):
-            bound = "above" if above else "at least"
-            raise ValueError(f"{name}: {least} is the least of the bank; allowed: {bound} 0.")
+        lowest = float(slots[..., column].min())
+        require_least(name, lowest, 0, above=above, where=" of the bank")
     if slots[..., RATE].max() == 0:
         raise ValueError(
             "rate_bps: 0 in every slot of the bank; allowed: a link that carries something."

@@ -37,11 +37,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import select
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, PolicySignature, TrainResult, cosine_adam, descend
+from jaxcoinfer.physics.link import positive_rate
 from jaxcoinfer.systems.stopping.continuation_value import first_stop, mean_utility
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import known
@@ -148,7 +150,7 @@ def view(env: Stopping, state: State, params: Params) -> View:
     value = workload.forecast(env, state, params).value
     later = jnp.arange(env.n_choices) > state.layer
     ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
-    rate_bits = jnp.maximum(now.slot_bits, 1e-3 * params.mean_bits)
+    rate_bits = positive_rate(now.slot_bits, params.mean_bits)
     radio_s = now.radio_bits * params.slot_s / rate_bits
     task_s = params.layer_s.sum()
     air_s = params.upload_bits.mean() * params.slot_s / rate_bits
@@ -250,7 +252,8 @@ def advance_pair(
     env = learner.env
     over = have_met(pair.devices, params) | (pair.age >= learner.config.horizon)
     is_sample = over & (pair.age > 0) & ~pair.devices.done.any()
-    devices = jax.tree.map(lambda leaf: jnp.where(over, leaf[pair.kept], leaf), pair.devices)
+    kept = jax.tree.map(lambda leaf: leaf[pair.kept], pair.devices)
+    devices = select(over, kept, pair.devices)
     replay = jax.vmap(workload.evaluate, (None, 0, None))(env, devices, params)
     views = jax.vmap(jax.vmap(view, (None, 0, None)), (None, 0, None))(env, replay.states, params)
     stops = advantage(learner.net, weights, views) >= 0
@@ -258,7 +261,7 @@ def advance_pair(
     apart = jnp.stack([layer, first_stop_after(stops[0], layer)])
     choice = jnp.where(over, apart, jax.vmap(first_stop)(stops))
     value = jnp.take_along_axis(replay.choices.value, choice[:, None], axis=1)[:, 0]
-    parted = jax.tree.map(lambda new, old: jnp.where(over, new[0, layer], old), views, pair.parted)
+    parted = select(over, jax.tree.map(lambda leaf: leaf[0, layer], views), pair.parted)
     return Pair(
         devices=jax.vmap(workload.follow, (0, 0, None))(replay, choice, params),
         parted=parted,
@@ -318,11 +321,7 @@ def play(
     (pairs, samples), _ = jax.lax.scan(task, state, keys)
     fresh = start_pairs(key_fresh, config.n_pairs, params, learner.env)
     done = pairs.devices.done.any(axis=1)
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(done.reshape(done.shape + (1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(choose, fresh, pairs), samples
+    return select(done, fresh, pairs), samples
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.core.contract import Outcome, TimeStep, select
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.queueing import excess_left_s
@@ -150,11 +150,11 @@ def _transition(state: State, decision: Decision, params: Params) -> State:
     stop, computed = decision.stop, decision.computed
     free = jnp.where(stop, state.slot, computed)
     sent = hand_over(state, decision.upload, decision.numbers.upload_bits, params)
-    after = _where(stop, sent, state)
+    after = select(stop, sent, state)
     following = next_task(after, params, free)
     going = state.replace(slot=computed, layer=state.layer + 1)
-    moved = _where(decision.ends, following.replace(now=None), going.replace(now=None))
-    return with_record(_where(state.done, state.replace(now=None), moved), params)
+    moved = select(decision.ends, following.replace(now=None), going.replace(now=None))
+    return with_record(select(state.done, state.replace(now=None), moved), params)
 
 
 def _reward(state: State, new: State, decision: Decision, params: Params) -> jax.Array:
@@ -217,10 +217,6 @@ def _select(column: jax.Array, index: jax.Array) -> jax.Array:
     for i in range(1, column.shape[0]):
         number = jnp.where(index == i, column[i], number)
     return number
-
-
-def _where(condition: jax.Array, state: State, other: State) -> State:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), state, other)
 
 
 def _accuracy(state: State, params: Params, choice: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer.physics.compute import seconds
+from jaxcoinfer.physics.link import positive_rate
 from jaxcoinfer.physics.queueing import excess_left_s
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
@@ -63,7 +64,7 @@ def observe(state: State, params: Params) -> jax.Array:
     bank and the nominal speed.
     """
     k = known(state, params)
-    radio_s = k.radio_bits * params.slot_s / jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)
+    radio_s = k.radio_bits * params.slot_s / positive_rate(k.slot_bits, params.mean_bits)
     features = [
         k.layer / params.layer_s.shape[0],
         k.waiting_tasks / (k.waiting_tasks + _HALF_TASKS),

@@ -10,7 +10,13 @@ import numpy as np
 from flax import struct
 from numpy.typing import ArrayLike
 
-from jaxcoinfer.core.checks import Numbers, require_finite, require_shape, require_shares
+from jaxcoinfer.core.checks import (
+    Numbers,
+    require_finite,
+    require_least,
+    require_shape,
+    require_shares,
+)
 from jaxcoinfer.physics.compute import SLOT_TOLERANCE
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.exogenous import SPEED_ONE, Bank
@@ -18,35 +24,28 @@ from jaxcoinfer.systems.stopping.samples import Samples
 
 
 class Params(struct.PyTreeNode):
-    """The numbers of a `stopping` system; build with `make_params`.
-
-    slot_s: seconds of a slot. layer_s [L+1]: nominal seconds of layers 1..Le, then of the exit
-    head. upload_bits [P]: bits sent when stopping at l = 0..Le. server_s [P]: seconds e_l of the
-    remaining layers on the server. device_energy_j [P+1]: joules the device computes away when
-    stopping at l, last: finished on it. transmit_w, transmit_j_per_bit: of the radio. rtt_s:
-    seconds there and back that a result needs beside the bits of its upload. accuracy [P+1]: of
-    each choice. accuracy_weight, energy_weight: alpha and beta of the utility `alpha acc - T - beta
-    E`. bank: the exogenous processes, with these uploads. last_upload [K]: last slot at which any
-    upload still ends within the row. longest_local_slots: slots of all layers and the head at the
-    slowest speed. mean_bits: bits a slot, mean of the bank. samples: results image by image, where
-    there are any; `accuracy` is then what is expected of an image nobody has looked at.
+    """The numbers of a `stopping` system, float32 unless said otherwise; build with
+    `make_params`. The utility of a task is `alpha acc - T - beta E`.
     """
 
-    slot_s: jax.Array
-    layer_s: jax.Array
-    upload_bits: jax.Array
-    server_s: jax.Array
+    slot_s: jax.Array  # seconds of a slot
+    layer_s: jax.Array  # [L+1], nominal seconds of layers 1..Le, then of the exit head
+    upload_bits: jax.Array  # int32 [P], bits sent when stopping at l = 0..Le
+    server_s: jax.Array  # [P], seconds e_l of the remaining layers on the server
+    # [P+1], joules the device computes away when stopping at l; last: finished on the device.
     device_energy_j: jax.Array
-    transmit_w: jax.Array
-    transmit_j_per_bit: jax.Array
-    rtt_s: jax.Array
-    accuracy: jax.Array
-    accuracy_weight: jax.Array
-    energy_weight: jax.Array
-    bank: Bank
-    last_upload: jax.Array
-    longest_local_slots: jax.Array
-    mean_bits: jax.Array
+    transmit_w: jax.Array  # of the radio while it sends
+    transmit_j_per_bit: jax.Array  # of the radio, on top of that
+    rtt_s: jax.Array  # seconds there and back, on top of those of the bits of an upload
+    accuracy: jax.Array  # [P+1], of each choice
+    accuracy_weight: jax.Array  # alpha, seconds
+    energy_weight: jax.Array  # beta, seconds per joule
+    bank: Bank  # the exogenous processes, with these uploads
+    last_upload: jax.Array  # int32 [K], last slot at which any upload still ends within the row
+    longest_local_slots: jax.Array  # int32, slots of all layers and the head at the slowest speed
+    mean_bits: jax.Array  # per slot, mean of the bank
+    # Results image by image, where there are any; `accuracy` is then what is expected of an image
+    # of which nothing is known yet.
     samples: Samples | None
 
 
@@ -67,8 +66,8 @@ def make_params(
     energy_weight: float = 1.0,
     samples: Samples | None = None,
 ) -> Params:
-    """Builds the numbers of a `stopping` system: casts every one once, derives what is derived,
-    refuses what is wrong.
+    """Builds the numbers of a `stopping` system: checks and casts each once, and derives those
+    that follow.
 
     bank and slot_bits [K, T] come from the same draw; the rest as in `Params`. Raises ValueError in
     one line.
@@ -96,7 +95,9 @@ def make_params(
 
 def _last_upload(bank: Bank, table: jax.Array, slot_s: float, local: int) -> jax.Array:
     """Last slot of each row, [K] int32, at which any upload of `table` [K, T+1, P] still ends
-    within it; refuses a row in which a task of `local` slots on the device does not fit before.
+    within it.
+
+    Raises ValueError where a task of `local` slots on the device does not fit before it.
     """
     slots = jnp.arange(bank.n_slots + 1, dtype=jnp.int32)[None]
     last_upload = jnp.where((slots + table.max(axis=-1)) <= bank.n_slots, slots, -1).max(axis=1)
@@ -121,7 +122,7 @@ def _check(numbers: Numbers) -> None:
         wanted = (lengths[name],) if name in lengths else ()
         require_shape(name, value, wanted, f" for {n_points - 1} layers and an exit")
         require_finite(name, value)
-    require_shares("accuracy", numbers["accuracy"])
+    require_shares("accuracy", numbers["accuracy"], whole=True)
     if numbers["slot_s"] <= 0 or np.any(numbers["layer_s"][:-1] <= 0):
         raise ValueError("slot_s and the seconds of every layer must be above 0.")
     if np.any(numbers["upload_bits"] >= 2**31):
@@ -130,24 +131,20 @@ def _check(numbers: Numbers) -> None:
 
 def _check_samples(samples: Samples | None, n_choices: int) -> None:
     if samples is not None and samples.records.shape[1] != n_choices + 1:
-        found = samples.records.shape[1]
+        n_numbers = samples.records.shape[1]
         raise ValueError(
-            f"samples: {found} numbers an image; must be {n_choices + 1}: choices, confidence."
+            f"samples: {n_numbers} numbers an image; must be {n_choices + 1}: choices, confidence."
         )
 
 
 def _check_records(bank: Bank, slot_bits: jax.Array) -> None:
-    if slot_bits.shape != (bank.n_rows, bank.n_slots):
-        wanted = (bank.n_rows, bank.n_slots)
-        raise ValueError(f"slot_bits: shape {slot_bits.shape}; must be {wanted}, as the bank's.")
-    if int(slot_bits.min()) < 0:
-        raise ValueError(f"slot_bits: {int(slot_bits.min())} is the least; allowed: at least 0.")
+    require_shape("slot_bits", slot_bits, (bank.n_rows, bank.n_slots), ", as the bank's")
+    require_least("slot_bits", int(slot_bits.min()), 0)
     slowest = int(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
-    if slowest <= 0:
-        raise ValueError(f"speed: {slowest} is the least of the bank; allowed: above 0.")
-    most, room = int(bank.slots[:, -1, exogenous.ARRIVED].max()), bank.arrival_slot.shape[1]
-    if most > room:
+    require_least("speed", slowest, 0, above=True, where=" of the bank")
+    n_tasks, room = int(bank.slots[:, -1, exogenous.ARRIVED].max()), bank.arrival_slot.shape[1]
+    if n_tasks > room:
         raise ValueError(
-            f"arrivals: {most} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use "
+            f"arrivals: {n_tasks} tasks in a row of {bank.n_slots} slots; allowed: {room}. Use "
             "shorter slots."
         )

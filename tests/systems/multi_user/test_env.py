@@ -1,5 +1,5 @@
 """`multi-user`: event by event as the plain-Python reference, hand-worked slots, batches, numbers
-and refusals.
+and the errors of invalid ones.
 """
 
 import dataclasses
@@ -229,7 +229,7 @@ def test_float32_slots_are_those_of_the_reference():
 
 
 def alone(distances_m: list[float], tasks: list[int], splits: list[int], channels: list[int]):
-    """ResNet18 from one given start: (environment, params, state)."""
+    """ResNet18 from one start: (environment, params, state)."""
     params = make_params(
         starts(distances_m, tasks, splits, channels), **numbers(system("resnet18"))
     )

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from jaxcoinfer.core.checks import is_amount
 from jaxcoinfer.systems.stopping.bounds import backlog as backlog_law
 
 Table = np.ndarray | jax.Array  # made on the host, used on the device
@@ -129,7 +130,7 @@ def checked(model: Model) -> Model:
             raise ValueError(f"{name} has shape {value.shape}, must be ({places + more},)")
         if name.endswith("_slots") and (value.dtype.kind != "i" or value.min() < 1):
             raise ValueError(f"{name} is {value}, must be integers >= 1")
-        if not np.all(np.isfinite(value)) or value.min() < 0:
+        if not is_amount(value):
             raise ValueError(f"{name} is {value}, must be finite and >= 0")
     if not 0 < model.slot_s < np.inf:
         raise ValueError(f"slot_s is {model.slot_s}, must be positive")

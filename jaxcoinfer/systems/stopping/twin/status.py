@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.core.contract import TimeStep, Wrapper
+from jaxcoinfer.core.contract import TimeStep, Wrapper, select
 from jaxcoinfer.physics.compute import layer_slots
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.env import STOP, Stopping
@@ -115,9 +115,7 @@ class StatusTwinEnv(Wrapper):
             truth=truth,
             reports=n_reports,
         )
-        believed = jax.tree.map(
-            lambda old, new: jnp.where(state.truth.done, old, new), state, believed
-        )
+        believed = select(state.truth.done, state, believed)
         return believed, timestep.replace(observation=observe(believed, params), outcome=outcome)
 
 

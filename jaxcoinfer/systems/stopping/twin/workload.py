@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxcoinfer.core.contract import select
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
+from jaxcoinfer.physics.link import positive_rate
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
@@ -91,9 +93,9 @@ def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
     point = jnp.minimum(choice, n_points - 1)
     state, upload = jax.tree.map(lambda leaf: leaf[point], (replay.states, replay.uploads))
     sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
-    after = jax.tree.map(lambda a, b: jnp.where(choice < n_points, a, b), sent, replay.end)
+    after = select(choice < n_points, sent, replay.end)
     following = stopping.with_record(stopping.next_task(after, params, after.slot), params)
-    return jax.tree.map(lambda a, b: jnp.where(replay.end.done, a, b), replay.end, following)
+    return select(replay.end.done, replay.end, following)
 
 
 def forecast(env: Stopping, state: State, params: Params) -> Choices:
@@ -109,7 +111,7 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     slots = jnp.where(jnp.arange(env.n_layers + 1) < state.layer, 0, slots)
     ahead = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32)])
     spent_s = seconds(state.slot - state.start, params.slot_s)
-    rate_bits = jnp.maximum(k.slot_bits, 1e-3 * params.mean_bits)
+    rate_bits = positive_rate(k.slot_bits, params.mean_bits)
     ahead_s = seconds(ahead, params.slot_s)
     air_s = jnp.ceil(params.upload_bits.astype(jnp.float32) / rate_bits - 1e-4) * params.slot_s
     radio_s = jnp.maximum(k.radio_bits * params.slot_s / rate_bits - ahead_s[:-1], 0.0)
