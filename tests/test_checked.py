@@ -51,7 +51,7 @@ def roll(env, n_steps, params, key):
     """N environments, valid actions at random, to the end of their rows and beyond; all that is
     seen.
     """
-    start = jax.vmap(env.reset, (0, None))(jax.random.split(key, N), params)
+    start = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, N), params)
 
     def act(key, state):
         law = jnp.where(env.mask(state, params), 0.0, -1e9)
@@ -65,7 +65,11 @@ def roll(env, n_steps, params, key):
     return jax.lax.scan(move, start, jax.random.split(key, n_steps))[1]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+# Checks of a whole trace compile for long.
+@pytest.mark.parametrize(
+    "system",
+    ["on-demand", *(pytest.param(name, marks=pytest.mark.slow) for name in ("stopping", "fleet"))],
+)
 def test_what_is_right_passes_with_the_same_numbers(system):
     build, n_steps = SYSTEMS[system]
     env, params = build()
@@ -88,7 +92,7 @@ def test_actions_that_do_not_exist_or_are_not_valid(stop, demand, many):
             step(state, jnp.int32(action), params)
     env, params = demand
     (invalid,) = np.flatnonzero(~np.asarray(params.valid))[:1]
-    start = jax.vmap(env.reset_at, (0, None, None))(jnp.arange(2), jnp.int32(3), params)[0]
+    start = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(jnp.arange(2), jnp.int32(3), params)[0]
     step_all = raising(jax.vmap(Checked(env).step, (0, 0, None)))
     with pytest.raises(
         CheckFailed, match=rf"^OnDemand\.step: action {invalid} at slot 3 of row 1 is not valid$"

@@ -156,6 +156,7 @@ TINY = stopping.Sizes(
 )
 
 
+@pytest.mark.slow
 def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "QUICK", TINY)
     out = tmp_path / "run"

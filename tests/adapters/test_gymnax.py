@@ -54,7 +54,7 @@ def test_a_batch_restarts_those_that_ended_and_no_other(n_envs):
     env, params = made("on-demand-markov", 8)
     face, states = (
         Gymnax(env),
-        jax.vmap(env.reset, (0, None))(jax.random.split(KEY, n_envs), params)[0],
+        jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, n_envs), params)[0],
     )
     step = jax.jit(jax.vmap(face.step, (0, 0, 0, None)))
     native = jax.jit(jax.vmap(env.step, (0, 0, None)))
@@ -77,6 +77,7 @@ def test_a_batch_restarts_those_that_ended_and_no_other(n_envs):
     assert 0 < sum(n_ends) < 12 * n_envs and max(n_ends) > 1
 
 
+@pytest.mark.slow
 def test_batches_of_batches_and_of_worlds_are_those_of_one():
     env, params = made("on-demand-markov", 4)
     worlds = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
@@ -109,11 +110,13 @@ def at(tree, i, j):
 
 def test_five_values_join_the_ends():
     env, params = made("on-demand-markov", 16)
-    _, state = GymnaxFive(env).reset(KEY, params)
+    face = GymnaxFive(env)
+    reset, step = jax.jit(face.reset), jax.jit(face.step)
+    _, state = reset(KEY, params)
     ends = []
     for i in range(20):
         key = jax.random.fold_in(KEY, i)
-        _, state, _, done, info = GymnaxFive(env).step(key, state, jnp.int32(0), params)
+        _, state, _, done, info = step(key, state, jnp.int32(0), params)
         assert bool(done) == bool(info["terminated"] | info["truncated"])
         ends.append(bool(done))
     assert any(ends) and not all(ends)

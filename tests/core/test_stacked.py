@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcoinfer
 from jaxcoinfer.core.stacked import Stacked
@@ -38,6 +39,7 @@ def test_it_holds_the_last_observations_latest_first():
     np.testing.assert_array_equal(stacked.mask(state, params), env.mask(inner, params))
 
 
+@pytest.mark.slow
 def test_a_learner_takes_it():
     env, params = made()
     stacked = Stacked(env, 4)

@@ -179,6 +179,7 @@ def test_a_folder_continues_where_it_stopped_and_only_for_the_same_training(
         train(folder, spec=short)
 
 
+@pytest.mark.slow
 def test_the_recipe_continues_and_ends_in_one_line(short, tmp_path, monkeypatch, capsys):
     world = (probes.Probe(), probes.World(jnp.int32(4)))
     monkeypatch.setattr(recipe.executor, "make_world", lambda *_, **__: world)

@@ -124,6 +124,7 @@ class Aimer(nn.Module):
         return Aim(side, distribution), value[..., 0]
 
 
+@pytest.mark.slow
 def test_proximal_policy_learns_a_category_and_a_number_together():
     config = ppo.Config(
         n_envs=128,

@@ -220,7 +220,7 @@ def learned_values(name: str, twin: bool):
     return value, act
 
 
-@pytest.mark.parametrize("twin", [False, True])
+@pytest.mark.parametrize("twin", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["sac", "dqn", "ppo"])
 def test_values_and_actions_of_five_worlds(name, twin):
     value, act = learned_values(name, twin)
@@ -248,7 +248,7 @@ def test_without_the_twin_only_the_action_taken_is_known():
 
 def test_what_comes_after_the_end_does_not_count():
     env, params = probes.Probe(), probes.World(jnp.int32(0))
-    start = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 3), params)
+    start = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, 3), params)
     explore = lambda key, observation, mask: jnp.int32(0)  # noqa: E731
     (_, timestep), seen = replay.collect(KEY, env, params, explore, start, 3, probes.outcomes)
     assert isinstance(timestep, TimeStep)

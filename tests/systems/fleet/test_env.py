@@ -331,6 +331,7 @@ def small_world(name):
     return scenario, *jaxcoinfer.make(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fleet", "fleet-cloud"])
 def test_shipped_scenarios_mix_versions_and_cuts(name):
     scenario, env, params = small_world(name)

@@ -157,6 +157,7 @@ def test_it_learns_to_beat_equal_shares_at_other_numbers_of_devices_too():
         assert rewards["learned"] > 1.03 * rewards["best"], devices  # rewards are negative
 
 
+@pytest.mark.slow
 def test_learned_shares_train():
     system = random_fleet(4, 3)
     env, params = Leveled(system.env(learned_shares=True), 4), system.params()

@@ -76,6 +76,7 @@ def _baselines(env):
     return {name: policies[name] for name in PLAYED}
 
 
+@pytest.mark.slow
 def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch):
     _tiny(monkeypatch)
     out = tmp_path / "run"
@@ -134,7 +135,7 @@ def _check_export(out, target, capsys):
     """The function to export decides as the policy does, and gives what is not valid no chance."""
     checkpoint = run_folder.load(out)
     env, params = jaxcoinfer.make(SCENARIO)
-    states, timesteps = jax.vmap(env.reset, (0, None))(
+    states, timesteps = jax.jit(jax.vmap(env.reset, (0, None)))(
         jax.random.split(jax.random.key(1), 7), params
     )
     view = jax.vmap(lambda s, o: view_of(env, s, o, params))(states, timesteps.observation)

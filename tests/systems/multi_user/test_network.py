@@ -75,6 +75,7 @@ def test_the_order_of_users_means_nothing(world: World) -> None:
     np.testing.assert_allclose(same, value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_changes_all_parts_and_does_not_retrace(world: World) -> None:
     env, params = world
     before = ppo.train._cache_size()

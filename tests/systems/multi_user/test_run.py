@@ -52,6 +52,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load_scenario", lambda name: SCENARIO)
 
 
+@pytest.mark.slow
 def test_a_run_writes_everything_and_is_read_back(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +115,7 @@ def _check_export(out: Path, target: Path, capsys: pytest.CaptureFixture) -> Non
     checkpoint = run_folder.load(out)
     assert checkpoint.scenario == SCENARIO and set(checkpoint.weights) == {BEST}
     env, params = jaxcoinfer.make(SCENARIO)
-    states, timesteps = jax.vmap(env.reset, (0, None))(
+    states, timesteps = jax.jit(jax.vmap(env.reset, (0, None)))(
         jax.random.split(jax.random.key(1), 7), params
     )
     view = jax.vmap(lambda s, o: network.view(env, s, o, params))(states, timesteps.observation)

@@ -42,7 +42,7 @@ def play(env, params, actions, slot):
     after) [T, K].
     """
     rows = jnp.arange(ROWS, dtype=jnp.int32)
-    first = jax.vmap(env.reset_at, (0, None, None))(rows, slot, params)
+    first = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(rows, slot, params)
 
     def move(state, action):
         after, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)

@@ -75,6 +75,7 @@ def _baselines(env, fixed, solution):
     return {name: policies[name] for name in PLAYED}
 
 
+@pytest.mark.slow
 def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch):
     _tiny(monkeypatch)
     out = tmp_path / "run"
@@ -119,7 +120,7 @@ def _check_export(out, target, capsys):
     """The function to export decides as the policy does, and gives what is not valid no chance."""
     checkpoint = run_folder.load(out)
     env, params = jaxcoinfer.make(SCENARIO)
-    states, timesteps = jax.vmap(env.reset, (0, None))(
+    states, timesteps = jax.jit(jax.vmap(env.reset, (0, None)))(
         jax.random.split(jax.random.key(1), 50), params
     )
     portable = on_demand.portable(checkpoint)
@@ -143,6 +144,7 @@ def _check_export(out, target, capsys):
         np.testing.assert_allclose(written, logits, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-outages"), rows=3, slots=100)
     env, params = jaxcoinfer.make(scenario)

@@ -136,6 +136,7 @@ def test_the_head_counts_as_a_layer_after_which_the_last_feature_may_be_sent(
     np.testing.assert_allclose(numbers["accuracy"], [*uploads, 0.5])
 
 
+@pytest.mark.slow
 def test_a_run_reads_the_results_of_the_images_once(
     scenario: StoppingScenario, monkeypatch: pytest.MonkeyPatch
 ):
@@ -195,10 +196,14 @@ def play(env: Stopping, params: Params, key: jax.Array, n_steps: int = 600):
     def move(carry: Any, key: jax.Array):
         state, timestep = carry
         action = jax.random.bernoulli(key, 0.3, (4,)).astype(jnp.int32)
-        return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep, action)
+        return jax.vmap(env.step, (0, 0, None))(state, action, params), (
+            state,
+            timestep,
+            action,
+        )
 
     keys = jax.random.split(key, n_steps)
-    start = jax.vmap(env.reset_at, (0, 0, None))(
+    start = jax.jit(jax.vmap(env.reset_at, (0, 0, None)))(
         jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params
     )
     _, (states, timesteps, actions) = jax.lax.scan(move, start, keys)
@@ -294,6 +299,7 @@ def test_the_forecast_believes_the_head_once_it_ran(
     np.testing.assert_array_equal(workload.expected_accuracy(env, begun, params), params.accuracy)
 
 
+@pytest.mark.slow
 def test_pruning_keeps_the_best(world: tuple[Stopping, Params], played: tuple[Any, Any]):
     env, params = world
     (states, _, _), _ = played
@@ -319,7 +325,7 @@ def test_the_bound_of_like_images_is_above_every_policy(world: tuple[Stopping, P
         policies.threshold_exit(env, 0.6),
         policies.fixed(env.n_layers),
     ):
-        start = jax.vmap(env.reset_at, (0, 0, None))(
+        start = jax.jit(jax.vmap(env.reset_at, (0, 0, None)))(
             jnp.arange(4, dtype=jnp.int32), jnp.zeros(4, jnp.int32), params
         )
 
@@ -355,6 +361,7 @@ def test_a_threshold_settles_where_the_head_is_sure(
     np.testing.assert_array_equal(action == STOP, (layer == env.n_layers) & (confidence < 0.6))
 
 
+@pytest.mark.slow
 def test_the_threshold_is_chosen_by_what_it_gains(world: tuple[Stopping, Params]):
     env, params = world
     found = choose(env, params, n_tasks=100)

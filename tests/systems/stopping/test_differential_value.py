@@ -102,7 +102,7 @@ def test_samples_overwrite_the_oldest():
 
 def test_without_training_it_decides_as_adaptive_waiting(busy: tuple[Stopping, Params]):
     env, params = busy
-    states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 200), params)
+    states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, 200), params)
     # The last layer starts at zero.
     weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
     learned, rule = differential_value.policy(env, SMALL, weights), policies.adaptive_waiting(env)
@@ -166,9 +166,10 @@ def test_a_pair_earns_what_two_devices_earn(busy: tuple[Stopping, Params]):
     assert n_met > 32
 
 
+@pytest.mark.slow
 def test_the_exported_function_is_the_policy(busy: tuple[Stopping, Params]):
     env, params = busy
-    states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 50), params)
+    states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, 50), params)
     weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
     weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)  # not zero
     seen = jax.vmap(differential_value.view, (None, 0, None))(env, states, params)

@@ -242,7 +242,9 @@ def assert_right(told: dict[str, Any]):
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize(("n_layers", "n_worlds"), [(2, 25), (4, 16)])
+@pytest.mark.parametrize(
+    ("n_layers", "n_worlds"), [(2, 25), pytest.param(4, 16, marks=pytest.mark.slow)]
+)
 def test_never_the_best_choice_over_thousands_of_tasks(n_layers: int, n_worlds: int):
     told = played(n_layers, [random_world(100 + seed, n_layers) for seed in range(n_worlds)])
     assert_right(told)
@@ -465,7 +467,7 @@ def test_a_decision_reads_nothing_after_its_slot():
             action = jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
             return env.step(state, action, params)[0], told
 
-        start = jax.vmap(env.reset_at, (0, None, None))(
+        start = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(
             jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params
         )[0]
         keys = jax.random.split(jax.random.key(0), 60)
