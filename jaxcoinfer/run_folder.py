@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -247,4 +248,9 @@ def _write_csv(path: Path, sheet: Sheet) -> None:
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([_cell(number) for number in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """What is not known, NaN, is an empty cell."""
+    return "" if isinstance(value, float) and math.isnan(value) else value

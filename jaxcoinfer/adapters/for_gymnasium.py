@@ -131,9 +131,7 @@ class _One:
                 "step before reset; call reset() first"
             )
         if not 0 <= action < self._env.n_actions:
-            raise ValueError(
-                f"step: action = {action} is refused; allowed: 0 to {self._env.n_actions - 1}"
-            )
+            raise ValueError(f"step: action = {action}; allowed: 0 to {self._env.n_actions - 1}")
         self._state, view = _move_one(self._env, self._state, np.int32(action), self._params)
         observation, self._mask, reward, terminated, truncated = _owned(view)
         info = {"action_mask": self._mask.astype(np.int8)}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.data.processes import MAX_SLOTS
 from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world, play
@@ -58,7 +59,7 @@ class Sizes:
     learners: dict[str, Any]  # a `Config` for BEST and some of the other LEARNERS
     seeds: int = 3  # that each learner trains from
     rows: int = 1 << 16  # at most so many of the scenario's
-    slots: int = 1 << 20  # at most so many of the scenario's
+    slots: int = MAX_SLOTS  # at most so many of the scenario's
     without_twin: bool = True  # whether BEST learns once more without the twin
     # On the deadline of a class, in the sweeps.
     factors: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)

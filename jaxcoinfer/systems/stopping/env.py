@@ -204,15 +204,15 @@ def _outcome(state: State, decision: Decision, params: Params) -> Outcome:
 def _numbers_at(params: Params, layer: jax.Array) -> LayerNumbers:
     """Selects from a few numbers, which costs less than gathering one."""
     return LayerNumbers(
-        layer_s=_select(params.layer_s, layer),
-        server_s=_select(params.server_s, layer),
-        stop_energy_j=_select(params.device_energy_j[:-1], layer),
-        more_energy_j=_select(jnp.diff(params.device_energy_j), layer),
-        upload_bits=_select(params.upload_bits.astype(jnp.float32), layer),
+        layer_s=_number_at(params.layer_s, layer),
+        server_s=_number_at(params.server_s, layer),
+        stop_energy_j=_number_at(params.device_energy_j[:-1], layer),
+        more_energy_j=_number_at(jnp.diff(params.device_energy_j), layer),
+        upload_bits=_number_at(params.upload_bits.astype(jnp.float32), layer),
     )
 
 
-def _select(column: jax.Array, index: jax.Array) -> jax.Array:
+def _number_at(column: jax.Array, index: jax.Array) -> jax.Array:
     number = column[0]
     for i in range(1, column.shape[0]):
         number = jnp.where(index == i, column[i], number)
@@ -221,7 +221,7 @@ def _select(column: jax.Array, index: jax.Array) -> jax.Array:
 
 def _accuracy(state: State, params: Params, choice: jax.Array) -> jax.Array:
     if params.samples is None:
-        return _select(params.accuracy, choice)
+        return _number_at(params.accuracy, choice)
     return stopping_samples.number(params.samples, state.row, state.task, choice)
 
 

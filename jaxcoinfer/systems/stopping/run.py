@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.data.processes import MAX_SLOTS
 from jaxcoinfer.evaluation import comparison, evaluate, executor
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world, play
@@ -63,7 +64,7 @@ class Sizes:
 
     learners: dict[str, Any]  # a `Config` for each of LEARNERS
     rows: int = 1 << 16  # at most so many of the scenario's
-    slots: int = 1 << 20  # likewise
+    slots: int = MAX_SLOTS  # likewise
     without_twin: bool = True  # whether the method learns once more without the twin
     # Where all policies are evaluated as well: factors on the arrival rate, and loads of the
     # server, shares.
