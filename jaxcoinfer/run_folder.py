@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -253,4 +254,4 @@ def _write_csv(path: Path, sheet: Sheet) -> None:
 
 def _cell(value: Any) -> Any:
     """What is not known, NaN, is an empty cell."""
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    return "" if isinstance(value, Real) and math.isnan(value) else value

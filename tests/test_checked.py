@@ -51,7 +51,7 @@ def roll(env, n_steps, params, key):
     """N environments, valid actions at random, to the end of their rows and beyond; all that is
     seen.
     """
-    start = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, N), params)
+    start = jax.vmap(env.reset, (0, None))(jax.random.split(key, N), params)
 
     def act(key, state):
         law = jnp.where(env.mask(state, params), 0.0, -1e9)

@@ -1,7 +1,7 @@
 """One training on all devices of all hosts: environments and batches are divided among them, all
 else is on each.
 
-    with jax.set_mesh(devices.mesh()):
+    with jax.set_mesh(sharding.mesh()):
         learned = ppo.train(key, params, hyper, env=env, config=config)
 
 `shard` is for what takes steps: each device steps its environments against its own copy of the

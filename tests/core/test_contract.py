@@ -148,8 +148,7 @@ def test_signatures(name):
     env, _, _ = ENVIRONMENTS[name]()
     assert list(inspect.signature(env.reset).parameters) == ["key", "params"]
     assert list(inspect.signature(env.step).parameters) == ["state", "action", "params"]
-    if not isinstance(env, MultiUser):  # whose actions cannot be counted
-        assert isinstance(env.n_actions, int) and env.n_actions > 1
+    assert isinstance(env.n_actions, int) and env.n_actions > 1
     assert all(isinstance(n, int) for n in env.observation_shape)
 
 

@@ -24,7 +24,7 @@ from jaxcoinfer.systems import registry
 from tests.helpers.devices import N_ENVS
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = (2, 8)
+COUNTS = (2, 4, 8)
 # Sums over environments are taken in another order, which moves them by some 1e-7 of their size;
 # after the few updates of these trainings weights and curves (of size 1) have moved by about as
 # much. What has no such sum moves not at all.

@@ -30,7 +30,7 @@ from tests.helpers import probes
 from tests.helpers.resumable import SPECS, STAGES, fill, leaves, live, train, world
 from training import long as recipe
 
-KILLS = int(os.environ.get("KILLS", "3"))  # of each learner
+KILLS = int(os.environ.get("KILLS", "5"))  # of each learner
 
 
 def assert_same(a, b):

@@ -60,7 +60,7 @@ def play(key: jax.Array, params: Params, env: Stopping) -> tuple[Any, TimeStep, 
     [N_STEPS, N_ENVS].
     """
     key_start, key_play = jax.random.split(key)
-    start = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key_start, N_ENVS), params)
+    start = jax.vmap(env.reset, (0, None))(jax.random.split(key_start, N_ENVS), params)
     state, timestep, steps = unroll(
         env, params, policies.random_choice(), key_play, *start, N_STEPS
     )

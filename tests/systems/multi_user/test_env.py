@@ -321,6 +321,15 @@ def test_the_test_mode_of_the_authors():
     np.testing.assert_allclose(joules, 5 * 200 * 0.045887 * 2.1454, rtol=1e-5)
 
 
+def assert_stepped_alike(a, b):
+    """Two (state, time step) are close; bits left, a difference of some 1e6 bits in float32, to
+    one bit.
+    """
+    left = b[0].upload_bits
+    np.testing.assert_allclose(a[0].upload_bits, left, rtol=1e-5, atol=1.0)
+    assert_trees_close((a[0].replace(upload_bits=left), a[1]), b, rtol=1e-5)
+
+
 def test_nested_batches_and_shared_numbers_change_nothing():
     env, params = jaxcoinfer.make("multi-user")
     keys = jax.random.split(jax.random.key(1), 6)
@@ -331,13 +340,11 @@ def test_nested_batches_and_shared_numbers_change_nothing():
     step = jax.jit(env.step)
     one = [step(*jax.tree.map(lambda x, i=i: x[i], (states, chosen)), params) for i in range(6)]
     alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one)
-    assert_trees_close(
-        jax.jit(jax.vmap(env.step, (0, 0, None)))(states, chosen, params), alone, rtol=1e-5
-    )
+    assert_stepped_alike(jax.jit(jax.vmap(env.step, (0, 0, None)))(states, chosen, params), alone)
     nested = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), (states, chosen))
     worlds = jax.tree.map(lambda x: jnp.stack([x, x]), params)
     twice = jax.jit(jax.vmap(jax.vmap(env.step, (0, 0, None))))(*nested, worlds)
-    assert_trees_close(jax.tree.map(lambda x: x.reshape(6, *x.shape[2:]), twice), alone, rtol=1e-5)
+    assert_stepped_alike(jax.tree.map(lambda x: x.reshape(6, *x.shape[2:]), twice), alone)
     same = jax.tree.map(lambda x: x[0], chosen)  # an action shared by all
     shared = jax.jit(jax.vmap(env.step, (0, None, None)))(states, same, params)[1].reward
     np.testing.assert_allclose(shared[0], alone[1].reward[0], rtol=1e-5)

@@ -89,6 +89,11 @@ def _check_numbers(out: Path, summary: dict[str, Any]) -> None:
         assert measures["cost"]["mean"] == pytest.approx(cost)
         assert measures["utility"]["mean"] < 0 and measures["ended"]["mean"] == 1.0
     assert policies[COMPARED]["measures"]["utility_gain"]["mean"] == 0.0
+    metrics = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    gaps = [row for row in metrics if row["measure"] == "gap_to_bound"]
+    assert len(gaps) == len(policies)
+    assert all(row["mean"] == row["half_width"] == "" for row in gaps)  # no bound, no gap
+    assert all(np.isfinite(float(row["mean"])) for row in metrics if row not in gaps)
     rows = list(csv.DictReader((out / "choices.csv").read_text().splitlines()))
     assert {row["policy"] for row in rows} == set(policies)
     assert {row["split"] for row in rows if row["policy"] == "all local"} == {"5"}

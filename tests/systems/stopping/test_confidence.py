@@ -196,11 +196,7 @@ def play(env: Stopping, params: Params, key: jax.Array, n_steps: int = 600):
     def move(carry: Any, key: jax.Array):
         state, timestep = carry
         action = jax.random.bernoulli(key, 0.3, (4,)).astype(jnp.int32)
-        return jax.vmap(env.step, (0, 0, None))(state, action, params), (
-            state,
-            timestep,
-            action,
-        )
+        return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep, action)
 
     keys = jax.random.split(key, n_steps)
     start = jax.jit(jax.vmap(env.reset_at, (0, 0, None)))(

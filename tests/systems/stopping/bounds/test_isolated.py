@@ -14,7 +14,9 @@ from tests.helpers.stopping import random_system
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
+)
 def test_no_task_of_any_policy_exceeds_it(seed: int):
     system = random_system(seed, 2)
     env, params = system.env, system.params()

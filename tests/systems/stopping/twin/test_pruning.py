@@ -467,7 +467,7 @@ def test_a_decision_reads_nothing_after_its_slot():
             action = jnp.where(jax.random.bernoulli(key), STOP, CONTINUE)
             return env.step(state, action, params)[0], told
 
-        start = jax.jit(jax.vmap(env.reset_at, (0, None, None)))(
+        start = jax.vmap(env.reset_at, (0, None, None))(
             jnp.arange(4, dtype=jnp.int32), jnp.int32(0), params
         )[0]
         keys = jax.random.split(jax.random.key(0), 60)
