@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jax.experimental import checkify
 
 from jaxcoinfer.core.contract import TimeStep, Wrapper
-from jaxcoinfer.systems.fleet import env as fleet
 from jaxcoinfer.systems.fleet.env import FleetAction, FleetState
+from jaxcoinfer.systems.stopping.state import State as StoppingState
 from jaxcoinfer.systems.stopping.twin.workload import Replay
 
 
@@ -97,8 +97,9 @@ class Checked(Wrapper):
     def _check_after(self, what: str, state: Any, timestep: TimeStep, params: Any) -> None:
         where = f"{type(self.env).__name__}.{what}"
         _check_place(f"{where}: after it", state.row, state.slot, params)
-        if hasattr(state, "radio_free"):
-            _check_end(f"{where}: the upload", state.row, state.radio_free, params)
+        if isinstance(state, StoppingState):
+            free = state.hidden.radio_free
+            _check_end(f"{where}: the upload", state.row, free, params)
         _check_finite(f"{where}: observation", timestep.observation, True, state)
         _check_finite(f"{where}: reward", timestep.reward, True, state)
         _check_finite(f"{where}: outcome", timestep.outcome, timestep.outcome.finished, state)
@@ -162,7 +163,7 @@ def _check_choice(where: str, state: Any, choice: jax.Array, mask: jax.Array, pa
     """
     counts = jnp.broadcast_to(~state.done, choice.shape)
     if isinstance(state, FleetState):
-        counts = counts & fleet.active(state, params)
+        counts = counts & state.now.active
     last = mask.shape[-1] - 1
     exists = (choice >= 0) & (choice <= last)
     allowed = jnp.take_along_axis(mask, jnp.clip(choice, 0, last)[..., None], axis=-1)[..., 0]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import serialization
 
 from jaxcoinfer.data.fields import Place, ProfileError, table_of
@@ -26,7 +27,7 @@ from jaxcoinfer.evaluation.types import Checkpoint, Portable, Row, Run, RunError
 from jaxcoinfer.systems import registry
 
 CHECKPOINT = "checkpoint.msgpack"
-_FORMAT = 1  # of a checkpoint
+_FORMAT = 2  # of a checkpoint
 
 
 class MissingExtra(RuntimeError):
@@ -53,8 +54,8 @@ def write(run: Run, out: Path, facts: Mapping[str, Any]) -> None:
     RunError, OSError.
     """
     checkpoint = run.checkpoint
-    config = dict(facts) | {"hidden": checkpoint.hidden, "best_fixed_choice": checkpoint.fixed}
-    config |= {"exit_threshold": checkpoint.threshold} if checkpoint.threshold is not None else {}
+    chosen = {name: _plain(value) for name, value in checkpoint.chosen.items()}
+    config = dict(facts) | {"hidden": checkpoint.hidden, "chosen": chosen}
     config |= {"scenario": table_of(checkpoint.scenario)}
     with _whole_folder(out) as folder:
         _write_json(folder / "config.json", config)
@@ -105,7 +106,9 @@ def describe(table: Table, checkpoint: Checkpoint) -> dict[str, Any]:
 def pack(checkpoint: Checkpoint) -> bytes:
     """Returns a checkpoint as bytes, with a checksum."""
     state = {
-        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+        field.name: serialization.to_state_dict(getattr(checkpoint, field.name))
+        for field in dataclasses.fields(checkpoint)
+        if field.name != "scenario"
     }
     state |= {
         "scenario": json.dumps(table_of(checkpoint.scenario)),
@@ -124,7 +127,8 @@ def load(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; give one that `jaxcoinfer run` wrote")
     state: Any = serialization.msgpack_restore(_content(path))
-    table = json.loads(state["scenario"]) if state.pop("format") == _FORMAT else {}
+    known = state.pop("format") == _FORMAT
+    table = json.loads(state["scenario"]) if known else {}
     system = registry.SYSTEMS.get(table.get("system", ""))
     if system is None or not set(state["weights"]) <= set(system.part("run").LEARNERS):
         raise RunError(f"{path}: made by another version of jaxcoinfer; run again")
@@ -230,6 +234,17 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _plain(value: Any) -> Any:
+    """A value that was chosen, ready for JSON: of records their fields, of large arrays shapes."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        numbers = np.asarray(value, np.float64)
+        return numbers.round(6).tolist() if numbers.size <= 16 else f"array {numbers.shape}"
+    if isinstance(value, Mapping) or hasattr(value, "__dict__"):
+        fields = value if isinstance(value, Mapping) else vars(value)
+        return {name: _plain(inner) for name, inner in fields.items()}
+    return value
 
 
 def _all(row: Row) -> dict[str, Interval]:

@@ -137,9 +137,9 @@ def test_reads_past_the_trace(stop, demand):
         raising(checked.step)(state.replace(slot=jnp.int32(513)), ZERO, params)
     with pytest.raises(CheckFailed, match=rf"^Stopping\.reset_at: {outside}"):
         raising(checked.reset_at)(ZERO, jnp.int32(513), params)
-    late = state.replace(
-        slot=jnp.int32(511), radio_free=jnp.int32(512)
-    )  # no upload that begins there ends in time
+    # No upload that begins there ends in time.
+    busy = state.hidden.replace(radio_free=jnp.int32(512))
+    late = state.replace(slot=jnp.int32(511), hidden=busy)
     with pytest.raises(CheckFailed, match=r"^Stopping\.step: .*(past|outside) the trace"):
         raising(checked.step)(late, jnp.int32(1), params)
     env, params = demand
@@ -179,6 +179,7 @@ def test_twins_take_no_state_that_is_done_or_outside(stop, demand, many):
         raising(partial(twin(workload.forecast), env))(state, params),
         jax.jit(partial(workload.forecast, env))(state, params),
     )
+    busy = state.hidden.replace(radio_free=jnp.int32(512))
     over = r"the state at slot \d+ of row 0 has ended; ask about one that has not$"
     with pytest.raises(CheckFailed, match=rf"^stopping\.twin\.workload\.evaluate: {over}"):
         ask(state.replace(done=jnp.bool_(True)), params)
@@ -191,7 +192,7 @@ def test_twins_take_no_state_that_is_done_or_outside(stop, demand, many):
         match=r"^stopping\.twin\.workload\.evaluate: an upload of row 0 ends at slot \d+, past the",
     ):
         ask(
-            state.replace(slot=jnp.int32(500), start=jnp.int32(500), radio_free=jnp.int32(512)),
+            state.replace(slot=jnp.int32(500), start=jnp.int32(500), hidden=busy),
             params,
         )
     env, params = demand

@@ -85,7 +85,7 @@ def test_a_bad_scenario_is_one_line_and_writes_nothing(capsys, tmp_path, old, ne
 def test_a_broken_trace_is_one_line_and_writes_nothing(capsys, tmp_path, broken):
     trace, out = tmp_path / "link.csv", tmp_path / "out"
     trace.write_text("time_s,mbps\n" + broken)
-    path = _scenario(tmp_path, '"wifi_ul_static_office_231114-151821"', f'"{trace}"')
+    path = _scenario(tmp_path, '"wifi_ul_static_office_231114-15*"', f'"{trace}"')
     line = _refused(capsys, "run", "--scenario", path, "--out", out)
     assert "link.csv" in line and "allowed" in line
     assert not out.exists()
@@ -147,6 +147,7 @@ TINY = stopping.Sizes(
             hidden=(8,), n_pairs=16, n_evaluations=2, updates_per_evaluation=1, buffer_size=512
         ),
     },
+    seeds=2,
     rows=2,
     slots=8192,
     without_twin=False,
@@ -176,6 +177,12 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     summary = json.loads((out / "summary.json").read_text())
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert {row["policy"] for row in rows} == set(summary["policies"])
+    chosen = json.loads((out / "config.json").read_text())["chosen"]
+    assert chosen["compared"] == summary["compared_with"]
+    assert chosen["compared"] in summary["policies"] and chosen["seed_of_best"] in (0, 1)
+    assert len(chosen["prices"]["weights"]) == 6
+    learned = csv.DictReader((out / "learning.csv").read_text().splitlines())
+    assert {row["seed"] for row in learned} == {"0", "1"}
     slices = [
         e for e in json.loads((out / "timeline.json").read_text())["traceEvents"] if e["ph"] == "X"
     ]
@@ -183,6 +190,7 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     assert cli.main(["evaluate", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert set(again["policies"]) == set(summary["policies"])
+    assert again["compared_with"] == summary["compared_with"]
     damaged = out / "checkpoint.msgpack"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1

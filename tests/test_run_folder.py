@@ -2,24 +2,32 @@
 it.
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
 
 from jaxcoinfer import run_folder
+from jaxcoinfer.evaluation import executor
 from jaxcoinfer.evaluation.types import Checkpoint, RunError
 from jaxcoinfer.systems.registry import load_scenario
 from jaxcoinfer.systems.stopping.policies import BEST
+from jaxcoinfer.systems.stopping.price_rule import Prices
+from tests.helpers.stopping import assert_trees_equal
 
 WEIGHTS = {"params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
 
 
+CHOSEN = {"compared": "price rule", "seed_of_best": 1, "fixed": 2, "threshold": 0.9}
+
+
 def checkpoint(name: str) -> Checkpoint:
-    return Checkpoint(load_scenario(name), 3, 2, {BEST: (4, 4)}, {BEST: WEIGHTS}, 0.9)
+    return Checkpoint(load_scenario(name), 3, {BEST: (4, 4)}, {BEST: WEIGHTS}, CHOSEN)
 
 
 def write(folder: Path, packed: bytes, **changes: str | int) -> Path:
@@ -40,7 +48,7 @@ def table_of(packed: bytes) -> dict:
 def assert_same(loaded: Checkpoint, written: Checkpoint) -> None:
     weights = loaded.weights[BEST]["params"]["kernel"]
     np.testing.assert_array_equal(weights, WEIGHTS["params"]["kernel"])
-    for name in ("scenario", "seed", "fixed", "hidden", "threshold"):
+    for name in ("scenario", "seed", "hidden", "chosen"):
         assert getattr(loaded, name) == getattr(written, name)
 
 
@@ -59,11 +67,21 @@ def test_a_checkpoint_with_the_old_name_of_a_field_is_loaded(tmp_path):
     assert_same(run_folder.load(write(tmp_path, packed, scenario=json.dumps(table))), written)
 
 
-@pytest.mark.parametrize("field", ["colour", "system", "format"])
+def test_what_was_chosen_is_read_back_as_a_record(tmp_path):
+    prices = Prices(jnp.arange(6, dtype=jnp.float32) / 10, jnp.float32(12.5))
+    written = dataclasses.replace(checkpoint("camera"), chosen=CHOSEN | {"prices": prices})
+    (tmp_path / run_folder.CHECKPOINT).write_bytes(run_folder.pack(written))
+    chosen = run_folder.load(tmp_path).chosen
+    assert {name: value for name, value in chosen.items() if name != "prices"} == CHOSEN
+    assert_trees_equal(executor.record_of(Prices, chosen["prices"]), prices)
+    assert_trees_equal(executor.record_of(Prices, prices), prices)
+
+
+@pytest.mark.parametrize("field", ["colour", "system", "format 1", "format 3"])
 def test_what_another_version_wrote_is_one_line_that_says_what_to_do(field, tmp_path):
     packed = run_folder.pack(checkpoint("camera"))
-    table = table_of(packed) | ({field: "other"} if field != "format" else {})
-    changes = {"format": 2} if field == "format" else {}
+    table = table_of(packed) | ({field: "other"} if "format" not in field else {})
+    changes = {"format": int(field[-1])} if "format" in field else {}
     with pytest.raises(RunError, match=r"made by another version of jaxcoinfer\S* run again$") as e:
         run_folder.load(write(tmp_path, packed, scenario=json.dumps(table), **changes))
     assert "\n" not in str(e.value)

@@ -42,7 +42,7 @@ def make_world(scenario: Any, purpose: int, seed: int = 0) -> tuple[Any, Any]:
     """Returns (env, params) of a scenario, drawn for a purpose of `executor`: the evaluation half
     of what is recorded for HELD_OUT, the training half for all others.
     """
-    split = "eval" if purpose == HELD_OUT else "train"
+    split = "test" if purpose == HELD_OUT else "train"
     return jaxcoinfer.make(scenario, key_of(seed, purpose), split=split)
 
 

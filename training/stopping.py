@@ -1,13 +1,11 @@
-"""`stopping` at full length: every policy on the reference scenarios, and what the twin is worth in
-tasks.
+"""`stopping` at full length: what the twin is worth in tasks, what reports are worth, and other
+algorithms. Tables of all policies: `training.results`.
 
-    python -m training.stopping table [--scenario reference reference-busy] [--rows 24] [--slots N]
     python -m training.stopping samples [--scenario reference-busy] [--seeds 5]
     python -m training.stopping status-reports [--scenario reference wifi] [--rows 24] [--slots N]
     python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48]
 
-All but `samples` take --seed. `table` trains every learner on one draw, then runs all policies,
-with the exact optimum where it is known, on the same held-out rows. `samples` counts the tasks a
+All but `samples` take --seed. `samples` counts the tasks a
 learner needs, with the twin and without it, until it is as good as greedy with waiting cost.
 `status-reports` measures what reports to the server are worth, at thresholds of the status twin
 from 0 to infinity, while the learner of differential values decides on what the server believes.
@@ -32,73 +30,18 @@ from jaxcoinfer.learn import ppo
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines, continuation_value, differential_value
 from jaxcoinfer.systems.stopping import status_reports as reports
-from jaxcoinfer.systems.stopping.bounds import dynamic_program
-from jaxcoinfer.systems.stopping.bounds import exact as bounds
 from jaxcoinfer.systems.stopping.env import Stopping
-from jaxcoinfer.systems.stopping.policies import EXACT, LEARNERS, baseline_policies, choose
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
 from jaxcoinfer.systems.stopping.twin import workload
+from jaxcoinfer.systems.stopping.twin.rollout import mean_utility
 from training.common import make_world, parser, record, rounded
 from training.curves import first_lasting
 
-_COMPARED = {
-    "greedy": "one-time greedy",
-    "waiting": "one-time waiting",
-    "adaptive": "adaptive waiting",
-    "clairvoyant": "clairvoyant",
-}
 _SCENARIOS = {
-    "table": ["reference", "reference-busy"],
     "samples": ["reference-busy"],
     "status-reports": ["reference", "wifi"],
     "algorithms": ["reference-busy", "campus-pi"],
 }
-
-
-def table(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> None:
-    """Appends one line per policy: utility, and paired differences to the strongest baselines and
-    the exact optimum.
-    """
-    env, params = make_world(scenario, TRAIN_DRAW, seed)
-    policies: dict[str, Policy] = baseline_policies(env, choose(env, params))
-    for name, learner in LEARNERS.items():
-        begin = time.perf_counter()
-        config = learner.Config()
-        learned = jax.block_until_ready(
-            learner.train(key_of(seed, LEARN), params, learner.Hyper(), env=env, config=config)
-        )
-        policies[name] = learner.policy(env, config, learned.weights)
-        print(f"trained {name} in {time.perf_counter() - begin:.0f} s", flush=True)
-    long = dataclasses.replace(scenario, rows=rows, slots=slots)
-    model = bounds.model_of(long)
-    if model is not None:
-        begin = time.perf_counter()
-        solution = dynamic_program.solve(model)
-        policies[EXACT] = bounds.policy(solution)
-        gain, span = float(solution.gain_per_task), float(solution.span)
-        print(
-            f"exact optimum {gain:.4f}, span {span:.1e}, {time.perf_counter() - begin:.0f} s",
-            flush=True,
-        )
-    _, held_out = make_world(long, HELD_OUT, seed)
-    played = evaluate.evaluate(env, held_out, policies, key_of(seed, PLAY))
-    for name, tasks in played.items():
-        measures = evaluate.summarise(tasks, env.n_choices, scenario.deadline_s)
-        line = {
-            "scenario": scenario.name,
-            "seed": seed,
-            "rows": rows,
-            "slots": slots,
-            "policy": name,
-        }
-        if name == EXACT:
-            line |= {"computed_gain": gain, "span": span}
-        others = _COMPARED | ({"exact": EXACT} if model else {})
-        compared = {
-            f"above_{short}": evaluate.difference(tasks, played[baseline])
-            for short, baseline in others.items()
-        }
-        record("reference", line | rounded({"utility": measures["utility"], **compared}, 4))
 
 
 def samples(scenario: StoppingScenario, seeds: int) -> None:
@@ -229,7 +172,7 @@ def _utility_of_waiting(
             start = jax.tree.map(lambda leaf: leaf[0], replay.states)
             return jnp.argmax(workload.forecast(env, start, params).value).astype(jnp.int32)
 
-        return continuation_value.mean_utility(env, choose, states, params, config.evaluation_tasks)
+        return mean_utility(env, choose, states, params, config.evaluation_tasks)
 
     return utility
 
@@ -251,9 +194,7 @@ def main() -> None:
         else:
             endless = isinstance(scenario.rate, processes.ConstantRate)  # a recorded link ends
             slots = options.slots or (400_000 if endless else scenario.slots)
-            recipe = {"table": table, "status-reports": status_reports, "algorithms": algorithms}[
-                options.recipe
-            ]
+            recipe = {"status-reports": status_reports, "algorithms": algorithms}[options.recipe]
             recipe(scenario, options.rows, slots, options.seed)
 
 

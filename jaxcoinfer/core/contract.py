@@ -80,6 +80,10 @@ class Env(Protocol):
         """Returns which actions are valid, bool, in the structure of an action."""
         ...
 
+    def visible(self, state: Any, params: Any) -> tuple[Any, Any]:
+        """Returns state and params as policies receive them: what only the world knows is None."""
+        ...
+
 
 @dataclass(frozen=True)
 class Wrapper:
@@ -105,6 +109,10 @@ class Wrapper:
     def mask(self, state: Any, params: Any) -> Any:
         """Returns which actions are valid, as `env` does."""
         return self.env.mask(state, params)
+
+    def visible(self, state: Any, params: Any) -> tuple[Any, Any]:
+        """Returns state and params as policies receive them."""
+        return self.env.visible(state, params)
 
     def reset(self, key: jax.Array, params: Any) -> tuple[Any, TimeStep]:
         """Starts as `env` does; consumes the key."""

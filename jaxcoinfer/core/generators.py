@@ -7,12 +7,12 @@ Axes: K rows, T slots, M states of a Markov chain.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxcoinfer.data import processes, traces
 from jaxcoinfer.data.processes import Split
@@ -20,6 +20,21 @@ from jaxcoinfer.physics.link import from_db
 from jaxcoinfer.physics.queueing import TICKS
 
 Number = jax.Array | float
+# Shares of a recorded arrival log, from its beginning: nothing is counted on what was learned from.
+PARTS: dict[Split, tuple[float, float]] = {
+    "train": (0.0, 0.5),
+    "validation": (0.5, 0.7),
+    "test": (0.7, 1.0),
+}
+
+
+class Link(struct.PyTreeNode):
+    """A link, and what is known of it; int32 [K, T]."""
+
+    bits: jax.Array  # that it carries in a slot
+    # Bits a slot as they were last measured when a slot begins: of a recorded rate, the mean of the
+    # last step that is over; of a generated one, the slot before.
+    observed_bits: jax.Array
 
 
 def to_ticks(work_s: jax.Array, slot_s: Number) -> jax.Array:
@@ -151,13 +166,6 @@ def fading_bits(
     return jnp.repeat(bits, block_slots, axis=1)[:, : shape[1]]
 
 
-def outages(key: jax.Array, slot_bits: jax.Array, leave: jax.Array) -> jax.Array:
-    """Returns `slot_bits` [K, T] with Gilbert-Elliott outages: the link carries nothing while a
-    two-state chain is in state 1.
-    """
-    return jnp.where(markov_states(key, slot_bits.shape, leave) == 1, 0, slot_bits)
-
-
 def markov_speed(
     key: jax.Array, shape: tuple[int, int], speeds: jax.Array, leave: jax.Array
 ) -> jax.Array:
@@ -167,29 +175,34 @@ def markov_speed(
     return speeds[markov_states(key, shape, leave)]
 
 
-def link_bits(
-    key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split
-) -> jax.Array:
-    """Returns the bits per slot of a scenario's `rate`, int32 [K, T]; recorded rates are those of
-    `split`.
+def link(key: jax.Array, shape: tuple[int, int], rate: Any, slot_s: float, split: Split) -> Link:
+    """Returns the link of a scenario's `rate`; recorded rates are those of `split`.
+
+    With Gilbert-Elliott outages (`outage_leave`) it carries nothing while a two-state chain is in
+    state 1.
     """
     key_rate, key_outage = jax.random.split(key)
+    longer = (shape[0], shape[1] + 1)  # with the slot before the first
     match rate:
-        case processes.ConstantRate(rate_bps, leave):
+        case processes.ConstantRate(rate_bps):
             bits = constant_bits(shape, rate_bps, slot_s)
-        case processes.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block, leave):
+            drawn = Link(bits, bits)
+        case processes.Fading(bandwidth_hz, snr_db, shadowing_db, memory, block):
             bits = fading_bits(
-                key_rate, shape, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block
+                key_rate, longer, slot_s, bandwidth_hz, snr_db, shadowing_db, memory, block
             )
-        case processes.RecordedRate(train, held_out, leave, share):
-            files = [
-                _part(traces.read_rate_trace(file), share)
-                for file in (held_out if split == "eval" else train)
-            ]
-            bits = _recorded_bits(key_rate, shape, slot_s, files)
+            drawn = Link(bits[:, 1:], bits[:, :-1])
+        case processes.RecordedRate():
+            drawn = _recorded_link(key_rate, shape, slot_s, rate, split)
         case _:
             raise TypeError(f"rate: {rate!r} is no process of `jaxcoinfer.data.processes`.")
-    return outages(key_outage, bits, jnp.asarray(leave, jnp.float32)) if leave else bits
+    if not rate.outage_leave:
+        return drawn
+    leave = jnp.asarray(rate.outage_leave, jnp.float32)
+    is_up = markov_states(key_outage, longer, leave) == 0
+    return Link(
+        jnp.where(is_up[:, 1:], drawn.bits, 0), jnp.where(is_up[:, :-1], drawn.observed_bits, 0)
+    )
 
 
 def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
@@ -205,49 +218,53 @@ def speeds(key: jax.Array, shape: tuple[int, int], speed: Any) -> jax.Array:
             raise TypeError(f"speed: {speed!r} is no process of `jaxcoinfer.data.processes`.")
 
 
-def _recorded_bits(
-    key: jax.Array, shape: tuple[int, int], slot_s: float, recorded: list[traces.RateTrace]
-) -> jax.Array:
+def _recorded_link(
+    key: jax.Array,
+    shape: tuple[int, int],
+    slot_s: float,
+    rate: processes.RecordedRate,
+    split: Split,
+) -> Link:
+    """Each row takes the next trace in turn, from a random instant after its first step."""
     k, t = shape
-    starts = np.asarray(jax.random.uniform(key, (k,)))
-    rows = []
-    for row in range(k):
-        trace = recorded[row % len(recorded)]
-        rows.append(
-            traces.slot_bits(
-                trace, slot_s, t, _random_start_s(trace, trace.duration_s, slot_s, t, starts[row])
-            )
-        )
-    return jnp.asarray(np.stack(rows), jnp.int32)
-
-
-def _part(trace: traces.RateTrace, share: float) -> traces.RateTrace:
-    return dataclasses.replace(trace, rate_bps=trace.rate_bps * share)
+    key_start, key_factor = jax.random.split(key)
+    starts = np.asarray(jax.random.uniform(key_start, (k,)))
+    spread = np.asarray(jax.random.uniform(key_factor, (k,), minval=-1.0, maxval=1.0))
+    factors = rate.share * (rate.vary**spread if split == "train" else np.ones(k))
+    files = traces.of_rows(rate.of(split), k)
+    recorded = {file: traces.read_rate_trace(file) for file in set(files)}
+    bits, observed = [], []
+    for file, factor, start in zip(files, factors, starts, strict=True):
+        trace = recorded[file].scaled(float(factor))
+        begin_s = trace.step_s
+        start_s = begin_s + _random_start_s(trace.duration_s - begin_s, slot_s, t, start)
+        bits.append(traces.slot_bits(trace, slot_s, t, start_s))
+        observed.append(traces.observed_bits(trace, slot_s, t, start_s))
+    return Link(*(jnp.asarray(np.stack(rows), jnp.int32) for rows in (bits, observed)))
 
 
 def recorded_counts(
-    key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float
+    key: jax.Array, shape: tuple[int, int], slot_s: float, file: str, mean: float, split: Split
 ) -> jax.Array:
     """Returns the requests per slot of a recorded trace, int32 [K, T], its time rescaled such that
     there are `mean` per slot.
 
-    Each row starts at a random instant; consumes the key. Raises TraceError where a row does not
-    fit.
+    Each row starts at a random instant of the part of the log that belongs to `split`; consumes the
+    key. Raises TraceError where a row does not fit.
     """
     k, t = shape
-    trace = traces.read_arrival_trace(file)
+    begin, end = PARTS[split]
+    trace = traces.read_arrival_trace(file).part(begin, end)
     scale = traces.time_scale_for_rate(trace, mean / slot_s)
     starts = np.asarray(jax.random.uniform(key, (k,)))
     rows = []
     for row in range(k):
-        start_s = _random_start_s(trace, trace.duration_s * scale, slot_s, t, starts[row])
+        start_s = _random_start_s(trace.duration_s * scale, slot_s, t, starts[row])
         rows.append(traces.arrival_counts(trace, slot_s, t, start_s, scale))
     return jnp.asarray(np.stack(rows), jnp.int32)
 
 
-def _random_start_s(
-    trace: Any, duration_s: float, slot_s: float, n_slots: int, uniform: float
-) -> float:
+def _random_start_s(duration_s: float, slot_s: float, n_slots: int, uniform: float) -> float:
     """A start such that the row fits; 0 where it does not fit at all, which the trace reader then
     reports.
     """

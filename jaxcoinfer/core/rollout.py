@@ -1,10 +1,13 @@
 """Environment × policy × time, vectorised.
 
-A policy is a pure function `policy(key, state, observation, params) -> action` of one environment;
-`params` are those of the environment. Most ignore the key; an unused one costs nothing under jit.
+A policy is a pure function `policy(key, state, observation, params) -> action` of one environment.
+State and params are what `env.visible` leaves of them: what only the world knows is not there. An
+`Oracle` receives everything. Most policies ignore the key; an unused one costs nothing under jit.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +17,27 @@ from jaxcoinfer.core.contract import Env, TimeStep, select
 from jaxcoinfer.core.sharding import shard
 
 Policy = Callable[[jax.Array, Any, jax.Array, Any], Any]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A policy that receives all that the world knows, the future included; no device can do the
+    same.
+    """
+
+    policy: Policy
+
+    def __call__(self, key: jax.Array, state: Any, observation: jax.Array, params: Any) -> Any:
+        return self.policy(key, state, observation, params)
+
+
+def act(
+    env: Env, policy: Policy, key: jax.Array, state: Any, observation: jax.Array, params: Any
+) -> Any:
+    """Returns what a policy decides on what it may know; of one environment."""
+    if not isinstance(policy, Oracle):
+        state, params = env.visible(state, params)
+    return policy(key, state, observation, params)
 
 
 def unroll(
@@ -37,7 +61,8 @@ def unroll(
     def move(carry: Any, key_step: jax.Array):
         state, timestep = carry
         keys = jax.random.split(key_step, n_envs)
-        action = jax.vmap(policy, (0, 0, 0, None))(keys, state, timestep.observation, params)
+        decide = jax.vmap(partial(act, env, policy), (0, 0, 0, None))
+        action = decide(keys, state, timestep.observation, params)
         state, timestep = jax.vmap(env.step, (0, 0, None))(state, action, params)
         return (state, timestep), timestep
 
@@ -57,9 +82,8 @@ def mean_reward(
 
     def one(state: Any, timestep: TimeStep):
         alive = ~(timestep.terminated | timestep.truncated)
-        after, following = env.step(
-            state, policy(unused, state, timestep.observation, params), params
-        )
+        action = act(env, policy, unused, state, timestep.observation, params)
+        after, following = env.step(state, action, params)
         return (after, following), (jnp.where(alive, following.reward, 0.0), alive)
 
     _, (reward, alive) = jax.lax.scan(

@@ -43,6 +43,11 @@ class Stacked(Wrapper):
         """Returns which actions are valid, bool [A]."""
         return self.env.mask(state.state, params)
 
+    def visible(self, state: Remembered, params: Any) -> tuple[Remembered, Any]:
+        """Returns state and params as policies receive them; the past is the device's own."""
+        inner, known = self.env.visible(state.state, params)
+        return state.replace(state=inner), known
+
     def reset(self, key: jax.Array, params: Any) -> tuple[Remembered, TimeStep]:
         """Starts as `env` does; consumes the key."""
         return self._first(*self.env.reset(key, params))

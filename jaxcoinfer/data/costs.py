@@ -102,17 +102,24 @@ def head_seconds(device: Device, exit_: Exit) -> float:
     return exit_.head_kernels * device.overhead_s + exit_.head_flop / device.peak_flops
 
 
+def computing_w(device: Device) -> float:
+    """Returns the watts that computing adds, power_busy_w - power_idle_w: a device that waits draws
+    the idle power too.
+    """
+    return max(device.power_busy_w - device.power_idle_w, 0.0)
+
+
 def cumulative_energy_j(device: Device, dnn: Dnn) -> NDArray[np.float64]:
     """Returns the joules spent when stopped after l layers, float64 [L + 1], 0 J at l = 0.
 
-    As measured, else power_busy_w * (seconds of the first l layers). A measured table may fall at
+    As measured, else `computing_w` * (seconds of the first l layers). A measured table may fall at
     the end: a cut before it can include an encoder that the whole network does not run. Raises like
     `layer_seconds`.
     """
     seconds = layer_seconds(device, dnn)
     table = _measured(device, dnn)
     if table is None or not table.energy_j:
-        return device.power_busy_w * np.concatenate([[0.0], np.cumsum(seconds)])
+        return computing_w(device) * np.concatenate([[0.0], np.cumsum(seconds)])
     return np.array([0.0, *table.energy_j])
 
 

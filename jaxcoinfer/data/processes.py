@@ -5,8 +5,10 @@ from typing import Literal
 
 from jaxcoinfer.data.fields import checked, integer, many, number, pair, text, word
 
-# Of recorded files and images: those to learn from, and those to be evaluated on.
-Split = Literal["train", "eval"]
+# Of recorded links, arrival logs and images: those to learn from, those to choose by, and those on
+# which results are counted.
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # Slots of a row. Longer rows are not exact: the idle time and backlog of a stable server, 2^10
 # ticks per slot, must fit an int32.
 MAX_SLOTS = 1 << 20
@@ -39,11 +41,22 @@ class Fading:
 class RecordedRate:
     """Recorded links; outages as in ConstantRate."""
 
-    train: tuple[str, ...] = checked(many(text, 1))  # traces that learning may use
-    evaluation: tuple[str, ...] = checked(many(text, 1))  # traces that only evaluation reads
+    # Traces, by name, path or pattern (`wifi_*`, `./mine/*`): to learn from, and for results.
+    train: tuple[str, ...] = checked(many(text, 1))
+    test: tuple[str, ...] = checked(many(text, 1), formerly="evaluation")
     outage_leave: tuple[float, ...] = checked(pair(number(0.0, 1.0, above=True)), default=())
     # Of the link that this device gets; the rest is for others.
     share: float = checked(number(0.0, 1.0, above=True), default=1.0)
+    # To choose by: which baseline is the best, say. Without any, the training links serve.
+    validation: tuple[str, ...] = checked(many(text, 0), default=())
+    # Learning meets every link at a rate times a factor, log-uniform from 1 / vary to vary, drawn
+    # for each row: so it learns for more links than were recorded.
+    vary: float = checked(number(1.0), default=1.0)
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        """Returns the traces of a split, patterns as they were given."""
+        chosen = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        return chosen or self.train
 
 
 @dataclasses.dataclass(frozen=True)

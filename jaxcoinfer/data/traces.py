@@ -8,7 +8,9 @@ allowed.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
+import fnmatch
 import math
 import os
 from collections.abc import Sequence
@@ -50,6 +52,10 @@ class RateTrace:
         """Seconds covered, `N * step_s`."""
         return self.step_s * len(self.rate_bps)
 
+    def scaled(self, factor: float) -> RateTrace:
+        """The same link at `factor` times the rate."""
+        return dataclasses.replace(self, rate_bps=self.rate_bps * factor)
+
 
 @dataclass(frozen=True, eq=False)
 class ArrivalTrace:
@@ -64,12 +70,50 @@ class ArrivalTrace:
         """Mean rate, `M / duration_s`."""
         return len(self.time_s) / self.duration_s
 
+    def part(self, begin: float, end: float) -> ArrivalTrace:
+        """The requests from `begin` to `end`, shares of the duration; time counts from there."""
+        begin_s, end_s = begin * self.duration_s, end * self.duration_s
+        inside = self.time_s[(begin_s <= self.time_s) & (self.time_s < end_s)]
+        if not len(inside):
+            span = f"from {begin_s:g} to {end_s:g} s"
+            raise _refusal(self.name, "requests", 0, span, "1 or more")
+        return ArrivalTrace(self.name, inside - begin_s, end_s - begin_s)
+
 
 def shipped_traces() -> tuple[str, ...]:
     """Names of the traces that come with the package, sorted; each is a `path` for one of the
     readers.
     """
     return tuple(sorted(file.stem for file in (profiles_root() / "traces").glob("*.csv")))
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the traces that names, paths and patterns stand for, each once, in their order; those
+    of a pattern (with `*`, `?` or `[`) sorted. Raises `TraceError` where a pattern fits none.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        if not any(character in name for character in "*?["):
+            found[name] = None
+            continue
+        named = "/" not in name and os.sep not in name
+        paths = Path(name).parent.glob(Path(name).name)
+        fitting = (
+            fnmatch.filter(shipped_traces(), name.removesuffix(".csv"))
+            if named
+            else sorted(str(path) if path.is_absolute() else f"./{path}" for path in paths)
+        )
+        if not fitting:
+            where = "shipped trace" if named else "file"
+            raise _refusal(name, "pattern", name, f"fits no {where}", "one that fits a trace")
+        found |= dict.fromkeys(fitting)
+    return tuple(found)
+
+
+def of_rows(names: Sequence[str], n_rows: int) -> tuple[str, ...]:
+    """Returns the trace of each row: rows take what the names stand for in turn."""
+    files = expand(names)
+    return tuple(files[row % len(files)] for row in range(n_rows))
 
 
 def read_rate_trace(path: str | Path) -> RateTrace:
@@ -118,6 +162,21 @@ def slot_bits(trace: RateTrace, slot_s: float, n_slots: int, start_s: float = 0.
     # Rounded to a thousandth of a bit first: where floats make 3999999.9999999995 of 4e6, the floor
     # alone would lose a bit.
     return np.diff(np.floor(np.round(since_start_bits, 3)).astype(np.int64))
+
+
+def observed_bits(trace: RateTrace, slot_s: float, n_slots: int, start_s: float) -> np.ndarray:
+    """Bits a slot that are known of the link at the start of each slot, int64[T]: its mean rate in
+    the last step of the trace that is over, `rate[floor(t / step_s) - 1] slot_s` at time t.
+
+    A recorded rate is the mean of its step, which nobody knows before the step is over. Raises
+    `TraceError` where no step is over at `start_s`, else as `slot_bits`.
+    """
+    edges_s = _slot_edges_s(trace.name, trace.duration_s, slot_s, n_slots, start_s)
+    last = np.floor(edges_s[:-1] / trace.step_s + _STEP_TOLERANCE).astype(int) - 1
+    if last[0] < 0:
+        allowed = f"{trace.step_s:g} s, a step of the trace, or later"
+        raise _refusal(trace.name, "start_s", start_s, "is before any step is over", allowed)
+    return np.round(trace.rate_bps[last] * slot_s).astype(np.int64)
 
 
 def arrival_counts(

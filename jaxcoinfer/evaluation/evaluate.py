@@ -1,8 +1,9 @@
 """All policies on the same randomness: what they achieve, with which interval, how they differ.
 
-Every policy runs through every row of a bank, from the first slot until the row ends. Rows are
-independent draws, so intervals are batch means over rows, and two policies are compared row by row.
-Axes: K rows, N tasks.
+Every policy runs through every row of a bank, from the first slot until the row ends, and two
+policies are compared row by row. `interval` takes independent values; where rows are windows of the
+same links, or policies come from several seeds, `protocol.interval` is the one. Axes: K rows, N
+tasks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -127,11 +128,10 @@ def _row_percentile(tasks: Tasks, share: float) -> np.ndarray:
     return np.array([np.percentile(row, share) for row in rows])
 
 
-def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> dict[str, Interval]:
-    """Returns every measure of one policy by name, each with its interval over rows.
+def measures(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> dict[str, np.ndarray]:
+    """Returns every measure of one policy by name, in each row [K].
 
-    Percentiles are taken in each row and averaged. `choice_i` is the share of tasks that took
-    choice i. deadline_s: of all tasks, or of each [N].
+    `choice_i` is the share of tasks that took choice i. deadline_s: of all tasks, or of each [N].
     """
     values = {
         "utility": tasks.utility,
@@ -142,15 +142,16 @@ def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> d
         "reports_per_task": tasks.reports,
         **{f"choice_{i}": (tasks.choice == i).astype(float) for i in range(n_choices)},
     }
-    measures = {name: interval(by_row(tasks, value)) for name, value in values.items()}
-    measures |= {
-        f"latency_p{share}_s": interval(_row_percentile(tasks, share)) for share in (50, 95, 99)
-    }
+    found = {name: by_row(tasks, value) for name, value in values.items()}
+    found |= {f"latency_p{share}_s": _row_percentile(tasks, share) for share in (50, 95, 99)}
     count = count_by_row(tasks)
-    return measures | {
-        "decisions_per_task": interval(tasks.decisions / count),
-        "tasks": interval(count),
-    }
+    return found | {"decisions_per_task": tasks.decisions / count, "tasks": count.astype(float)}
+
+
+def summarise(tasks: Tasks, n_choices: int, deadline_s: float | np.ndarray) -> dict[str, Interval]:
+    """Returns every one of `measures` with its interval over rows that are draws of their own."""
+    by_name = measures(tasks, n_choices, deadline_s)
+    return {name: interval(values) for name, values in by_name.items()}
 
 
 def difference(tasks: Tasks, baseline: Tasks) -> Interval:

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy, act
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import Split
 from jaxcoinfer.data.traces import TraceError
@@ -34,6 +35,8 @@ PLAY = 3  # what policies draw there
 FRESH = 4  # rows of another evaluation of trained policies
 FRESH_PLAY = 5  # what policies draw there
 SIGNAL = 6  # what policies draw while the server is told too little
+VALIDATION = 7  # rows on which it is chosen what is the best
+TUNE = 8  # what baselines are tuned with
 
 
 def key_of(seed: int, purpose: int) -> jax.Array:
@@ -116,8 +119,21 @@ class PolicyWorld(struct.PyTreeNode):
 
     params: Any  # of the environment
     policy: jax.Array  # int32, which of the policies acts
+    weights: Any = None  # of the learned policies
 
     bank = property(lambda self: self.params.bank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A policy that was learned, from S seeds."""
+
+    policy: Callable[[Any], Policy]  # weights of one seed -> the policy
+    weights: Any  # leaves [S, ...]
+
+    @property
+    def n_seeds(self) -> int:
+        return jax.tree.leaves(self.weights)[0].shape[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +142,16 @@ class MultiPolicyEnv(Wrapper):
     all of them. Its params are a `PolicyWorld`.
     """
 
-    policies: tuple[Policy, ...]
+    policies: tuple[Policy | Learned, ...]
 
     def mask(self, state: Any, params: PolicyWorld) -> Any:
         """Returns which actions are valid, as `env` does."""
         return self.env.mask(state, params.params)
+
+    def visible(self, state: Any, params: PolicyWorld) -> tuple[Any, PolicyWorld]:
+        """Returns state and params as policies receive them."""
+        state, known = self.env.visible(state, params.params)
+        return state, params.replace(params=known)
 
     def reset(self, key: jax.Array, params: PolicyWorld) -> tuple[Any, TimeStep]:
         """Starts as `env` does; consumes the key."""
@@ -149,22 +170,71 @@ class MultiPolicyEnv(Wrapper):
     def act(
         self, key: jax.Array, state: Any, observation: jax.Array, world: PolicyWorld
     ) -> jax.Array:
-        """The policy of the world."""
-        return jax.lax.switch(world.policy, self.policies, key, state, observation, world.params)
+        """The policy of the world, each on what it may know."""
+        deciding = [
+            partial(
+                act,
+                self.env,
+                one.policy(world.weights[i]) if isinstance(one, Learned) else one,
+            )
+            for i, one in enumerate(self.policies)
+        ]
+        return jax.lax.switch(world.policy, deciding, key, state, observation, world.params)
+
+
+def weights_by_seed(
+    policies: Mapping[str, Policy | Learned],
+) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
+    """Returns how many seeds each policy was learned from (1 without learning), and for each seed
+    the weights of all policies, as `PolicyWorld` wants them.
+    """
+    several = policies.values()
+    n_seeds = {
+        name: one.n_seeds if isinstance(one, Learned) else 1 for name, one in policies.items()
+    }
+    trained = tuple(one.weights if isinstance(one, Learned) else None for one in several)
+    return n_seeds, [
+        jax.tree.map(lambda leaf, seed=seed: leaf[min(seed, leaf.shape[0] - 1)], trained)
+        for seed in range(max(n_seeds.values()))
+    ]
 
 
 def play(
-    env: Env, policies: Mapping[str, Policy], worlds: Sequence[Any], key: jax.Array
-) -> dict[str, list[Tasks]]:
-    """Returns the tasks of each policy in each world (of equal shapes); consumes the key."""
+    env: Env,
+    policies: Mapping[str, Policy | Learned],
+    worlds: Sequence[Any],
+    key: jax.Array,
+) -> list[dict[str, list[Tasks]]]:
+    """Returns the tasks of each policy in each world (of equal shapes), of every seed that it was
+    learned from; consumes the key.
+    """
     shared = MultiPolicyEnv(env, tuple(policies.values()))
-    all_worlds = [
-        PolicyWorld(params, jnp.int32(i)) for i in range(len(policies)) for params in worlds
+    n_seeds, by_seed = weights_by_seed(policies)
+    plan = [
+        (place, name, seed)
+        for place in range(len(worlds))
+        for name in policies
+        for seed in range(n_seeds[name])
     ]
-    tasks = evaluate.run(shared, all_worlds, shared.act, key)
-    return {name: tasks[i * len(worlds) :][: len(worlds)] for i, name in enumerate(policies)}
+    order = {name: jnp.int32(i) for i, name in enumerate(policies)}
+    all_worlds = [
+        PolicyWorld(worlds[place], order[name], by_seed[seed]) for place, name, seed in plan
+    ]
+    played: list[dict[str, list[Tasks]]] = [{name: [] for name in policies} for _ in worlds]
+    tasks = evaluate.run(shared, all_worlds, Oracle(shared.act), key)
+    for (place, name, _), one in zip(plan, tasks, strict=True):
+        played[place][name].append(one)
+    return played
 
 
-def n_played(played: Mapping[str, Sequence[Tasks]]) -> int:
+def record_of(record: Any, stored: Any) -> Any:
+    """Returns a record of arrays as it was, or as a file of it was read: by field."""
+    fields = stored if isinstance(stored, Mapping) else vars(stored)
+    return record(**{name: jnp.asarray(value) for name, value in fields.items()})
+
+
+def n_played(played: Sequence[Mapping[str, Sequence[Tasks]]]) -> int:
     """Returns how many tasks were done in all, of what `play` returned."""
-    return sum(len(tasks.utility) for several in played.values() for tasks in several)
+    return sum(
+        len(tasks.utility) for world in played for several in world.values() for tasks in several
+    )

@@ -27,12 +27,11 @@ class Checkpoint:
 
     scenario: Any  # as it was run
     seed: int
-    fixed: Any  # the best fixed choice on the training draw, None where the system has none
     hidden: dict[str, tuple[int, ...]]  # learner -> widths of the layers of its network
-    weights: dict[str, Any]  # learner -> weights of its network
-    # Confidence of an exit head at which it is best to accept its answer, on the training draw;
-    # None where no confidence is observed.
-    threshold: float | None = None
+    weights: dict[str, Any]  # learner -> weights of its network, leaves [S, ...] of S seeds
+    # What was chosen on training and validation rows: "compared", the best baseline,
+    # "seed_of_best", of the learner that is exported, and what the system's baselines take.
+    chosen: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,9 +95,9 @@ def scenario_from(table: dict[str, Any], place: Place) -> Any:
 def make(scenario: Any = "camera", key: Any = None, *, split: Split = "train") -> tuple[Any, Any]:
     """Returns `(env, params)` of a scenario: its name, a path to its file, or the record itself.
 
-    key draws the world (default `jax.random.key(0)`); split "eval" takes recorded links from the
-    files, and images from the half, that learning never sees. Raises ProfileError or TraceError in
-    one line that names file, field, value and what is allowed.
+    key draws the world (default `jax.random.key(0)`); split "validation" or "test" takes recorded
+    links, parts of arrival logs and images that learning never sees. Raises ProfileError or
+    TraceError in one line that names file, field, value and what is allowed.
     """
     record = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
     if key is None:

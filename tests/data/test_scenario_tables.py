@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcoinfer.data.fields import Place, ProfileError, table_of
+from jaxcoinfer.data.processes import SPLITS, RecordedRate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping.scenario import FromProfiles
 
@@ -74,12 +75,50 @@ def test_the_name_that_observe_confidence_had_is_read(task):
     assert registry.scenario_from(table, PLACE) == scenario
 
 
-def test_a_file_of_an_earlier_version_loads(tmp_path):
-    text = (registry.profiles_root() / "scenarios" / "camera.toml").read_text(encoding="utf-8")
-    assert text.count("\nobserve_confidence = true\n") == 1
-    path = tmp_path / "camera.toml"
-    path.write_text(text.replace("\nobserve_confidence = ", "\nlook = "), encoding="utf-8")
-    assert registry.load_scenario(path) == SHIPPED["camera"]
+RECORDED = [
+    name for name in SHIPPED if isinstance(getattr(SHIPPED[name], "rate", None), RecordedRate)
+]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_name_that_test_links_had_is_read(name):
+    table = table_of(SHIPPED[name])
+    table["rate"]["evaluation"] = table["rate"].pop("test")
+    scenario = registry.scenario_from(table, PLACE)
+    assert scenario == SHIPPED[name] and scenario.rate.test == SHIPPED[name].rate.test
+
+
+def test_test_links_under_both_names_are_invalid():
+    table = table_of(SHIPPED["wifi"])
+    table["rate"]["evaluation"] = table["rate"]["test"]
+    with pytest.raises(ProfileError, match=r"unknown field rate\.evaluation"):
+        registry.scenario_from(table, PLACE)
+
+
+@pytest.mark.parametrize(
+    ("name", "now", "then"),
+    [
+        ("camera", "\nobserve_confidence = ", "\nlook = "),
+        ("camera", "\ntest = [", "\nevaluation = ["),
+        ("on-demand-wifi", "\ntest = [", "\nevaluation = ["),
+    ],
+)
+def test_a_file_of_an_earlier_version_loads(name, now, then, tmp_path):
+    text = (registry.profiles_root() / "scenarios" / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.count(now) == 1
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text.replace(now, then), encoding="utf-8")
+    assert registry.load_scenario(path) == SHIPPED[name]
+
+
+def test_a_recorded_rate_of_an_earlier_version_has_what_it_did_not_know():
+    """Without links to choose by those to learn from serve, and rates do not vary."""
+    table = table_of(SHIPPED["wifi"])
+    first, second = SHIPPED["wifi"].rate.train
+    table["rate"] = {"process": "recorded", "train": [first], "evaluation": [second]}
+    rate = registry.scenario_from(table, PLACE).rate
+    assert rate == RecordedRate((first,), (second,), (), 1.0, (), 1.0)
+    assert [rate.of(split) for split in SPLITS] == [(first,), (first,), (second,)]
 
 
 def test_both_names_at_once_are_invalid():

@@ -3,20 +3,29 @@ lost.
 """
 
 import csv
+import itertools
 import math
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcoinfer.core import generators
+from jaxcoinfer.core.generators import PARTS
+from jaxcoinfer.data.processes import SPLITS, RecordedRate
 from jaxcoinfer.data.profiles import profiles_root
 from jaxcoinfer.data.traces import (
     ArrivalTrace,
     RateTrace,
     TraceError,
     arrival_counts,
+    expand,
+    observed_bits,
+    of_rows,
     read_arrival_trace,
     read_rate_trace,
     shipped_traces,
@@ -43,8 +52,8 @@ def rate_trace(step_s, mbps):
 # Shipped files
 
 
-def test_fourteen_links_and_three_arrivals_ship_with_their_licences():
-    assert (len(LINKS), len(ARRIVALS)) == (14, 3)
+def test_59_links_and_three_arrivals_ship_with_their_licences():
+    assert (len(LINKS), len(ARRIVALS)) == (59, 3)
     text = (FOLDER / "LICENSES.md").read_text(encoding="utf-8")
     for needed in (
         "Copyright (c) 2023 Gerui Lv",
@@ -286,6 +295,60 @@ def test_what_is_no_text_file_is_refused(tmp_path):
     assert_refused(read_rate_trace, tmp_path, ["field file", "a CSV file in UTF-8"])
 
 
+# Names
+
+
+def test_a_pattern_stands_for_the_shipped_traces_that_fit_it_sorted():
+    cafes = tuple(name for name in LINKS if "_cafe_" in name)
+    assert len(cafes) == 15 and cafes == tuple(sorted(cafes))
+    assert expand(["wifi_ul_static_cafe_*"]) == cafes
+    assert expand(["wifi_ul_static_cafe_*.csv"]) == cafes  # the ending may be there
+    assert expand(["wifi_ul_static_cafe_231115-15142?"]) == cafes[:1]
+    assert expand(["wifi_ul_static_cafe_231115-15[1-2]*"]) == tuple(
+        name for name in cafes if name[-6:-3] in ("151", "152")
+    )
+    assert set(expand(["*"])) == set(shipped_traces())
+
+
+def test_names_keep_their_order_and_each_stands_once(tmp_path):
+    # Names and paths as they are given, also where there is no such file: the reader says so.
+    first, last = LINKS[0], LINKS[-1]
+    assert expand([last, "./mine.csv", first, last]) == (last, "./mine.csv", first)
+    # What a pattern adds stands where the pattern does, but for what has been named before it.
+    cafes = expand(["wifi_ul_static_cafe_*"])
+    found = expand([cafes[3], "wifi_ul_static_cafe_*", cafes[5], last, "*_cafe_*"])
+    assert found == (cafes[3], *cafes[:3], *cafes[4:], last)
+    assert expand([]) == ()
+
+
+def test_a_pattern_with_a_folder_stands_for_files(tmp_path, monkeypatch):
+    for name in ("b.csv", "a.csv", "other.txt"):
+        write(tmp_path, "time_s,mbps\n0,1\n1,2\n", name)
+    monkeypatch.chdir(tmp_path)
+    assert expand(["./*.csv"]) == ("./a.csv", "./b.csv")
+    assert expand([f"{tmp_path}/*.csv"]) == (f"{tmp_path}/a.csv", f"{tmp_path}/b.csv")
+    for path in expand(["./*.csv"]):  # what it stands for can be read
+        np.testing.assert_array_equal(read_rate_trace(path).rate_bps, [1e6, 2e6])
+
+
+def test_a_pattern_that_fits_nothing_is_refused(tmp_path):
+    def expanded(name):
+        return expand([LINKS[0], str(name)])
+
+    parts = ["field pattern", "fits no shipped trace", "one that fits a trace"]
+    assert_refused(expanded, "wifi_dl_*", parts)
+    assert_refused(expanded, tmp_path / "*.csv", ["field pattern", "fits no file"])
+
+
+def test_rows_take_the_traces_in_turn():
+    cafes = expand(["wifi_ul_static_cafe_*"])
+    assert of_rows(["wifi_ul_static_cafe_*"], 32) == cafes * 2 + cafes[:2]
+    assert of_rows(["b", "a", "b"], 3) == ("b", "a", "b")
+    assert of_rows(["b", "a"], 0) == ()
+    # Fewer rows than traces: the first ones.
+    assert of_rows(["wifi_ul_static_cafe_*", "b"], 2) == cafes[:2]
+
+
 LINK = rate_trace(1.0, [10, 20])
 REQUESTS = ArrivalTrace("made", np.array([0.0, 1.0]), 2.0)
 
@@ -313,7 +376,20 @@ REQUESTS = ArrivalTrace("made", np.array([0.0, 1.0]), 2.0)
             lambda: slot_bits(LINK, 0.4, 1, start_s=2.0),
             ["field start_s", "value 2.0", "0 to below 2 s"],
         ),
+        (
+            lambda: observed_bits(LINK, 0.4, 2, start_s=0.9),
+            ["field start_s", "value 0.9", "before any step is over", "1 s, a step", "or later"],
+        ),
+        (
+            lambda: observed_bits(LINK, 0.4, 3, start_s=1.0),
+            ["field n_slots", "value 3", "1 to 2", "between 1 and 2 s"],
+        ),
+        (
+            lambda: observed_bits(LINK, 0.4, 1, start_s=2.0),
+            ["field start_s", "value 2.0", "0 to below 2 s"],
+        ),
         (lambda: arrival_counts(REQUESTS, 0.4, 6), ["field n_slots", "value 6", "1 to 5"]),
+        (lambda: REQUESTS.part(0.6, 0.9), ["field requests", "value 0", "from 1.2 to 1.8 s"]),
         (
             lambda: arrival_counts(REQUESTS, 0.4, 11, time_scale=2.0),
             ["value 11", "1 to 10", "and 4 s"],
@@ -344,6 +420,74 @@ def test_slot_bits_by_hand():
     np.testing.assert_array_equal(bits, [4_000_000, 4_000_000, 6_000_000, 8_000_000, 8_000_000])
     # From 0.9 s: 0.9-1.3 is 0.1 x 10 + 0.3 x 20 = 7 Mbit; 1.3-1.7 is 8 Mbit.
     np.testing.assert_array_equal(slot_bits(LINK, 0.4, 2, start_s=0.9), [7_000_000, 8_000_000])
+
+
+def test_observed_bits_by_hand():
+    # 10, 20, 40 Mbit/s, a second each; slots of 0.4 s begin at 1.0, 1.4, 1.8, 2.2, 2.6 s. Up to
+    # 2 s the last step that is over is the first: 0.4 x 10 = 4 Mbit a slot; then 0.4 x 20 = 8.
+    trace = rate_trace(1.0, [10, 20, 40])
+    bits = observed_bits(trace, 0.4, 5, 1.0)
+    assert bits.dtype == np.int64
+    np.testing.assert_array_equal(bits, [4_000_000, 4_000_000, 4_000_000, 8_000_000, 8_000_000])
+    # A step that ends as the slot begins is over: slots begin at 1.5, 2.0 and 2.5 s.
+    np.testing.assert_array_equal(
+        observed_bits(trace, 0.5, 3, 1.5), [5_000_000, 10_000_000, 10_000_000]
+    )
+    # Steps of 0.1 s have no exact float, 3 x 0.1 > 0.3: slot k still observes step k.
+    fine = rate_trace(0.1, np.arange(1, 102))
+    np.testing.assert_array_equal(observed_bits(fine, 0.1, 100, 0.1), 100_000 * np.arange(1, 101))
+    # Whole bits: 2.5 bit/s in slots of 1 s are rounded, to even.
+    np.testing.assert_array_equal(
+        observed_bits(RateTrace("slow", 1.0, np.array([2.5, 3.7, 0.0])), 1.0, 2, 1.0), [2, 4]
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    mbps=st.lists(st.floats(0, 1e3), min_size=2, max_size=30),
+    step_s=st.floats(0.01, 10),
+    slots_per_trace=st.floats(1, 500),
+    start_share=st.floats(0, 0.99),
+    moment=st.floats(0, 1),
+)
+def test_what_is_observed_says_nothing_of_the_present_step_or_later(
+    mbps, step_s, slots_per_trace, start_share, moment
+):
+    trace = rate_trace(step_s, mbps)
+    start_s = step_s + start_share * (trace.duration_s - step_s)
+    slot_s, n_slots = (trace.duration_s - start_s) / slots_per_trace, int(slots_per_trace)
+    bits = observed_bits(trace, slot_s, n_slots, start_s)
+    slot = min(int(moment * n_slots), n_slots - 1)
+    present = int((start_s + slot * slot_s) / step_s + 1e-6)
+    rate_bps = trace.rate_bps.copy()
+    rate_bps[present:] = rate_bps[present:] * 3 + 1e6
+    changed = observed_bits(RateTrace("changed", step_s, rate_bps), slot_s, n_slots, start_s)
+    np.testing.assert_array_equal(changed[: slot + 1], bits[: slot + 1])
+    # What it is: the mean of the step before.
+    assert bits[slot] == round(trace.rate_bps[present - 1] * slot_s)
+
+
+def test_a_part_of_an_arrival_log_by_hand():
+    # Ten seconds, from .2 to .6 of it: 2 s is in it, 6 s is not; time counts from 2 s.
+    log = ArrivalTrace("made", np.array([0.0, 1.9, 2.0, 3.5, 5.9, 6.0, 9.0]), 10.0)
+    part = log.part(0.2, 0.6)
+    assert (part.name, part.duration_s) == ("made", 4.0)
+    np.testing.assert_allclose(part.time_s, [0.0, 1.5, 3.9])
+    whole = log.part(0.0, 1.0)
+    assert whole.duration_s == log.duration_s
+    np.testing.assert_array_equal(whole.time_s, log.time_s)
+
+
+@pytest.mark.parametrize("name", ARRIVALS)
+def test_parts_of_a_shipped_log_make_the_whole(name):
+    log = read_arrival_trace(name)
+    edges = [0.0, 0.5, 0.7, 1.0]
+    parts = [log.part(*ends) for ends in itertools.pairwise(edges)]
+    assert sum(part.duration_s for part in parts) == pytest.approx(log.duration_s)
+    joined = [
+        part.time_s + share * log.duration_s for part, share in zip(parts, edges[:-1], strict=True)
+    ]
+    np.testing.assert_allclose(np.concatenate(joined), log.time_s, atol=1e-6)
 
 
 def test_fractions_of_bits_are_carried_not_dropped():
@@ -450,3 +594,91 @@ def test_counts_come_back_when_a_slot_is_an_interval(tmp_path_factory, counts, s
     )
     trace = read_arrival_trace(path)
     np.testing.assert_array_equal(arrival_counts(trace, step_s, len(counts)), counts)
+
+
+# Splits
+
+
+def log_of(folder, counts):
+    path = folder / "log.csv"
+    path.write_text("time_s,count\n" + "".join(f"{i},{c}\n" for i, c in enumerate(counts)))
+    return path
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_windows_of_a_split_lie_in_its_share_of_the_log(split, tmp_path):
+    """What lies outside the share does not matter, all that lies inside does; and the shares of two
+    splits have nothing in common. So no window of one overlaps a window of another.
+    """
+    begin, end = (round(1000 * share) for share in PARTS[split])
+    counts = np.random.default_rng(0).integers(0, 20, 1000)
+    counts[[begin, end - 1]] = 7
+    mean = counts[begin:end].mean() / 10  # slots of a tenth of a second: time is not rescaled
+    key, shape = jax.random.key(3), (300, 400)
+
+    def drawn():
+        return np.asarray(generators.recorded_counts(key, shape, 0.1, str(path), mean, split))
+
+    path = log_of(tmp_path, counts)
+    rows = drawn()
+    assert rows.shape == shape and rows.dtype == np.int32
+    assert rows.mean() / mean == pytest.approx(1.0, abs=0.05)
+    outside = np.r_[:begin, end:1000]
+    other = counts.copy()
+    other[outside] = 20 - counts[outside]
+    path = log_of(tmp_path, other)
+    np.testing.assert_array_equal(drawn(), rows)
+    met = np.zeros(10, bool)
+    for tenth, seconds in enumerate(np.array_split(np.arange(begin, end), 10)):
+        other = counts.copy()
+        other[seconds] = np.roll(counts[seconds], 1)
+        path = log_of(tmp_path, other)
+        met[tenth] = (drawn() != rows).any()
+    assert met.all()  # the rows see all of the share
+
+
+def test_shares_of_a_log_do_not_overlap_and_are_all_of_it():
+    assert set(PARTS) == set(SPLITS)
+    ends = [end for split in SPLITS for end in PARTS[split]]
+    assert ends[0] == 0.0 and ends[-1] == 1.0
+    assert ends == sorted(ends) and ends[1:-1:2] == ends[2:-1:2]
+
+
+def test_a_window_longer_than_its_share_is_refused(tmp_path):
+    path = log_of(tmp_path, [5] * 1000)  # the share of validation are 200 s
+    draw = partial(generators.recorded_counts, jax.random.key(0), slot_s=1.0, file=str(path))
+    assert draw(shape=(2, 200), mean=5.0, split="validation").sum() == 2 * 1000
+    with pytest.raises(TraceError, match=r"field n_slots: value 201 is out of range; .*1 to 200"):
+        draw(shape=(2, 201), mean=5.0, split="validation")
+    assert draw(shape=(2, 201), mean=5.0, split="train").shape == (2, 201)
+
+
+def test_links_are_scaled_and_observed_after_their_first_step(tmp_path):
+    """Each row is a window of its link, of a rate that varies where it is for learning; what is
+    observed lags behind by a step.
+    """
+    for name, mbps in (("low", 1.0), ("high", 3.0)):
+        write(
+            tmp_path, "time_s,mbps\n" + "".join(f"{i},{mbps}\n" for i in range(40)), f"{name}.csv"
+        )
+    low, high = f"{tmp_path}/low.csv", f"{tmp_path}/high.csv"
+    rate = RecordedRate((low, high), (high,), share=0.5, validation=(low,), vary=4.0)
+    key = jax.random.key(1)
+    for split, mbps in (("validation", 1.0), ("test", 3.0)):
+        link = generators.link(key, (3, 20), rate, 0.1, split)
+        np.testing.assert_array_equal(link.bits, np.full((3, 20), round(mbps * 1e6 * 0.5 * 0.1)))
+        np.testing.assert_array_equal(link.observed_bits, link.bits)
+    link = generators.link(key, (400, 20), rate, 0.1, "train")
+    factors = np.asarray(link.bits[:, 0]) / (np.tile([1.0, 3.0], 200) * 1e6 * 0.5 * 0.1)
+    assert 0.25 <= factors.min() < 0.27 and 3.7 < factors.max() <= 4.0
+    # Log-uniform: as many links are slower as are faster, and half lie within a factor of two.
+    assert np.mean(factors < 1) == pytest.approx(0.5, abs=0.08)
+    assert np.mean(np.abs(np.log2(factors)) < 1) == pytest.approx(0.5, abs=0.08)
+    # A rate that is the number of the step: observed is one less than what the link carries.
+    write(tmp_path, "time_s,mbps\n" + "".join(f"{i},{i + 1}\n" for i in range(40)), "ramp.csv")
+    ramp = RecordedRate((f"{tmp_path}/ramp.csv",), (f"{tmp_path}/ramp.csv",))
+    link = generators.link(key, (50, 380), ramp, 0.1, "test")
+    mbps, observed = np.asarray(link.bits) / 1e5, np.asarray(link.observed_bits) / 1e5
+    assert observed.min() == 1.0 and mbps.min() < 2.5  # some rows begin right after the first step
+    np.testing.assert_array_equal(observed, np.floor(observed))
+    assert (mbps - observed > 0.999).all() and (mbps - observed < 2.001).all()

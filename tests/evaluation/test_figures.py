@@ -50,7 +50,6 @@ SHARES = np.array([[0.1, 0.2], [0.0, 0.3], [np.nan, 0.05]])
 
 def made(name: str) -> Figure:
     """Returns one of the figures of this file's data."""
-    tasks = np.arange(100, 10_000, 100)
     match name:
         case "utility":
             return plots.utility(ROWS, GAINS, "one-time greedy")
@@ -99,12 +98,10 @@ def made(name: str) -> Figure:
         case "shares":
             return fleet.shares(SHARES, SHARES[::-1], KINDS, CLASSES[:2])
         case _:
-            return figures.learning(
-                {name: (tasks, np.log(tasks) * (i + 1)) for i, name in enumerate(NAMES[:2])}
-            )
+            raise ValueError(name)
 
 
-STOPPING = ["utility", "sweeps", "delays", "decisions", "messages", "learning"]
+STOPPING = ["utility", "sweeps", "delays", "decisions", "messages"]
 FLEET = ["cost", "gap", "versions", "shares"]
 ON_DEMAND = ["band", "class delays", "choices", "misses", "deadlines"]
 
@@ -182,8 +179,8 @@ def test_a_policy_has_one_colour_everywhere_and_no_two_share_one():
     ]
     assert all(found == colours[0] for found in colours)
     assert set(colours[0]) == set(NAMES) and len(set(colours[0].values())) == len(NAMES)
-    learned = made("learning").axes[0].get_lines()[1]
-    assert to_hex(learned.get_color()) == colours[0]["continuation value"]
+    learned = made("band").axes[0].get_lines()
+    assert {line.get_label(): to_hex(line.get_color()) for line in learned} == colours[0]
 
 
 def test_utility_gives_numbers_where_a_mark_would_be_off_scale():
@@ -224,14 +221,6 @@ def test_a_panel_a_decision(n_points):
     ]
     shown = found.axes[1].collections[0].get_array()
     np.testing.assert_array_equal(np.asarray(shown).reshape(3, 4), stops[1])
-
-
-def test_learning_means_are_over_bins_of_a_tenth_of_a_decade():
-    # round(10 log10): 1000 -> 30, 1010 -> 30, 5000 -> 37: means 2 and 7
-    tasks, values = np.array([1000, 1010, 5000]), np.array([1.0, 3.0, 7.0])
-    _, bold = figures.learning({"x": (tasks, values)}).axes[0].get_lines()
-    np.testing.assert_allclose(bold.get_ydata(), [2.0, 7.0])
-    np.testing.assert_allclose(bold.get_xdata(), [np.sqrt(1000 * 1010), 5000])
 
 
 def test_a_band_is_the_mean_and_interval_of_seeds():
@@ -284,7 +273,9 @@ def test_shares_are_bars_in_percent():
 
 def test_pyplot_is_not_imported():
     code = (
-        "import sys, jaxcoinfer.systems.stopping.figures as figures; figures.learning({}); "
+        "import sys, numpy as np, jaxcoinfer.evaluation.plots as plots; "
+        "import jaxcoinfer.systems.stopping.figures as figures; "
+        "plots.learning_band({}); figures.delays({'x': np.ones(3)}, 1.0); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

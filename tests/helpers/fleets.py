@@ -23,6 +23,7 @@ class System:
 
     numbers: dict
     bank: dict
+    delay_slots: int = 0
 
     @property
     def with_cloud(self) -> bool:
@@ -41,7 +42,10 @@ class System:
             name: jnp.asarray(value, whole.get(name, np.float32))
             for name, value in self.bank.items()
         }
-        return make_params(FleetBank(**bank), **self.numbers)
+        return make_params(FleetBank(**bank), **self.numbers, delay_slots=self.delay_slots)
+
+    def state(self, row: int, slot: int) -> FleetState:
+        return reset_at(self.env(), jnp.int32(row), jnp.int32(slot), self.params())[0]
 
     def reference(self, row: int, slot: int) -> tuple:
         """(system, devices, share of the band, share of the server) of one slot."""
@@ -139,10 +143,7 @@ def random_tables(seed: int, n_devices: int, n_versions: int = 4, n_cuts: int = 
     return FleetTables(*(jnp.asarray(cost, jnp.float32) for cost in costs))
 
 
-def state_at(row: int, slot: int) -> FleetState:
-    return FleetState(jnp.int32(row), jnp.int32(slot), jnp.bool_(False))
-
-
+reset_at = jax.jit(Fleet.reset_at, static_argnums=0)
 step = jax.jit(Fleet.step, static_argnums=0)
 
 

@@ -42,12 +42,10 @@ class System:
 
 
 def bank_of(system: System) -> exogenous.Bank:
-    *floats, kinds = system.draws
-    return exogenous.make_bank(
-        exogenous.Draw(
-            *(jnp.asarray(v, jnp.float32) for v in floats), jnp.asarray(kinds, jnp.int32)
-        )
-    )
+    rate_bps, *speeds, kinds = system.draws
+    observed_bps = np.roll(rate_bps, system.delay_slots, axis=1)  # rows begin after the delay
+    floats = (jnp.asarray(v, jnp.float32) for v in (rate_bps, observed_bps, *speeds))
+    return exogenous.make_bank(exogenous.Draw(*floats, jnp.asarray(kinds, jnp.int32)))
 
 
 def numbers_of(system: System) -> dict:

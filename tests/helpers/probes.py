@@ -50,6 +50,9 @@ class Probe:
     def mask(self, state: State, params: World) -> jax.Array:
         return jnp.stack([jnp.ones((), bool), params.which >= 3])
 
+    def visible(self, state: State, params: World) -> tuple[State, World]:
+        return state, params
+
     def reset(self, key: jax.Array, params: World) -> tuple[State, TimeStep]:
         state = State(
             jax.random.rademacher(key, (), jnp.float32), jnp.int32(0), jnp.zeros((), bool)

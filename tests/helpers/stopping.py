@@ -36,6 +36,7 @@ class System:
     arrivals: np.ndarray  # [K, T], tasks
     edge_work: np.ndarray  # [K, T], ticks
     slot_bits: np.ndarray  # [K, T]
+    observed_bits: np.ndarray  # [K, T]
     speed: np.ndarray  # [K, T], 1 = nominal
 
     @property
@@ -51,6 +52,7 @@ class System:
             jnp.asarray(self.arrivals, jnp.int32),
             jnp.asarray(self.edge_work, jnp.int32),
             jnp.asarray(self.slot_bits, jnp.int32),
+            jnp.asarray(self.observed_bits, jnp.int32),
             jnp.asarray(self.speed, jnp.float32),
         )
         return make_params(exogenous.make_bank(draw), draw.slot_bits, **self.numbers)
@@ -76,6 +78,7 @@ class System:
             arrivals=continued(self.arrivals, 0),
             edge_work_s=continued(self.edge_work * tick_s, 7.0),
             slot_bits=continued(self.slot_bits, 10**9).astype(np.float64),
+            observed_bits=continued(self.observed_bits, 10**9).astype(np.float64),
             speed=continued(self.speed, 0.25),
         )
         return scenario, draw
@@ -110,7 +113,9 @@ def random_system(seed: int, n_layers: int, **changes: Any) -> System:
         ),
         arrivals=_arrivals(rng, shape),
         edge_work=_edge_work(rng, shape),
-        slot_bits=_slot_bits(rng, shape, mean_bits),
+        slot_bits=(bits := _slot_bits(rng, shape, mean_bits)),
+        # Late by a slot, and never what the link carries in the slot itself.
+        observed_bits=np.concatenate([bits[:, :1], bits[:, :-1]], axis=1) + 1,
         speed=rng.choice([[1.0] * 5, [0.5, 0.75, 1.0, 1.25, 2.0]][rng.integers(2)], shape),
     )
     return dataclasses.replace(system, **changes)

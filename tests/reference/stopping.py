@@ -42,6 +42,7 @@ class Draw:
     arrivals: np.ndarray  # [T] tasks that arrive in each slot
     edge_work_s: np.ndarray  # [T] seconds of server work that others bring in slot t
     slot_bits: np.ndarray  # [T] bits the link carries in slot t
+    observed_bits: np.ndarray  # [T] bits a slot, as last measured when slot t begins
     speed: np.ndarray  # [T] device speed, 1 = nominal, > 0
 
 
@@ -53,7 +54,7 @@ class View:
     radio_backlog_slots: int  # slots until the uploads already decided are through
     waiting_tasks: int  # arrived, not started, the task in hand excluded
     wait_slots: int  # s_n - a_n, what the task in hand waited before it started
-    rate_bits: float  # bits the link carries in this slot
+    rate_bits: float  # bits a slot, as last measured when this one begins
     speed: float
 
 
@@ -139,7 +140,7 @@ class _Row:
     def view(self, n: int, start: int, slot: int):
         """What the policy sees of task n at `slot`."""
         radio, wait = max(self.radio_free - slot, 0), start - self.arrival_slot[n]
-        rate, speed = float(self.draw.slot_bits[slot]), float(self.draw.speed[slot])
+        rate, speed = float(self.draw.observed_bits[slot]), float(self.draw.speed[slot])
         return View(self.server.backlog(slot), radio, self.waiting(n, slot), wait, rate, speed)
 
     def layer_slots(self, layer: int, slot: int):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.systems.fleet.allocation import (
     FleetTables,
     allocate,
@@ -36,7 +36,7 @@ def planned(env: Fleet, plan: Planner) -> Policy:
     """Plays `plan(tables of this slot)` in every slot."""
 
     def act(key: jax.Array, state: FleetState, observation: jax.Array, params: FleetParams) -> Any:
-        choice, bandwidth, compute = plan(tables(state, params))
+        choice, bandwidth, compute = plan(tables(state.seen, params))
         return FleetAction(choice, bandwidth, compute) if env.learned_shares else choice
 
     return act
@@ -158,6 +158,18 @@ def alternating(env: Fleet) -> Policy:
 def dual_recovery(env: Fleet) -> Policy:
     """The answer that comes with the bound of `jaxcoinfer.systems.fleet.bound`."""
     return planned(env, lambda costs: _best_shares(costs, solve(costs).choice))
+
+
+def informed(env: Fleet, baseline: Callable[[Fleet], Policy]) -> Policy:
+    """A baseline on what is true in this slot, where links and loads are known a slot late; no
+    server can do this.
+    """
+    policy = baseline(env)
+
+    def act(key: jax.Array, state: FleetState, observation: jax.Array, params: FleetParams) -> Any:
+        return policy(key, state.replace(seen=state.now), observation, params)
+
+    return Oracle(act)
 
 
 def exhaustive(env: Fleet) -> Policy:

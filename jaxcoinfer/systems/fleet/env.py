@@ -12,7 +12,8 @@ share y (or, with a cloud, runs up to a second cut, and the cloud finishes it):
     cost = sum_i (1 - w_i) (1 - accuracy_i) + w_i T_i / reference_s,
 
 where sum x <= 1 and sum y <= 1, v is the speed of a processor, eta the efficiency of a link, and B
-and F are the whole band and server. Tasks end in the slot in which they came: a decision changes
+and F are the whole band and server. Links, speeds and what others leave of band and server are
+known `delay_slots` slots late. Tasks end in the slot in which they came: a decision changes
 nothing but its own reward. Axes: D devices, C choices.
 """
 
@@ -24,19 +25,21 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.core.contract import Outcome, TimeStep, select
 from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.systems.fleet.allocation import FleetTables, allocate, at, normalised
-from jaxcoinfer.systems.fleet.exogenous import FleetSlot, slot_at
+from jaxcoinfer.systems.fleet.exogenous import FleetSlot, seen_at, slot_at
 from jaxcoinfer.systems.fleet.params import FleetParams
 
 
 class FleetState(struct.PyTreeNode):
-    """The state of a fleet; all scalars."""
+    """The state of a fleet. Policies do not receive `row` and `now`."""
 
     row: jax.Array  # int32, row of the bank
     slot: jax.Array  # int32, slot of the row
     done: jax.Array  # bool, whether the row is over
+    now: FleetSlot  # the current slot
+    seen: FleetSlot  # what is known of it, see `exogenous.seen_at`
 
 
 class FleetAction(struct.PyTreeNode):
@@ -132,8 +135,12 @@ class Fleet:
         """Returns which choices are valid, [D, C] bool; for an absent device, whose choice means
         nothing, only the first.
         """
-        here = active(state, params)[:, None]
+        here = state.seen.active[:, None]
         return jnp.where(here, params.valid[None], (jnp.arange(self.n_choices) == 0)[None])
+
+    def visible(self, state: FleetState, params: FleetParams) -> tuple[FleetState, FleetParams]:
+        """Returns state and params without what only the world knows."""
+        return state.replace(row=None, now=None), params.replace(bank=None)
 
     def reset(self, key: jax.Array, params: FleetParams) -> tuple[FleetState, TimeStep]:
         """Starts at a random slot of a random row, O(1); consumes the key."""
@@ -146,10 +153,13 @@ class Fleet:
     def reset_at(
         self, row: jax.Array, slot: jax.Array, params: FleetParams
     ) -> tuple[FleetState, TimeStep]:
-        """Starts at `slot` of `row`, int32."""
+        """Starts at `slot` of `row`, int32; all of the first slot of a row is known in time."""
         chex.assert_shape(params.bank.active, (None, None, self.n_devices))
         chex.assert_shape(params.fixed_s, (self.n_choices,))
-        state = FleetState(row, slot, slot >= params.bank.n_slots)
+        now = slot_at(params.bank, row, slot)
+        delayed = slot_at(params.bank, row, jnp.maximum(slot - params.delay_slots, 0))
+        seen = seen_at(now, delayed)
+        state = FleetState(row, slot, slot >= params.bank.n_slots, now, seen)
         nothing, count = jnp.zeros(self.n_devices), jnp.zeros(self.n_devices, jnp.int32)
         no = jnp.zeros(self.n_devices, bool)
         no_tasks = FleetOutcome(no, count, nothing, nothing, nothing, nothing, count, no)
@@ -166,7 +176,14 @@ class Fleet:
         tasks = jnp.maximum(outcome.finished.sum(), 1).astype(jnp.float32)
         reward = jnp.where(outcome.finished, outcome.utility, 0.0).sum() / tasks
         slot = jnp.where(state.done, state.slot, state.slot + 1)
-        new = state.replace(slot=slot, done=slot >= params.bank.n_slots)
+        now = slot_at(params.bank, state.row, slot)
+        seen = seen_at(now, select(params.delay_slots == 0, now, state.now))
+        new = state.replace(
+            slot=slot,
+            done=slot >= params.bank.n_slots,
+            now=now,
+            seen=select(state.done, state.seen, seen),
+        )
         return new, TimeStep(
             observe(self, new, params), reward, jnp.zeros((), bool), new.done, outcome
         )
@@ -175,7 +192,7 @@ class Fleet:
 def outcomes(env: Fleet, state: FleetState, action: Any, params: FleetParams) -> FleetOutcome:
     """Returns how the tasks of this slot end, [D]."""
     choice = action.choice if env.learned_shares else action
-    now = slot_at(params.bank, state.row, state.slot)
+    now = state.now
     valid = params.valid.at[choice].get(mode="promise_in_bounds")
     own = jax.tree.map(lambda table: at(table, choice), work(now, params))
     served = now.active & valid
@@ -238,8 +255,9 @@ def work(now: FleetSlot, params: FleetParams) -> Work:
     )
 
 
-def tables(state: FleetState, params: FleetParams) -> FleetTables:
-    """Returns what every choice of every device costs now, [D, C].
+def tables(now: FleetSlot, params: FleetParams) -> FleetTables:
+    """Returns what every choice of every device costs in a slot, [D, C]: with `state.seen`, as far
+    as is known; with `state.now`, in truth.
 
         a = (1 - w) (1 - accuracy) + w base_s / reference_s
         b = w send_s / reference_s
@@ -247,7 +265,6 @@ def tables(state: FleetState, params: FleetParams) -> FleetTables:
 
     An invalid choice has infinity for a, and zeros.
     """
-    now = slot_at(params.bank, state.row, state.slot)
     seconds = work(now, params)
     here, valid = now.active[:, None], params.valid[None]
     per_second = (now.weight / params.reference_s)[:, None]
@@ -257,11 +274,6 @@ def tables(state: FleetState, params: FleetParams) -> FleetTables:
         bandwidth=jnp.where(here & valid, per_second * seconds.send_s, 0.0),
         compute=jnp.where(here & valid, per_second * seconds.run_s, 0.0),
     )
-
-
-def active(state: FleetState, params: FleetParams) -> jax.Array:
-    """Returns which devices have a task, [D] bool."""
-    return slot_at(params.bank, state.row, state.slot).active
 
 
 def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
@@ -288,7 +300,7 @@ def by_class(outcome: FleetOutcome) -> dict[str, jax.Array]:
 
 def observe(env: Fleet, state: FleetState, params: FleetParams) -> jax.Array:
     """Returns the observation [D, 10] float32, columns as in `OBSERVATION`, each in [0, 1]."""
-    now = slot_at(params.bank, state.row, state.slot)
+    now = state.seen
     seconds = work(now, params)
     n = now.active.sum().astype(jnp.float32)
     ones = jnp.ones_like(now.weight)

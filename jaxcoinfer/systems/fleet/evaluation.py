@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.contract import Env
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Policy, act
 from jaxcoinfer.evaluation.evaluate import Tasks
+from jaxcoinfer.evaluation.executor import Learned
 from jaxcoinfer.systems.fleet.allocation import allocate, chosen
 from jaxcoinfer.systems.fleet.bound import solve
 from jaxcoinfer.systems.fleet.env import Fleet, tables
-from jaxcoinfer.systems.fleet.exogenous import slot_at
 from jaxcoinfer.systems.fleet.params import FleetParams
 from jaxcoinfer.systems.fleet.policies import EnvPolicy
 
@@ -41,24 +41,49 @@ class FleetTasks(Tasks):
     compute: np.ndarray  # share of the server
 
 
-def player(policies: Mapping[str, EnvPolicy]) -> Callable[[FleetParams], dict[str, FleetTasks]]:
-    """Returns the function from the numbers of a fleet to the tasks of every policy; it compiles
-    once for numbers of equal shapes.
+def player(
+    policies: Mapping[str, EnvPolicy],
+) -> Callable[[FleetParams], dict[str, list[FleetTasks]]]:
+    """Returns the function from the numbers of a fleet to the tasks of every policy, of each seed
+    that it was learned from; it compiles once for numbers of equal shapes.
     """
+    weights = {
+        name: policy.weights
+        for name, (_, policy) in policies.items()
+        if isinstance(policy, Learned)
+    }
 
     @jax.jit
-    def decide_all(params: FleetParams) -> dict[str, dict[str, jax.Array]]:
+    def decide_all(params: FleetParams, weights: Any) -> dict[str, dict[str, jax.Array]]:
         def in_slot(row: jax.Array, slot: jax.Array) -> dict[str, dict[str, jax.Array]]:
             return {
-                name: _decide(env, policy, row, slot, params)
+                name: _decide(
+                    env,
+                    policy.policy(weights[name]) if isinstance(policy, Learned) else policy,
+                    row,
+                    slot,
+                    params,
+                )
                 for name, (env, policy) in policies.items()
             }
 
         return _by_slot(params, in_slot)
 
-    def play(params: FleetParams) -> dict[str, FleetTasks]:
-        by_policy = jax.tree.map(np.asarray, decide_all(params))
-        return {name: _tasks(by_policy[name], params) for name in policies}
+    def play(params: FleetParams) -> dict[str, list[FleetTasks]]:
+        n_seeds = jax.tree.leaves(weights)[0].shape[0] if weights else 1
+        by_seed = [
+            jax.tree.map(
+                np.asarray,
+                decide_all(params, jax.tree.map(lambda leaf, seed=seed: leaf[seed], weights)),
+            )
+            for seed in range(n_seeds)
+        ]
+        return {
+            name: [
+                _tasks(each[name], params) for each in (by_seed if name in weights else by_seed[:1])
+            ]
+            for name in policies
+        }
 
     return play
 
@@ -81,7 +106,7 @@ def _certificates(env: Fleet, params: FleetParams) -> tuple[jax.Array, jax.Array
 
     def in_slot(row: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
         state, _ = env.reset_at(row, slot, params)
-        certificate = solve(tables(state, params))
+        certificate = solve(tables(state.now, params))
         return certificate.bound, certificate.cost
 
     return _by_slot(params, in_slot)
@@ -104,15 +129,16 @@ def _decide(
 ) -> dict[str, jax.Array]:
     """The tasks of one slot as a policy decides them, [D] each."""
     state, timestep = env.reset_at(row, slot, params)
-    action = policy(jax.random.key(0), state, timestep.observation, params)  # none of them draws
+    # None of them draws.
+    action = act(env, policy, jax.random.key(0), state, timestep.observation, params)
     outcome = env.step(state, action, params)[1].outcome
-    costs = chosen(tables(state, params), outcome.choice)
+    costs = chosen(tables(state.now, params), outcome.choice)
     bandwidth, compute = allocate(costs.bandwidth, costs.compute)
     shared = {f.name: getattr(outcome, f.name) for f in fields(Tasks) if hasattr(outcome, f.name)}
     return shared | {
         "urgent": outcome.latency_sensitive,
         "finished": outcome.finished,
-        "kind": slot_at(params.bank, row, slot).kind,
+        "kind": state.now.kind,
         "bandwidth": bandwidth,
         "compute": compute,
     }

@@ -40,6 +40,18 @@ class FleetSlot(struct.PyTreeNode):
     server: jax.Array  # float32, scalar
 
 
+def seen_at(now: FleetSlot, delayed: FleetSlot) -> FleetSlot:
+    """Returns what is known in the slot `now`: its tasks; links, speeds and what others leave as
+    they were in the slot `delayed`.
+    """
+    return now.replace(
+        efficiency=delayed.efficiency,
+        speed=delayed.speed,
+        bandwidth=delayed.bandwidth,
+        server=delayed.server,
+    )
+
+
 def slot_at(bank: FleetBank, row: jax.Array, slot: jax.Array) -> FleetSlot:
     """Returns `slot` of `row`; both int32 and inside the bank."""
     by_slot = {name: leaf for name, leaf in vars(bank).items() if name != "kind"}

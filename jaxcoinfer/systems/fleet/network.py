@@ -27,7 +27,7 @@ from jaxcoinfer.core.contract import Env, TimeStep, Wrapper
 from jaxcoinfer.learn import distributions
 from jaxcoinfer.learn.networks import Mlp
 from jaxcoinfer.systems.fleet import twin
-from jaxcoinfer.systems.fleet.env import Fleet, FleetAction, FleetState, active, tables
+from jaxcoinfer.systems.fleet.env import Fleet, FleetAction, FleetState, tables
 from jaxcoinfer.systems.fleet.params import FleetParams
 
 _MIN_ROOT_PRICE = 1e-6  # for its logarithm
@@ -46,11 +46,11 @@ class FleetView(struct.PyTreeNode):
 
 def view(env: Env, state: FleetState, observation: jax.Array, params: FleetParams) -> FleetView:
     """Returns what is known of a slot, as `learn.ppo.Config.view` wants it."""
-    costs = tables(state, params)
+    costs = tables(state.seen, params)
     valid = jnp.isfinite(costs.base)
     return FleetView(
         features=observation,
-        active=active(state, params),
+        active=state.seen.active,
         base=jnp.where(valid, costs.base, 0.0),
         send=jnp.sqrt(costs.bandwidth),
         run=jnp.sqrt(costs.compute),
@@ -139,7 +139,7 @@ class Leveled(Wrapper):
         """Returns which choices, and which levels of either share, are valid; for an absent device
         only the first ones.
         """
-        here = active(state, params)[:, None]
+        here = state.seen.active[:, None]
         levels = here | (jnp.arange(self.n_levels) == 0)[None]
         return FleetAction(self.env.mask(state, params), levels, levels)
 
@@ -166,6 +166,6 @@ def outcomes(env: Any, state: FleetState, action: jax.Array, params: FleetParams
     """Returns the mean reward of all tasks for each other choice of each device, shares following,
     [D, C].
     """
-    tasks = jnp.maximum(active(state, params).sum(), 1).astype(jnp.float32)
+    tasks = jnp.maximum(state.now.active.sum(), 1).astype(jnp.float32)
     cost = twin.evaluate(env, state, params, action)
     return jnp.where(jnp.isfinite(cost), -cost / tasks, 0.0)

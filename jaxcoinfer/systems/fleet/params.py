@@ -45,6 +45,7 @@ class FleetParams(struct.PyTreeNode):
     # What a latency counts at most where shares are chosen freely, and where a device gets nothing
     # of what it needs, seconds.
     cap_s: jax.Array
+    delay_slots: jax.Array  # int32, 0 or 1: how late links, speeds and what others leave are known
     bank: FleetBank  # the exogenous processes
 
 
@@ -81,6 +82,7 @@ def make_params(
     cloud_overhead_s: ArrayLike | None = None,
     cloud_rtt_s: float | None = None,
     backhaul_bps: float | None = None,
+    delay_slots: int = 0,
 ) -> FleetParams:
     """Builds the numbers of a fleet: checks and casts each once, and derives those that follow.
 
@@ -90,9 +92,13 @@ def make_params(
     name, the value and what is allowed.
     """
     arguments = {
-        name: value for name, value in locals().items() if name != "bank" and value is not None
+        name: value
+        for name, value in locals().items()
+        if name not in ("bank", "delay_slots") and value is not None
     }
     numbers = {name: np.asarray(value, np.float64) for name, value in arguments.items()}
+    if delay_slots not in (0, 1):
+        raise ValueError(f"delay_slots: {delay_slots}; allowed: 0 (known at once) or 1.")
     _check(numbers)
     _check_bank(bank, numbers)
     whole = (
@@ -109,6 +115,7 @@ def make_params(
         **{name: jnp.asarray(value, jnp.float32) for name, value in tables.items()},
         **{name: jnp.asarray(numbers[name], jnp.float32) for name in whole},
         valid=jnp.asarray(valid),
+        delay_slots=jnp.asarray(delay_slots, jnp.int32),
         bank=bank,
     )
 

@@ -1,6 +1,7 @@
 """Who is compared in `fleet`: learners, baselines and the reference by name."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation import seeds
+from jaxcoinfer.evaluation.executor import Learned
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.fleet import baselines, network
-from jaxcoinfer.systems.fleet.env import Fleet
+from jaxcoinfer.systems.fleet.env import Fleet, FleetState
 from jaxcoinfer.systems.fleet.params import FleetParams
 
-EnvPolicy = tuple[Any, Policy]  # the environment as the policy sees it, and the policy
+# The environment as the policy sees it, and the policy.
+EnvPolicy = tuple[Any, Policy | Learned]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +51,13 @@ class Learner:
 
         return seeds.train(keys, train_once)
 
-    def policy(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
-        """Returns the greedy policy with its environment, of any number of devices."""
-        learner_env, config = self.env(env), config_of(hidden=hidden)
-        return learner_env, ppo.policy(learner_env, config, jax.tree.map(jnp.asarray, weights))
+    def learned(self, env: Fleet, hidden: tuple[int, ...], weights: Any) -> EnvPolicy:
+        """Returns the greedy policies with their environment, of any number of devices; weights:
+        leaves [S, ...].
+        """
+        learner_env = self.env(env)
+        build = partial(ppo.policy, learner_env, config_of(hidden=hidden))
+        return learner_env, Learned(build, jax.tree.map(jnp.asarray, weights))
 
 
 def config_of(**sizes: Any) -> ppo.Config:
@@ -66,23 +72,43 @@ LEARNERS = {
     WITHOUT_TWIN: Learner(twin=False),
     FREE: Learner(n_levels=12, twin=False, entropy_weight=0.003),
 }
-COMPARED = "alternating"  # gains are differences to this one, the strongest classical baseline
-REFERENCE = "dual recovery"
-NOT_DEPLOYABLE = frozenset({REFERENCE})
+UNTRAINED = "untrained network"
+ALTERNATING, RECOVERY = "alternating", "dual recovery"
+INFORMED = "dual recovery, informed"  # on what is known a slot later, where that differs
+NOT_DEPLOYABLE = frozenset({INFORMED})
 
 
-def baseline_policies(env: Fleet) -> dict[str, EnvPolicy]:
-    """Returns the policies that need no learning, by name."""
-    policies = {
-        COMPARED: baselines.alternating(env),
+def baseline_policies(
+    env: Fleet, hidden: tuple[int, ...], delayed: bool = False
+) -> dict[str, EnvPolicy]:
+    """Returns the policies that need no learning, by name; hidden: widths of the network that is
+    not trained, delayed: whether links and loads are known late.
+    """
+    policies: dict[str, Policy] = {
+        ALTERNATING: baselines.alternating(env),
         "greedy": baselines.greedy(env),
         "equal shares": baselines.equal_shares(env),
         "one version": baselines.one_version(env),
         "device only": baselines.device_only(env),
         "edge only": baselines.edge_only(env),
-        REFERENCE: baselines.dual_recovery(env),
+        RECOVERY: baselines.dual_recovery(env),
+        UNTRAINED: untrained(env, hidden),
     }
+    if delayed:
+        policies[INFORMED] = baselines.informed(env, baselines.dual_recovery)
     return {name: (env, policy) for name, policy in policies.items()}
+
+
+def untrained(env: Fleet, hidden: tuple[int, ...]) -> Policy:
+    """Returns the policy of the network as it is before training: four rounds of prices."""
+    config = config_of(hidden=hidden)
+
+    def act(key: jax.Array, state: FleetState, observation: jax.Array, params: FleetParams) -> Any:
+        seen = network.view(env, state, observation, params)
+        weights = network.network(env, config).init(jax.random.key(0), seen)
+        return ppo.policy(env, config, weights)(key, state, observation, params)
+
+    return act
 
 
 def learned_policies(
@@ -90,6 +116,6 @@ def learned_policies(
 ) -> dict[str, EnvPolicy]:
     """Returns the policies of the learners whose weights are given, by name."""
     return {
-        name: LEARNERS[name].policy(env, hidden[name], learner_weights)
+        name: LEARNERS[name].learned(env, hidden[name], learner_weights)
         for name, learner_weights in weights.items()
     }

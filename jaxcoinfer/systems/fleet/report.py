@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcoinfer.evaluation import chrome_trace, evaluate
+from jaxcoinfer.evaluation import chrome_trace, evaluate, protocol
 from jaxcoinfer.evaluation.comparison import flat, pair
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.types import Sheet
 from jaxcoinfer.systems.fleet.env import Fleet
 from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
 from jaxcoinfer.systems.fleet.params import FleetParams
-from jaxcoinfer.systems.fleet.policies import REFERENCE, EnvPolicy
+from jaxcoinfer.systems.fleet.policies import RECOVERY, EnvPolicy
 from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 CLASSES = ("accuracy-sensitive", "latency-sensitive")
@@ -53,25 +53,31 @@ def gap_by_row(tasks: Tasks, bound: np.ndarray) -> np.ndarray:
     return -evaluate.by_row(tasks, tasks.utility) / bound - 1.0
 
 
-def by_class(tasks: Mapping[str, FleetTasks]) -> ByClass:
+def by_class(played: Mapping[str, Sequence[FleetTasks]]) -> ByClass:
     """Returns accuracy, latency_s, energy_j and cost of each class, by policy; intervals over the
     rows with tasks of it.
     """
     return {
-        name: [_measures(one, one.urgent == bool(c)) for c in range(len(CLASSES))]
-        for name, one in tasks.items()
+        name: [_measures(seeds, bool(c)) for c in range(len(CLASSES))]
+        for name, seeds in played.items()
     }
 
 
-def _measures(tasks: FleetTasks, counted: np.ndarray) -> dict[str, Interval]:
-    """Measures of the counted tasks, bool [N]."""
-    count = np.bincount(tasks.row, counted, minlength=tasks.n_rows)
-    has_tasks = count > 0
-    values = (tasks.accuracy, tasks.latency_s, tasks.energy_j, -tasks.utility)
-    sums = [np.bincount(tasks.row, counted * value, minlength=tasks.n_rows) for value in values]
+def _measures(seeds: Sequence[FleetTasks], urgent: bool) -> dict[str, Interval]:
+    """Measures of the tasks of a class."""
+    by_seed = []
+    for tasks in seeds:
+        counted = tasks.urgent == urgent
+        count = np.bincount(tasks.row, counted, minlength=tasks.n_rows)
+        has_tasks = count > 0
+        values = (tasks.accuracy, tasks.latency_s, tasks.energy_j, -tasks.utility)
+        sums = [np.bincount(tasks.row, counted * value, minlength=tasks.n_rows) for value in values]
+        by_seed.append([total[has_tasks] / count[has_tasks] for total in sums])
+    by_measure = np.swapaxes(np.array(by_seed), 0, 1)  # [measures, S, rows]
+    rows = [str(row) for row in range(by_measure.shape[2])]
     return {
-        name: evaluate.interval(by_row[has_tasks] / count[has_tasks])
-        for name, by_row in zip(_MEASURES, sums, strict=True)
+        name: protocol.interval(values, rows)
+        for name, values in zip(_MEASURES, by_measure, strict=True)
     }
 
 
@@ -133,13 +139,17 @@ def habits(env: Fleet, tasks: FleetTasks, n_kinds: int) -> Habits:
     return Habits(count / n[..., None, None], sums[0] / n, sums[1] / n)
 
 
-def choices_sheet(env: Fleet, tasks: Mapping[str, FleetTasks], kinds: Sequence[str]) -> Sheet:
+def choices_sheet(
+    env: Fleet, played: Mapping[str, Sequence[FleetTasks]], kinds: Sequence[str]
+) -> Sheet:
     """Returns how many tasks of each kind and class take each choice, as a CSV file; choices that
     no task takes are left out.
     """
     rows = []
-    for policy, one in tasks.items():
-        columns = np.stack([one.kind, one.urgent, *env.parts(one.choice)])
+    for policy, seeds in played.items():
+        columns = np.concatenate(
+            [np.stack([one.kind, one.urgent, *env.parts(one.choice)]) for one in seeds], axis=1
+        )
         for (kind, urgent, *parts), n in zip(*_counted(columns), strict=True):
             rows.append((policy, kinds[kind], CLASSES[urgent], *parts, n))
     return ("policy", "kind", "class", "version", "cut", "second_cut", "tasks"), rows
@@ -170,7 +180,10 @@ def costs(
         # Compiled once for all worlds of one size.
         play = players.setdefault(env, player(policies(env)))
         by_world.append(
-            {name: _with_tasks(params, _cost_by_row(one)) for name, one in play(params).items()}
+            {
+                name: _with_tasks(params, np.mean([_cost_by_row(one) for one in seeds], axis=0))
+                for name, seeds in play(params).items()
+            }
         )
     return by_world
 
@@ -179,7 +192,7 @@ def certified_costs(worlds: Iterable[World]) -> list[Costs]:
     """Returns the bound in each world, and the cost of the answer that comes with it."""
     certificates = [(params, *certified(env, params)) for env, params in worlds]
     return [
-        {BOUND: _with_tasks(params, bound), REFERENCE: _with_tasks(params, cost)}
+        {BOUND: _with_tasks(params, bound), RECOVERY: _with_tasks(params, cost)}
         for params, bound, cost in certificates
     ]
 

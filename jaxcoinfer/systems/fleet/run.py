@@ -1,12 +1,13 @@
 """A run of `fleet`: trains the learners, and evaluates them and their baselines on rows that no
 learner saw.
 
-Every learner trains from several seeds, for its learning curve; the table shows the first seed.
+Every learner trains from several seeds, all of which are in the table.
 Nothing here prints or writes: the caller hears of the progress through a function.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -15,21 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.data import profiles
-from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
-from jaxcoinfer.evaluation.evaluate import Interval, Tasks
+from jaxcoinfer.evaluation import comparison, evaluate, executor, protocol, seeds
+from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import ppo
-from jaxcoinfer.learn.networks import PolicySignature
+from jaxcoinfer.learn.networks import PolicySignature, TrainResult
 from jaxcoinfer.systems.fleet import report
 from jaxcoinfer.systems.fleet.allocation import allocate
 from jaxcoinfer.systems.fleet.env import OBSERVATION, Fleet
 from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
 from jaxcoinfer.systems.fleet.make import make
 from jaxcoinfer.systems.fleet.network import FleetView, network, view
+from jaxcoinfer.systems.fleet.params import FleetParams
 from jaxcoinfer.systems.fleet.policies import (
+    ALTERNATING,
     BEST,
-    COMPARED,
     FREE,
     LEARNERS,
     NOT_DEPLOYABLE,
@@ -42,8 +44,8 @@ from jaxcoinfer.systems.fleet.policies import (
 from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 N_TIMELINE = 100  # tasks
-_SWEPT = (COMPARED, "greedy", "equal shares")
-_NOTE = "a reference: the answer that comes with the bound, computed anew in every slot"
+_SWEPT = (ALTERNATING, "greedy", "equal shares")
+_NOTE = "a reference: knows links and loads that a server learns a slot later"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ FULL = Sizes(
     _CONFIG,
     learners=(BEST, FREE),
     curves=(WITHOUT_TWIN,),
-    seeds=3,
+    seeds=protocol.N_SEEDS,
     rows=32,
     slots=256,
     sweep_rows=16,
@@ -91,6 +93,7 @@ QUICK = dataclasses.replace(
     config=dataclasses.replace(_CONFIG, n_evaluations=12),
     learners=(BEST,),
     curves=(),
+    seeds=2,
     rows=8,
     slots=64,
     sweep_rows=8,
@@ -121,54 +124,79 @@ def run(
     hidden = dict.fromkeys(sizes.learners, sizes.config.hidden)
     with Executor(progress, 32 + 20 * (len(sizes.learners) + len(sizes.curves))) as work:
         env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
-        _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="eval")
+        key = key_of(seed, executor.VALIDATION)
+        _, validation = make_world(make, scenario, key, split="validation")
+        _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="test")
+        both = validation, world
         work.over("drew the rows", 2)
-        keys = jax.random.split(key_of(seed, executor.LEARN), sizes.seeds)
-        trainings = {
-            name: partial(LEARNERS[name].train, params=params, env=env, config=sizes.config)
-            for name in (*sizes.learners, *sizes.curves)
-        }
-        learning = seeds.start(work, 20, keys, trainings)
+        learning = _start_learning(work, env, params, seed, sizes)
         bounding = work.start("computed the bound", 2, certified, env, world)
-        others = baseline_policies(env)
+        others = _baselines(scenario, env, sizes.config.hidden)
         what = f"evaluated {len(others)} baselines"
-        playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
+        playing = work.start(what, 10, _play, others, both, tasks_in=_n_played)
         devices, bandwidths, worlds = _other_worlds(scenario, seed, sizes)
-        varying = [
-            work.start("varied the world", 4, report.certified_costs, worlds),
-            work.start(
-                "varied the world of the baselines", 4, report.costs, worlds, _swept_baselines
-            ),
-        ]
-        weights = {name: seeds.pick(learning[name].result().weights, 0) for name in sizes.learners}
+        swept = partial(_swept_baselines, scenario, sizes.config.hidden)
+        what = "varied the world"
+        varying = [work.start(what, 4, report.certified_costs, worlds)]
+        varying.append(work.start(f"{what} of the baselines", 4, report.costs, worlds, swept))
+        weights = {name: learning[name].result().weights for name in sizes.learners}
         learned = learned_policies(env, hidden, weights)
-        trying = work.start(
-            f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played
-        )
+        evaluated = f"evaluated {', '.join(learned)}"
+        trying = work.start(evaluated, 4, _play, learned, both, tasks_in=_n_played)
         swept = partial(learned_policies, hidden=hidden, weights=weights)
-        varying.append(
-            work.start("varied the world of the learners", 6, report.costs, worlds, swept)
+        varying.append(work.start(f"{what} of the learners", 6, report.costs, worlds, swept))
+        on_validation, played = (
+            one | other for one, other in zip(trying.result(), playing.result(), strict=True)
         )
-        tasks = trying.result() | playing.result()
         varied = zip(*(future.result() for future in varying), strict=True)
         costs = [learners | baselines | bounds for bounds, baselines, learners in varied]
         curves = {name: seeds.curve(future.result()) for name, future in learning.items()}
         bound, _ = bounding.result()
-    utilities = table(tasks, bound, scenario)
+    clusters = protocol.links(scenario, "validation", rows)
+    compared = protocol.best_rule(on_validation, clusters, NOT_DEPLOYABLE | set(LEARNERS))
+    kept = {
+        "compared": compared,
+        "seed_of_best": protocol.best_seed(on_validation[BEST], clusters),
+    }
+    utilities = table(played, compared, bound, scenario)
     results = _Results(
         curves,
         report.sweep(devices, costs[: len(devices)]),
         report.sweep(bandwidths, costs[len(devices) :]),
-        report.habits(env, tasks[BEST], len(scenario.kinds)),
+        report.habits(env, played[BEST][0], len(scenario.kinds)),
     )
     return Run(
-        checkpoint=Checkpoint(scenario, seed, None, hidden, jax.device_get(weights)),
+        checkpoint=Checkpoint(scenario, seed, hidden, jax.device_get(weights), kept),
         table=utilities,
-        sheets=_sheets(env, tasks, results, scenario),
+        sheets=_sheets(env, played, results, scenario),
         found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
         figures=partial(_figures, utilities, results, scenario),
-        trace=report.trace_of_tasks(env, tasks[BEST], scenario, N_TIMELINE),
+        trace=report.trace_of_tasks(env, played[BEST][0], scenario, N_TIMELINE),
     )
+
+
+def _start_learning(
+    work: Executor, env: Fleet, params: FleetParams, seed: int, sizes: Sizes
+) -> dict[str, Future[TrainResult]]:
+    keys = jax.random.split(key_of(seed, executor.LEARN), sizes.seeds)
+    trainings = {
+        name: partial(LEARNERS[name].train, params=params, env=env, config=sizes.config)
+        for name in (*sizes.learners, *sizes.curves)
+    }
+    return seeds.start(work, 20, keys, trainings)
+
+
+def _play(
+    policies: Mapping[str, EnvPolicy], worlds: Sequence[FleetParams]
+) -> list[dict[str, list[FleetTasks]]]:
+    """What the policies do in each world (of equal shapes)."""
+    return list(map(player(policies), worlds))
+
+
+def _baselines(
+    scenario: FleetScenario, env: Fleet, hidden: tuple[int, ...]
+) -> dict[str, EnvPolicy]:
+    return baseline_policies(env, hidden, delayed=scenario.delay_slots > 0)
 
 
 def evaluate_again(
@@ -177,22 +205,21 @@ def evaluate_again(
     """Returns the table of the trained policies and their baselines on fresh rows. Raises like
     `run`.
     """
+    scenario = checkpoint.scenario
     with Executor(progress, 18) as work:
-        env, world = make_world(
-            make, checkpoint.scenario, key_of(seed, executor.FRESH), split="eval"
-        )
+        env, world = make_world(make, scenario, key_of(seed, executor.FRESH), split="test")
         work.over("drew fresh rows", 2)
         bounding = work.start("computed the bound", 2, certified, env, world)
-        others = baseline_policies(env)
+        others = _baselines(scenario, env, checkpoint.hidden[BEST])
         what = f"evaluated {len(others)} baselines"
-        playing = work.start(what, 10, player(others), world, tasks_in=_n_played)
+        playing = work.start(what, 10, _play, others, [world], tasks_in=_n_played)
         learned = learned_policies(env, checkpoint.hidden, checkpoint.weights)
         trying = work.start(
-            f"evaluated {', '.join(learned)}", 4, player(learned), world, tasks_in=_n_played
+            f"evaluated {', '.join(learned)}", 4, _play, learned, [world], tasks_in=_n_played
         )
-        tasks = trying.result() | playing.result()
+        played = trying.result()[0] | playing.result()[0]
         bound, _ = bounding.result()
-    return table(tasks, bound, checkpoint.scenario)
+    return table(played, checkpoint.chosen["compared"], bound, scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
@@ -200,9 +227,10 @@ def portable(checkpoint: Checkpoint) -> Portable:
     [B, D, C].
     """
     scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=2)  # only shapes are used
-    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
+    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="test")
     net = network(env, config_of(hidden=checkpoint.hidden[BEST]))
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    every = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    weights = seeds.pick(every, checkpoint.chosen["seed_of_best"])
     state, timestep = env.reset_at(jnp.int32(0), jnp.int32(0), params)
     view_leaves = vars(view(env, state, timestep.observation, params))
 
@@ -223,28 +251,38 @@ def portable(checkpoint: Checkpoint) -> Portable:
     return Portable(BEST, logits, signature, inputs)
 
 
-def table(tasks: Mapping[str, FleetTasks], bound: np.ndarray, scenario: FleetScenario) -> Table:
+def table(
+    played: Mapping[str, Sequence[FleetTasks]],
+    compared: str,
+    bound: np.ndarray,
+    scenario: FleetScenario,
+) -> Table:
     """Returns one row per policy; bound [K]: the certified least cost per task of each row.
 
-    Raises RunError where a row of the draw has no task.
+    compared: the baseline that gains are differences to. Raises RunError where a row of the draw
+    has no task.
     """
-    utility = comparison.utility_by_row(tasks, scenario.name)
+    utility = comparison.utility(played, scenario.name)
+    clusters = protocol.links(scenario, "test", len(bound))
 
-    def measures(one: Tasks) -> dict[str, Interval]:
-        summary = evaluate.summarise(one, 0, scenario.cap_s)
-        del summary["deadline_misses"]  # there are no deadlines
-        return summary | {"gap_ratio": evaluate.interval(report.gap_by_row(one, bound))}
+    def measures(one: Tasks) -> dict[str, np.ndarray]:
+        by_row = evaluate.measures(one, 0, scenario.cap_s)
+        del by_row["deadline_misses"]  # there are no deadlines
+        return by_row | {"gap_ratio": report.gap_by_row(one, bound)}
 
-    bounds = dict.fromkeys(tasks, -bound)
-    rows = comparison.rows(tasks, utility, bounds, measures, COMPARED, NOT_DEPLOYABLE)
+    bounds = dict.fromkeys(played, -bound[None])
+    rows = comparison.rows(played, bounds, measures, clusters, compared, NOT_DEPLOYABLE)
     what = "no policy does better than the mean certified dual bound"
-    classes = report.by_class(tasks)
-    order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -utility[name].mean()))
+    classes = report.by_class(played)
+    order = sorted(played, key=lambda name: (name in NOT_DEPLOYABLE, -utility[name].mean()))
     return Table(
         rows,
         Bound(what, evaluate.interval(-bound), None),
-        COMPARED,
-        sheets={"classes": report.classes_sheet(classes)},
+        compared,
+        sheets={
+            "classes": report.classes_sheet(classes),
+            "differences": comparison.differences_sheet(utility, clusters, NOT_DEPLOYABLE),
+        },
         found={"by_class": report.classes_json(classes)},
         printed=(report.classes_printed(classes, order),),
         reference=_NOTE,
@@ -260,7 +298,7 @@ def _other_worlds(
         other = dataclasses.replace(
             scenario, devices=devices, rows=sizes.sweep_rows, slots=sizes.sweep_slots
         )
-        return make_world(make, other, key_of(seed, executor.HELD_OUT), split="eval")
+        return make_world(make, other, key_of(seed, executor.HELD_OUT), split="test")
 
     devices = sorted({max(round(scenario.devices * factor), 1) for factor in sizes.devices})
     bandwidths_hz = [scenario.radio.bandwidth_hz * factor for factor in sizes.bandwidths]
@@ -269,17 +307,23 @@ def _other_worlds(
     return devices, bandwidths_hz, [*map(world_of, devices), *worlds]
 
 
-def _swept_baselines(env: Fleet) -> dict[str, EnvPolicy]:
-    """The baselines that the sweeps show next to the learners and the reference."""
-    return {name: policy for name, policy in baseline_policies(env).items() if name in _SWEPT}
+def _swept_baselines(
+    scenario: FleetScenario, hidden: tuple[int, ...], env: Fleet
+) -> dict[str, EnvPolicy]:
+    """The baselines that the sweeps show next to the learners and the bound."""
+    policies = _baselines(scenario, env, hidden)
+    return {name: policy for name, policy in policies.items() if name in _SWEPT}
 
 
-def _n_played(tasks: Mapping[str, FleetTasks]) -> int:
-    return sum(len(one.utility) for one in tasks.values())
+def _n_played(played: Sequence[Mapping[str, Sequence[FleetTasks]]]) -> int:
+    return sum(len(one.utility) for world in played for each in world.values() for one in each)
 
 
 def _sheets(
-    env: Fleet, tasks: Mapping[str, FleetTasks], results: _Results, scenario: FleetScenario
+    env: Fleet,
+    played: Mapping[str, Sequence[FleetTasks]],
+    results: _Results,
+    scenario: FleetScenario,
 ) -> dict[str, Sheet]:
     kinds = [kind.device for kind in scenario.kinds]
     heads = ("what", "value", "policy", "cost", "half_width", "gap_ratio", "gap_half_width")
@@ -290,7 +334,7 @@ def _sheets(
     return {
         "learning": seeds.sheet(results.curves),
         "sweeps": (heads, swept),
-        "choices": report.choices_sheet(env, tasks, kinds),
+        "choices": report.choices_sheet(env, played, kinds),
         "shares": report.shares_sheet(results.habits, kinds),
     }
 
@@ -310,7 +354,7 @@ def _figures(table: Table, results: _Results, scenario: FleetScenario) -> dict[s
         "bandwidth, MHz": (bandwidth_mhz, band.cost, band.bound, scenario.radio.bandwidth_hz / 1e6),
     }
     return {
-        "utility": plots.utility(utility, gains, COMPARED),
+        "utility": plots.utility(utility, gains, table.compared),
         "cost": figures.cost(panels),
         "gap": figures.gap(devices.values, devices.gap, scenario.devices),
         "choices": figures.choices(habits.choices, kinds, report.CLASSES, widths),

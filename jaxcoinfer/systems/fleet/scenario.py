@@ -118,6 +118,8 @@ class FleetScenario:
     bandwidth: GaussMarkov = checked(record(GaussMarkov))  # share of the band that others leave
     capacity: GaussMarkov = checked(record(GaussMarkov))  # share of the server that others leave
     cloud: Cloud | None = checked(record(Cloud), default=None)
+    # How late links, speeds and what others leave are known.
+    delay_slots: int = checked(integer(0, 1), default=0)
     source: tuple[tuple[str, str], ...] = checked(sources)
 
 
@@ -156,6 +158,7 @@ def fleet_numbers(scenario: FleetScenario) -> dict[str, Any]:
         "transmit_j_per_bit": link.transmit_j_per_bit,
         "reference_s": scenario.reference_s,
         "cap_s": scenario.cap_s,
+        "delay_slots": scenario.delay_slots,
     }
     if scenario.cloud is not None:
         cloud = profiles.load_server(scenario.cloud.server)

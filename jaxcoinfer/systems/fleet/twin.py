@@ -18,5 +18,5 @@ def evaluate(env: Fleet, state: FleetState, params: FleetParams, action: jax.Arr
     follow. So it is minus the reward of `Fleet.step` without `learned_shares`, times the tasks of
     the slot. O(D C): see `cost_of_changes`.
     """
-    costs = tables(state, params)
+    costs = tables(state.now, params)
     return total_cost(costs, action) + cost_of_changes(costs, action)

@@ -60,6 +60,12 @@ class MultiUser:
         shapes = ((self.n_users, self.n_splits), (self.n_users, self.n_channels), (self.n_users,))
         return UsersAction(*(jnp.ones(shape, bool) for shape in shapes))
 
+    def visible(
+        self, state: UsersState, params: MultiUserParams
+    ) -> tuple[UsersState, MultiUserParams]:
+        """Returns state and params without the bank of starts."""
+        return state, params.replace(bank=None)
+
     def reset(self, key: jax.Array, params: MultiUserParams) -> tuple[UsersState, TimeStep]:
         """Starts as a random row of the bank says, O(1); consumes the key."""
         return self.reset_at(

@@ -7,6 +7,7 @@ Axes: K starts of a bank, T slots, U users, N decisions.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,13 @@ import numpy as np
 from flax import struct
 
 from jaxcoinfer.core.contract import TimeStep, Wrapper
-from jaxcoinfer.core.rollout import Policy, unroll
-from jaxcoinfer.evaluation.executor import MultiPolicyEnv, PolicyWorld
+from jaxcoinfer.core.rollout import Oracle, Policy, unroll
+from jaxcoinfer.evaluation.executor import (
+    Learned,
+    MultiPolicyEnv,
+    PolicyWorld,
+    weights_by_seed,
+)
 from jaxcoinfer.systems.multi_user import baselines
 from jaxcoinfer.systems.multi_user.env import MultiUser
 from jaxcoinfer.systems.multi_user.events import UsersAction, UsersOutcome, UsersState
@@ -79,24 +85,31 @@ class _Recorder(Wrapper):
 
 
 def play(
-    env: MultiUser, policies: Mapping[str, Policy], params: MultiUserParams, key: jax.Array
-) -> dict[str, Episodes]:
-    """Returns what each policy does from every start of the bank, all with the same draws; consumes
-    the key.
+    env: MultiUser,
+    policies: Mapping[str, Policy | Learned],
+    params: MultiUserParams,
+    key: jax.Array,
+) -> dict[str, list[Episodes]]:
+    """Returns what each policy does from every start of the bank, of each seed it was learned from,
+    all with the same draws; consumes the key.
     """
+    n_seeds, by_seed = weights_by_seed(policies)
     shared = MultiPolicyEnv(_Recorder(env), tuple(policies.values()))
 
     @jax.jit  # compiled once for all policies, with the numbers as constants
     def stretch(
-        policy: jax.Array, key: jax.Array, state: UsersState, timestep: TimeStep
+        policy: jax.Array, weights: Any, key: jax.Array, state: UsersState, timestep: TimeStep
     ) -> tuple[UsersState, TimeStep, tuple[jax.Array, ...], _Recorded]:
-        return _stretch(shared, PolicyWorld(params, policy), key, state, timestep)
+        return _stretch(shared, PolicyWorld(params, policy, weights), key, state, timestep)
 
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
     reset = jax.jit(jax.vmap(shared.env.reset_at, (0, None, None)))
     state, timestep = reset(rows, jnp.int32(0), params)
     return {
-        name: _play(partial(stretch, jnp.int32(place)), state, timestep, key)
+        name: [
+            _play(partial(stretch, jnp.int32(place), by_seed[seed]), state, timestep, key)
+            for seed in range(n_seeds[name])
+        ]
         for place, name in enumerate(policies)
     }
 
@@ -107,7 +120,7 @@ def best_fixed(env: MultiUser, params: MultiUserParams, key: jax.Array, n_rows: 
     """
     policies = {str(split): baselines.fixed_split(env, split) for split in range(env.n_splits)}
     episodes = play(env, policies, first_starts(params, n_rows), key)
-    return int(np.argmax([one.reward.mean() for one in episodes.values()]))
+    return int(np.argmax([one.reward.mean() for (one,) in episodes.values()]))
 
 
 def _stretch(
@@ -117,7 +130,7 @@ def _stretch(
     [T, K, ...].
     """
     alive = ~timestep.terminated
-    state, timestep, steps = unroll(env, world, env.act, key, state, timestep, _STRETCH)
+    state, timestep, steps = unroll(env, world, Oracle(env.act), key, state, timestep, _STRETCH)
     slots = jnp.concatenate([alive[None], ~steps.terminated[:-1]]).sum(axis=0)
     users = steps.outcome.outcome
     tasks, energy_j = users.tasks.sum((0, 2)), users.energy_j.sum((0, 2))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.evaluation import seeds
+from jaxcoinfer.evaluation.executor import Learned
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.networks import TrainResult
 from jaxcoinfer.systems.multi_user import baselines, network
@@ -16,7 +17,7 @@ from jaxcoinfer.systems.multi_user.params import MultiUserParams
 
 BEST = "proximal policy"  # the one whose decisions are reported and that is exported
 LEARNERS = (BEST,)
-COMPARED = "best fixed split"  # gains are differences to this one, the strongest baseline
+FIXED = "best fixed split"
 CONFIG = ppo.Config(
     hidden=(64, 64),
     n_envs=256,
@@ -47,9 +48,9 @@ def train(
     return seeds.train(keys, partial(train_once, params=params, env=env, config=config))
 
 
-def learned_policy(env: MultiUser, config: ppo.Config, weights: Any) -> Policy:
-    """Returns the greedy policy of BEST."""
-    return ppo.policy(env, config, jax.tree.map(jnp.asarray, weights))
+def learned(env: MultiUser, config: ppo.Config, weights: Any) -> Learned:
+    """Returns the greedy policies of BEST; weights: leaves [S, ...]."""
+    return Learned(partial(ppo.policy, env, config), jax.tree.map(jnp.asarray, weights))
 
 
 def baseline_policies(env: MultiUser, fixed: int) -> dict[str, Policy]:
@@ -58,5 +59,5 @@ def baseline_policies(env: MultiUser, fixed: int) -> dict[str, Policy]:
         "all local": baselines.fixed_split(env, env.n_splits - 1),
         "random": baselines.random_valid(env),
         "greedy": baselines.greedy(env),
-        COMPARED: baselines.fixed_split(env, fixed),
+        FIXED: baselines.fixed_split(env, fixed),
     }

@@ -3,12 +3,11 @@
 Axes: K episodes, N decisions, S splits, B bins of distance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.types import Sheet
 from jaxcoinfer.systems.multi_user.evaluation import Decisions, Episodes
@@ -42,8 +41,8 @@ def per_task(episodes: Episodes, scenario: MultiUserScenario) -> PerTask:
     return PerTask(delay_s + scenario.energy_weight * energy_j, delay_s, energy_j)
 
 
-def measures(episodes: Episodes, scenario: MultiUserScenario) -> dict[str, Interval]:
-    """Returns every measure of one policy by name, each with its interval over episodes.
+def measures(episodes: Episodes, scenario: MultiUserScenario) -> dict[str, np.ndarray]:
+    """Returns every measure of one policy by name, of each episode [K].
 
     utility: reward of an episode. cost, latency_s, energy_j: as in `PerTask`.
     """
@@ -56,24 +55,27 @@ def measures(episodes: Episodes, scenario: MultiUserScenario) -> dict[str, Inter
         "slots": episodes.slots,
         "ended": episodes.ended,
     }
-    return {name: evaluate.interval(value.astype(float)) for name, value in values.items()}
+    return {name: value.astype(float) for name, value in values.items()}
 
 
 def printed(
-    episodes: Mapping[str, Episodes], rows: Mapping[str, dict[str, Interval]], n_splits: int
+    episodes: Mapping[str, Sequence[Episodes]],
+    rows: Mapping[str, dict[str, Interval]],
+    n_splits: int,
 ) -> Sheet:
     """Returns what the table of policies leaves out, as text: the best first."""
     lines = []
     for name in sorted(rows, key=lambda name: -rows[name]["utility"].mean):
-        decisions = episodes[name].decisions
-        shares = [np.mean(decisions.split == split) for split in (0, n_splits - 1)]
+        split = np.concatenate([one.decisions.split for one in episodes[name]])
+        power_w = np.concatenate([one.decisions.power_w for one in episodes[name]])
+        shares = [np.mean(split == end) for end in (0, n_splits - 1)]
         cells = [
             f"{1e3 * rows[name]['cost'].mean:.1f}",
             f"{rows[name]['slots'].mean:.1f}",
             f"{100 * shares[0]:.0f}",
             f"{100 * (1 - sum(shares)):.0f}",
             f"{100 * shares[1]:.0f}",
-            f"{decisions.power_w.mean():.3f}",
+            f"{power_w.mean():.3f}",
         ]
         lines.append((name, *cells))
     heads = (

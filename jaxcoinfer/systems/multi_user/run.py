@@ -6,7 +6,7 @@ Nothing here prints or writes: the caller hears of the progress through a functi
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.evaluation import evaluate, executor, seeds
+from jaxcoinfer.data.processes import Split
+from jaxcoinfer.evaluation import comparison, executor, protocol, seeds
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.executor import Executor, key_of, make_world
 from jaxcoinfer.evaluation.types import (
@@ -39,11 +39,11 @@ from jaxcoinfer.systems.multi_user.network import UsersView
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
 from jaxcoinfer.systems.multi_user.policies import (
     BEST,
-    COMPARED,
     CONFIG,
+    FIXED,
     LEARNERS,  # noqa: F401, a part of every system's run
     baseline_policies,
-    learned_policy,
+    learned,
     train,
 )
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
@@ -62,12 +62,12 @@ class Sizes:
     held_out: int  # starts that policies are evaluated on
 
 
-FULL = Sizes(CONFIG, seeds=3, rows=1 << 20, held_out=256)
+FULL = Sizes(CONFIG, seeds=protocol.N_SEEDS, rows=1 << 20, held_out=256)
 QUICK = Sizes(
     dataclasses.replace(
         CONFIG, n_envs=32, n_batches=4, updates_per_evaluation=8, evaluation_envs=32
     ),
-    seeds=3,
+    seeds=2,
     rows=1024,
     held_out=64,
 )
@@ -81,9 +81,12 @@ def run(
     """
     scenario = dataclasses.replace(scenario, rows=min(scenario.rows, sizes.rows))
     key = key_of(seed, executor.PLAY)
-    with Executor(progress, 70) as work:
+    with Executor(progress, 78) as work:
         env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
-        world = _held_out(scenario, key_of(seed, executor.HELD_OUT), sizes.held_out)
+        validation = _starts(
+            scenario, key_of(seed, executor.VALIDATION), "validation", sizes.held_out
+        )
+        world = _starts(scenario, key_of(seed, executor.HELD_OUT), "test", sizes.held_out)
         work.over("drew the starts", 2)
         keys = jax.random.split(key_of(seed, executor.LEARN), sizes.seeds)
         training = partial(train, params=params, env=env, config=sizes.config)
@@ -92,22 +95,36 @@ def run(
         others = baseline_policies(env, choosing.result())
         what = f"evaluated {len(others)} baselines"
         playing = work.start(what, 8, play, env, others, world, key)
-        weights = {BEST: seeds.pick(learning[BEST].result().weights, 0)}
-        policy = learned_policy(env, sizes.config, weights[BEST])
-        trying = work.start(f"evaluated {BEST}", 4, play, env, {BEST: policy}, world, key)
+        choosing_by = work.start("chose the best baseline", 4, play, env, others, validation, key)
+        weights = {BEST: learning[BEST].result().weights}
+        policies = {BEST: learned(env, sizes.config, weights[BEST])}
+        trying = work.start(f"evaluated {BEST}", 4, play, env, policies, world, key)
+        picking = work.start("chose the best seed", 4, play, env, policies, validation, key)
+        first = policies[BEST].policy(seeds.pick(policies[BEST].weights, 0))
         tracing = work.start(
-            "traced the first tasks", 2, timeline.chrome, env, world, policy, key, N_TIMELINE
+            "traced the first tasks", 2, timeline.chrome, env, world, first, key, N_TIMELINE
         )
         episodes = trying.result() | playing.result()
         curves = {BEST: seeds.curve(learning[BEST].result())}
     choices = {
-        name: report.choices(one.decisions, np.asarray(world.distances_m), env.n_splits)
-        for name, one in episodes.items()
+        name: report.choices(several[0].decisions, np.asarray(world.distances_m), env.n_splits)
+        for name, several in episodes.items()
     }
-    rows = table(episodes, env, scenario)
-    hidden = {BEST: sizes.config.hidden}
+    rules, by_seed = choosing_by.result(), picking.result()[BEST]
+    compared = max(rules, key=lambda name: rules[name][0].reward.mean())
+    rows = table(episodes, compared, env, scenario)
     return Run(
-        checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
+        checkpoint=Checkpoint(
+            scenario=scenario,
+            seed=seed,
+            hidden={BEST: sizes.config.hidden},
+            weights=jax.device_get(weights),
+            chosen={
+                "compared": compared,
+                "seed_of_best": int(np.argmax([one.reward.mean() for one in by_seed])),
+                "fixed": choosing.result(),
+            },
+        ),
         table=rows,
         sheets=_sheets(curves, choices),
         found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
@@ -123,16 +140,19 @@ def evaluate_again(
     `run`.
     """
     scenario, key = checkpoint.scenario, key_of(seed, executor.FRESH_PLAY)
+    chosen = checkpoint.chosen
     with Executor(progress, 10) as work:
-        env, _ = make_world(make, scenario, key_of(seed, executor.FRESH), split="eval")
-        world = _held_out(scenario, key_of(seed, executor.FRESH), FULL.held_out)
+        env, _ = make_world(make, scenario, key_of(seed, executor.FRESH), split="test")
+        world = _starts(scenario, key_of(seed, executor.FRESH), "test", FULL.held_out)
         work.over("drew fresh starts", 2)
-        policies = {BEST: _policy(env, checkpoint)} | baseline_policies(env, checkpoint.fixed)
+        config = dataclasses.replace(CONFIG, hidden=checkpoint.hidden[BEST])
+        policies = {BEST: learned(env, config, checkpoint.weights[BEST])}
+        policies |= baseline_policies(env, chosen["fixed"])
         playing = work.start(
             f"evaluated {len(policies)} policies", 8, play, env, policies, world, key
         )
         episodes = playing.result()
-    return table(episodes, env, scenario)
+    return table(episodes, chosen["compared"], env, scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
@@ -140,10 +160,11 @@ def portable(checkpoint: Checkpoint) -> Portable:
     channels and the power of each user, [B, U, S + C + 1].
     """
     scenario = dataclasses.replace(checkpoint.scenario, rows=2)  # only shapes and max_w are used
-    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
+    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="test")
     config = dataclasses.replace(CONFIG, hidden=checkpoint.hidden[BEST])
     net: Any = network.network(env, config)
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    every = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    weights = seeds.pick(every, checkpoint.chosen["seed_of_best"])
     places = (f"is_user_{user}" for user in range(env.n_users))
     features = (*OBSERVATION, "log10_snr_tenth", "has_tasks", *places)
     meaning = (
@@ -162,30 +183,37 @@ def portable(checkpoint: Checkpoint) -> Portable:
     return Portable(BEST, decide, signature, inputs)
 
 
-def table(episodes: Mapping[str, Episodes], env: MultiUser, scenario: MultiUserScenario) -> Table:
-    """Returns one row per policy; utility is the reward of an episode."""
-    measures = {name: report.measures(one, scenario) for name, one in episodes.items()}
+def table(
+    episodes: Mapping[str, Sequence[Episodes]],
+    compared: str,
+    env: MultiUser,
+    scenario: MultiUserScenario,
+) -> Table:
+    """Returns one row per policy; utility is the reward of an episode. compared: the baseline that
+    gains are differences to.
+    """
+    starts = [str(start) for start in range(len(episodes[compared][0].reward))]
+    reward = {name: np.stack([one.reward for one in several]) for name, several in episodes.items()}
     rows = {
         name: Row(
-            measures[name],
-            gain=evaluate.interval(one.reward - episodes[COMPARED].reward),
+            protocol.of_seeds([report.measures(one, scenario) for one in several], starts),
+            gain=protocol.interval(reward[name] - reward[compared], starts),
             gap=NO_BOUND.utility,
             deployable=True,
         )
-        for name, one in episodes.items()
+        for name, several in episodes.items()
     }
+    measures = {name: row.measures for name, row in rows.items()}
     shown = report.printed(episodes, measures, env.n_splits)
-    return Table(rows, NO_BOUND, COMPARED, printed=(shown,))
+    differences = comparison.differences_sheet(reward, starts, ())
+    return Table(rows, NO_BOUND, compared, sheets={"differences": differences}, printed=(shown,))
 
 
-def _held_out(scenario: MultiUserScenario, key: jax.Array, n_rows: int) -> MultiUserParams:
-    _, drawn = make_world(make, scenario, key, split="eval")
+def _starts(
+    scenario: MultiUserScenario, key: jax.Array, split: Split, n_rows: int
+) -> MultiUserParams:
+    _, drawn = make_world(make, scenario, key, split=split)
     return first_starts(drawn, n_rows)
-
-
-def _policy(env: MultiUser, checkpoint: Checkpoint) -> Policy:
-    config = dataclasses.replace(CONFIG, hidden=checkpoint.hidden[BEST])
-    return learned_policy(env, config, checkpoint.weights[BEST])
 
 
 def _sheets(curves: seeds.Curves, choices: Mapping[str, report.Choices]) -> dict[str, Sheet]:
@@ -212,9 +240,9 @@ def _figures(
     delay_s = {name: delay.mean for name, delay in intervals("latency_s").items()}
     energy = {name: energy_weight * joules.mean for name, joules in intervals("energy_j").items()}
     best = choices[BEST]
-    powers = {name: choices[name].power_w for name in (BEST, COMPARED, "random")}
+    powers = {name: choices[name].power_w for name in (BEST, FIXED, "random")}
     return {
-        "utility": plots.utility(intervals("utility"), gains, COMPARED, "reward per episode"),
+        "utility": plots.utility(intervals("utility"), gains, table.compared, "reward per episode"),
         "cost": figures.cost(intervals("cost"), delay_s, energy),
         "choices": figures.choices(best.edges_m, best.decisions, powers),
         "learning": plots.learning_band(curves),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Policy, act
 from jaxcoinfer.evaluation import chrome_trace
 from jaxcoinfer.systems.multi_user.env import MultiUser, observe
 from jaxcoinfer.systems.multi_user.events import (
@@ -114,7 +114,7 @@ def _slots(
 
     @jax.jit
     def start(key: jax.Array, state: UsersState) -> tuple[UsersAction, Plan, Now]:
-        action = policy(key, state, observe(state, params), params)
+        action = act(env, policy, key, state, observe(state, params), params)
         return action, *start_slot(state, action, params)
 
     @jax.jit

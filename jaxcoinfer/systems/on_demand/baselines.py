@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.systems.on_demand import twin
 from jaxcoinfer.systems.on_demand.env import OnDemand, State
 from jaxcoinfer.systems.on_demand.exogenous import Slot
@@ -44,8 +44,10 @@ def greedy(env: OnDemand) -> Policy:
 
 def full_information(env: OnDemand) -> Policy:
     """Best utility in the true current slot; no device can do this, and none can do better."""
-    return lambda key, state, observation, params: _as_action(
-        jnp.argmax(twin.evaluate(env, state, params).utility)
+    return Oracle(
+        lambda key, state, observation, params: _as_action(
+            jnp.argmax(twin.evaluate(env, state, params).utility)
+        )
     )
 
 
@@ -76,7 +78,7 @@ def edgent(env: OnDemand) -> Policy:
         exits, _, widths = _grid(env)
         latency_s = twin.forecast(env, state, params).latency_s
         allowed = params.valid & (widths == env.n_bits - 1)
-        in_time = allowed & (latency_s <= params.deadline_s[state.now.task_class])
+        in_time = allowed & (latency_s <= params.deadline_s[state.task_class])
         largest = jnp.max(jnp.where(in_time, exits, -1))
         candidates = jnp.where(in_time.any(), in_time & (exits == largest), allowed)
         return _argmin(latency_s, candidates)
@@ -98,7 +100,9 @@ def _mean_utility(env: OnDemand, params: Params) -> jax.Array:
 
     def in_slot(record: jax.Array) -> jax.Array:
         slot = Slot(record)
-        return twin.evaluate(env, State(zero, zero, zero > 0, slot, slot), params).utility
+        return twin.evaluate(
+            env, State(zero, zero, zero > 0, slot.task_class, slot, slot), params
+        ).utility
 
     def in_row(records: jax.Array) -> jax.Array:  # [T, 4]
         return jax.vmap(in_slot)(records).mean(axis=0)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.data.processes import (
     ConstantRate,
     ConstantSpeed,
@@ -133,12 +133,12 @@ def exact_policy_with_memory(solution: Solution) -> Policy:
         out_for = jnp.cumprod(is_out.astype(jnp.int32)).sum()
         return jnp.asarray(table)[out_for, *_speeds_and_class(solution, state)]
 
-    return act
+    return Oracle(act)
 
 
 def _speeds_and_class(solution: Solution, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
     device = _nearest(solution.device_speeds, state.seen.device_speed)
-    return device, _nearest(solution.edge_speeds, state.seen.edge_speed), state.now.task_class
+    return device, _nearest(solution.edge_speeds, state.seen.edge_speed), state.task_class
 
 
 def _nearest(values: np.ndarray, value: jax.Array) -> jax.Array:
@@ -195,11 +195,14 @@ def _utilities(
     """
     classes = np.arange(env.n_classes)
     axes = np.meshgrid(link.values, device.values, edge.values, classes, indexing="ij")
-    slots = Slot(jnp.asarray(np.stack(axes, axis=-1), jnp.float32).reshape(-1, len(axes)))
+    columns = np.stack([*axes, axes[0]], axis=-1)  # the rate as observed is that of the slot
+    slots = Slot(jnp.asarray(columns, jnp.float32).reshape(-1, columns.shape[-1]))
     zero = jnp.zeros((), jnp.int32)
 
     def utility_in(slot: Slot) -> jax.Array:
-        return twin.evaluate(env, State(zero, zero, zero > 0, slot, slot), params).utility
+        return twin.evaluate(
+            env, State(zero, zero, zero > 0, slot.task_class, slot, slot), params
+        ).utility
 
     actions = np.flatnonzero(np.asarray(params.valid)).astype(np.int32)
     utility = np.asarray(jax.jit(jax.vmap(utility_in))(slots), np.float64)[:, actions]

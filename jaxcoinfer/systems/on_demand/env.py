@@ -13,8 +13,8 @@ at most `cap` deadlines, after which the task is given up, and the reward
 
     omega acc - (1 - omega) T / deadline - penalty [T > deadline].
 
-Link and speeds are exogenous and observed `delay_slots` slots late; the class of the task is
-observed in time. Axes: A actions, G deadline classes.
+Link and speeds are exogenous and observed `delay_slots` slots late, a recorded link as its last
+finished sample; the class of the task is observed in time. Axes: A actions, G deadline classes.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxcoinfer.core.contract import Outcome, TimeStep
+from jaxcoinfer.core.contract import Outcome, TimeStep, select
 from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.link import upload_s
 from jaxcoinfer.systems.on_demand import exogenous
@@ -36,13 +36,14 @@ OBSERVATION = ("rate", "device_speed", "edge_speed", "deadline")
 
 
 class State(struct.PyTreeNode):
-    """The state of one device; all scalars."""
+    """The state of one device; all scalars. Policies do not receive `row` and `now`."""
 
     row: jax.Array  # int32, row of the bank
     slot: jax.Array  # int32, slot of the row
     done: jax.Array  # bool, whether the row is over
+    task_class: jax.Array  # int32, of the task in hand
     now: Slot  # the current slot
-    seen: Slot  # what the device knows: the slot of `delay_slots` ago
+    seen: Slot  # what the device knows of it, see `exogenous.seen_at`
 
 
 class Costs(struct.PyTreeNode):
@@ -99,6 +100,10 @@ class OnDemand:
         """Returns which actions are valid, bool [A]: the same in every state."""
         return params.valid
 
+    def visible(self, state: State, params: Params) -> tuple[State, Params]:
+        """Returns state and params without what only the world knows."""
+        return state.replace(row=None, now=None), params.replace(bank=None)
+
     def reset(self, key: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)
@@ -111,12 +116,15 @@ class OnDemand:
         device has observed nothing.
         """
         slot = jnp.maximum(slot, params.delay_slots)
+        now = exogenous.slot_at(params.bank, row, slot)
+        delayed = exogenous.slot_at(params.bank, row, slot - params.delay_slots)
         state = State(
             row=row,
             slot=slot,
             done=slot >= params.bank.n_slots,
-            now=exogenous.slot_at(params.bank, row, slot),
-            seen=exogenous.slot_at(params.bank, row, slot - params.delay_slots),
+            task_class=now.task_class,
+            now=now,
+            seen=exogenous.seen_at(now, delayed),
         )
         zero, count, no = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         no_task = Outcome(no, count, zero, zero, zero, zero, count)
@@ -124,17 +132,18 @@ class OnDemand:
 
     def step(self, state: State, action: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Runs the task of the slot as decided by `action`, int32 in [0, A)."""
-        costs = price(params, state.now, state.now.task_class, action)
+        costs = price(params, state.now, state.task_class, action)
         alive = ~state.done
         slot = state.slot + alive.astype(jnp.int32)
         following = exogenous.slot_at(params.bank, state.row, slot)
-        seen = jnp.where(params.delay_slots == 0, following.record, state.now.record)
+        delayed = select(params.delay_slots == 0, following, state.now)
         new = State(
             row=state.row,
             slot=slot,
             done=slot >= params.bank.n_slots,
+            task_class=following.task_class,
             now=following,
-            seen=Slot(jnp.where(alive, seen, state.seen.record)),
+            seen=select(alive, exogenous.seen_at(following, delayed), state.seen),
         )
         outcome = Outcome(
             finished=alive,
@@ -194,13 +203,12 @@ def observe(env: OnDemand, state: State, params: Params) -> jax.Array:
     """Returns the observation [4 + G] float32, in the order of `OBSERVATION`, then the class; each
     in [0, 1].
 
-    Of the slot that the device knows: rate `r / (r + mean rate of the bank)`, which is logistic in
-    log r, and speeds `v / (v + 1)`. Of the task: its deadline over the longest one, and its class,
-    one-hot.
+    Of what the device knows: rate `r / (r + typical_bps)`, which is logistic in log r, and speeds
+    `v / (v + 1)`. Of the task: its deadline over the longest one, and its class, one-hot.
     """
-    task_class = state.now.task_class
+    task_class = state.task_class
     features = [
-        state.seen.rate_bps / (state.seen.rate_bps + params.mean_rate_bps),
+        state.seen.rate_bps / (state.seen.rate_bps + params.typical_bps),
         state.seen.device_speed / (state.seen.device_speed + 1.0),
         state.seen.edge_speed / (state.seen.edge_speed + 1.0),
         params.deadline_s.at[task_class].get(mode="promise_in_bounds") / params.deadline_s.max(),

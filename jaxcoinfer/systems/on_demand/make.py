@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.generators import link_bits, speeds
-from jaxcoinfer.data.processes import HeldOutages, MarkovRate, Split
+from jaxcoinfer.core.generators import link, speeds
+from jaxcoinfer.data.processes import HeldOutages, MarkovRate, RecordedRate, Split
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.exogenous import Draw, make_bank
 from jaxcoinfer.systems.on_demand.params import Params, make_params
@@ -44,29 +44,40 @@ def draw(key: jax.Array, scenario: OnDemandScenario, *, split: Split = "train") 
     """
     key_rate, key_outage, key_device, key_edge, key_class = jax.random.split(key, 5)
     shape = (scenario.rows, scenario.slots)
-    rate_bps = _rate_bps(key_rate, shape, scenario, split)
+    rate_bps, observed_bps = _rates_bps(key_rate, shape, scenario, split)
     match scenario.outages:
         case HeldOutages(begin, shortest, longest):
             is_out = held_outages(key_outage, shape, begin, shortest, longest)
             rate_bps = jnp.where(is_out, 0.0, rate_bps)
+            observed_bps = jnp.where(_late(is_out, scenario), 0.0, observed_bps)
     return Draw(
         rate_bps=rate_bps,
+        observed_bps=observed_bps,
         device_speed=speeds(key_device, shape, scenario.device_speed),
         edge_speed=speeds(key_edge, shape, scenario.edge_speed),
         task_class=task_classes(key_class, shape, tuple(c.share for c in scenario.classes)),
     )
 
 
-def _rate_bps(
+def _rates_bps(
     key: jax.Array, shape: tuple[int, int], scenario: OnDemandScenario, split: Split
-) -> jax.Array:
-    """Link rates [K, T] float32, before any outages that are held."""
+) -> tuple[jax.Array, jax.Array]:
+    """Link rates, and what is known of them, [K, T] float32, before any outages that are held."""
     match scenario.rate:
         case MarkovRate(rates_bps, transition):
             states = markov_chain(key, shape, np.asarray(transition))
-            return jnp.asarray(rates_bps, jnp.float32)[states]
-    bits = link_bits(key, shape, scenario.rate, scenario.slot_s, split)
-    return bits.astype(jnp.float32) * (1.0 / scenario.slot_s)
+            rate_bps = jnp.asarray(rates_bps, jnp.float32)[states]
+            return rate_bps, _late(rate_bps, scenario)
+    drawn = link(key, shape, scenario.rate, scenario.slot_s, split)
+    rate_bps = drawn.bits.astype(jnp.float32) * (1.0 / scenario.slot_s)
+    if not isinstance(scenario.rate, RecordedRate):
+        return rate_bps, _late(rate_bps, scenario)
+    return rate_bps, drawn.observed_bits.astype(jnp.float32) * (1.0 / scenario.slot_s)
+
+
+def _late(values: jax.Array, scenario: OnDemandScenario) -> jax.Array:
+    """Values [K, T] as known `delay_slots` later; a row begins to be played after so many slots."""
+    return jnp.roll(values, scenario.delay_slots, axis=1)
 
 
 def markov_chain(key: jax.Array, shape: tuple[int, int], transition: np.ndarray) -> jax.Array:

@@ -3,6 +3,7 @@
 Axes: N tasks, K rows, G classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from jaxcoinfer.core.contract import Env
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Policy, act
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems.on_demand.exogenous import CLASS, slot_at
 from jaxcoinfer.systems.on_demand.params import Params
@@ -43,13 +44,20 @@ def task_classes(tasks: Tasks, params: Params) -> np.ndarray:
     return np.asarray(params.bank.slots[:, :, CLASS])[tasks.row, slot].astype(int)
 
 
-def miss_ratios(tasks: Tasks, params: Params) -> tuple[MissRatio, ...]:
-    """Returns the share of late tasks of each class [G], given the tasks of `evaluate.run`."""
-    classes = task_classes(tasks, params)
-    deadline_s = np.asarray(params.deadline_s)
-    late, count = np.zeros((2, tasks.n_rows, len(deadline_s)), np.int64)
-    np.add.at(late, (tasks.row, classes), tasks.latency_s > deadline_s[classes])
-    np.add.at(count, (tasks.row, classes), 1)
+def miss_ratios(
+    seeds: Sequence[Tasks], params: Params, clusters: Sequence[str]
+) -> tuple[MissRatio, ...]:
+    """Returns the share of late tasks of each class [G], of all seeds together; clusters [K]: rows
+    that count as one.
+    """
+    deadline_s, names = np.asarray(params.deadline_s), list(dict.fromkeys(clusters))
+    place = np.array([names.index(name) for name in clusters])
+    late, count = np.zeros((2, len(names), len(deadline_s)), np.int64)
+    for tasks in seeds:
+        classes = task_classes(tasks, params)
+        where = (place[tasks.row], classes)
+        np.add.at(late, where, tasks.latency_s > deadline_s[classes])
+        np.add.at(count, where, 1)
     return ratios(late, count)
 
 
@@ -67,7 +75,7 @@ def count(env: Env, params: Params, policy: Policy, key: jax.Array) -> tuple[jax
             state, timestep, late, total = carry
             key, slot = key_slot
             task_class = slot_at(params.bank, row, slot).task_class
-            action = policy(key, state, timestep.observation, params)
+            action = act(env, policy, key, state, timestep.observation, params)
             state, timestep = env.step(state, action, params)
             outcome = timestep.outcome
             of_class = (jnp.arange(params.deadline_s.shape[0]) == task_class) & outcome.finished

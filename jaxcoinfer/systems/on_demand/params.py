@@ -40,7 +40,8 @@ class Params(struct.PyTreeNode):
     penalty: jax.Array  # [G], of a miss
     cap: jax.Array  # deadlines after which a task is given up
     delay_slots: jax.Array  # int32, 0 or 1: how late link and speeds are seen
-    mean_rate_bps: jax.Array  # of the bank, for the observation
+    # Rate at which the largest upload takes the shortest deadline: the scale of observed rates.
+    typical_bps: jax.Array
     bank: Bank  # the exogenous processes
 
 
@@ -89,13 +90,14 @@ def make_params(
         )
     _check_bank(bank, len(classes["deadline_s"]))
     tables = _tables(grid, float(scalars["cap"] * classes["deadline_s"].max()))
+    typical_bps = tables["upload_bits"].max() / classes["deadline_s"].min()
     masks = {name: jnp.asarray(tables.pop(name).reshape(-1)) for name in ("valid", "offloads")}
     numbers = {name: value.reshape(-1) for name, value in tables.items()} | classes | scalars
     return Params(
         **masks,
         **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
         delay_slots=jnp.asarray(delay_slots, jnp.int32),
-        mean_rate_bps=bank.slots[:, :-1, RATE].mean(),
+        typical_bps=jnp.asarray(max(1.0, typical_bps), jnp.float32),
         bank=bank,
     )
 

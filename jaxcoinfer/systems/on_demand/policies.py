@@ -1,7 +1,8 @@
 """Who is compared in `on-demand`: learners, baselines and references by name."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,16 +12,17 @@ from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.core.stacked import Stacked
 from jaxcoinfer.evaluation import seeds
 from jaxcoinfer.evaluation.evaluate import Tasks
-from jaxcoinfer.evaluation.executor import play
+from jaxcoinfer.evaluation.executor import Learned, play
 from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.learn.networks import TrainResult
-from jaxcoinfer.systems.on_demand import baselines, twin
+from jaxcoinfer.systems.on_demand import baselines, lookup, twin
 from jaxcoinfer.systems.on_demand.bound import (
     Solution,
     exact_policy,
     exact_policy_with_memory,
 )
 from jaxcoinfer.systems.on_demand.env import OnDemand
+from jaxcoinfer.systems.on_demand.lookup import Linear, LookUp
 from jaxcoinfer.systems.on_demand.params import Params
 
 
@@ -46,9 +48,10 @@ class Learner:
 
         return seeds.train(keys, train_once)
 
-    def policy(self, env: OnDemand, config: Any, weights: Any) -> Policy:
-        """Returns the greedy policy, for `self.env(env)`."""
-        return self.module.policy(self.env(env), config, jax.tree.map(jnp.asarray, weights))
+    def learned(self, env: OnDemand, config: Any, weights: Any) -> Learned:
+        """Returns its greedy policies, for `self.env(env)`; weights: leaves [S, ...]."""
+        build = partial(self.module.policy, self.env(env), config)
+        return Learned(build, jax.tree.map(jnp.asarray, weights))
 
 
 # BEST also learns without the twin, and is the one that figures show and that is exported.
@@ -61,7 +64,7 @@ LEARNERS = {
     PROXIMAL: Learner(ppo),
 }
 WITHOUT_TWIN = "actor-critic, no twin"  # of the learning curves
-COMPARED = "greedy"  # gains are differences to this baseline
+GREEDY, LOOK_UP, LINEAR = "greedy", "look-up table", "LinUCB"
 INFORMED, EXACT, EXACT_MEMORY = "full information", "exact optimum", "exact with memory"
 # The first knows the true slot, the others the distribution of the world.
 NOT_DEPLOYABLE = frozenset({INFORMED, EXACT, EXACT_MEMORY})
@@ -74,17 +77,39 @@ def outcomes(env: Any, state: Any, action: jax.Array, params: Params) -> jax.Arr
     return twin.evaluate(env, state, params).utility
 
 
-def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> dict[str, Policy]:
-    """Returns the policies that need no learning, by name.
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What baselines take from the training draw."""
 
-    fixed: the best fixed action. solution: of the scenario, for the exact optimum; with memory only
-    where memory is worth something.
+    fixed: int  # the best fixed action
+    table: LookUp
+    linear: Linear
+
+
+def choose(env: OnDemand, params: Params, key: jax.Array) -> Chosen:
+    """Returns what is best on a draw to learn from; consumes the key."""
+    return Chosen(
+        baselines.best_fixed(env, params),
+        lookup.look_up(env, params),
+        lookup.lin_ucb(key, params, env=env),
+    )
+
+
+def baseline_policies(
+    env: OnDemand, chosen: Chosen, solution: Solution | None
+) -> dict[str, Policy]:
+    """Returns the policies that need no network, by name.
+
+    solution: of the scenario, for the exact optimum; with memory only where memory is worth
+    something.
     """
     policies = {
-        COMPARED: baselines.greedy(env),
+        GREEDY: baselines.greedy(env),
+        LOOK_UP: lookup.look_up_policy(chosen.table),
+        LINEAR: lookup.linear_policy(chosen.linear),
         "edgent": baselines.edgent(env),
         "neurosurgeon": baselines.neurosurgeon(env),
-        "best fixed action": baselines.fixed(fixed),
+        "best fixed action": baselines.fixed(chosen.fixed),
         "device only": baselines.device_only(env),
         "edge only": baselines.edge_only(env),
         "random": baselines.random_valid(),
@@ -98,16 +123,15 @@ def baseline_policies(env: OnDemand, fixed: int, solution: Solution | None) -> d
 
 
 def play_learners(
-    env: OnDemand, policies: Mapping[str, Policy], world: Params, key: jax.Array
-) -> dict[str, list[Tasks]]:
+    env: OnDemand, learned: Mapping[str, Learned], worlds: Sequence[Params], key: jax.Array
+) -> list[dict[str, list[Tasks]]]:
     """Returns the tasks of each learner, as `play` does, each in its own environment; consumes the
     key.
     """
-    tasks: dict[str, list[Tasks]] = {}
-    for memory in sorted({LEARNERS[name].memory for name in policies}):
-        group = {
-            name: policy for name, policy in policies.items() if LEARNERS[name].memory == memory
-        }
+    played: list[dict[str, list[Tasks]]] = [{} for _ in worlds]
+    for memory in sorted({LEARNERS[name].memory for name in learned}):
+        group = {name: one for name, one in learned.items() if LEARNERS[name].memory == memory}
         learner_env = LEARNERS[next(iter(group))].env(env)
-        tasks |= play(learner_env, group, [world], jax.random.fold_in(key, memory))
-    return tasks
+        several = play(learner_env, group, worlds, jax.random.fold_in(key, memory))
+        played = [before | new for before, new in zip(played, several, strict=True)]
+    return played

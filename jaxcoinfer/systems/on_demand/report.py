@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Policy, act
 from jaxcoinfer.data import profiles
 from jaxcoinfer.evaluation import chrome_trace, evaluate
+from jaxcoinfer.evaluation.comparison import Played
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.executor import play
 from jaxcoinfer.evaluation.types import Sheet
@@ -67,13 +68,12 @@ def decisions(
     return exit_ + 1, cut, np.where(sends_feature, np.asarray(bits)[width], 0)
 
 
-def choices(
-    env: OnDemand, params: Params, bits: Sequence[int], tasks: Mapping[str, Tasks]
-) -> Sheet:
+def choices(env: OnDemand, params: Params, bits: Sequence[int], played: Played) -> Sheet:
     """Returns how often each policy took each action, the most frequent first."""
     rows = []
-    for name, one in tasks.items():
-        share = np.bincount(one.choice, minlength=env.n_actions) / len(one.choice)
+    for name, seeds in played.items():
+        taken_by_all = np.concatenate([tasks.choice for tasks in seeds])
+        share = np.bincount(taken_by_all, minlength=env.n_actions) / len(taken_by_all)
         taken = np.argsort(-share, kind="stable")[: np.count_nonzero(share)]
         decided = np.stack(decisions(env, params, bits, taken), axis=-1).tolist()
         rows += [(name, *parts, share[a]) for a, parts in zip(taken, decided, strict=True)]
@@ -142,9 +142,9 @@ def maps(
     def decide(
         params: Params, task_class: jax.Array, speed: jax.Array, rate_bps: jax.Array
     ) -> jax.Array:
-        slot = Slot(jnp.stack([rate_bps, speed, jnp.ones(()), task_class]))
-        state = State(zero, zero, zero > 0, slot, slot)
-        return policy(jax.random.key(0), state, observe(env, state, params), params)
+        slot = Slot(jnp.stack([rate_bps, speed, jnp.ones(()), task_class, rate_bps]))
+        state = State(zero, zero, zero > 0, slot.task_class, slot, slot)
+        return act(env, policy, jax.random.key(0), state, observe(env, state, params), params)
 
     on_grid = decide
     for axes in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None)):
@@ -168,12 +168,13 @@ def sweep_deadline(
         params.replace(deadline_s=params.deadline_s.at[task_class].multiply(factor))
         for factor in factors
     ]
+    played = play(env, policies, worlds, key)
     accuracy = {
         name: [
-            _accuracy_in_time(tasks, world, task_class)
-            for tasks, world in zip(by_world, worlds, strict=True)
+            _accuracy_in_time(tasks[name][0], world, task_class)
+            for tasks, world in zip(played, worlds, strict=True)
         ]
-        for name, by_world in play(env, policies, worlds, key).items()
+        for name in policies
     }
     return DeadlineSweep([trained_s * factor for factor in factors], accuracy, trained_s)
 

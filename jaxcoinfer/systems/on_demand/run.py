@@ -1,7 +1,8 @@
 """A run of `on-demand`: trains the learners, and evaluates them and their baselines on rows that no
 learner saw.
 
-Every learner trains from several seeds, for its learning curve; the table shows the first seed.
+Every learner trains from several seeds, all of which are in the table; maps and sweeps show the
+first.
 Nothing here prints or writes: the caller hears of the progress through a function.
 """
 
@@ -17,38 +18,40 @@ import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.data.processes import MAX_SLOTS
-from jaxcoinfer.evaluation import comparison, evaluate, executor, seeds
-from jaxcoinfer.evaluation.evaluate import Interval, Tasks
-from jaxcoinfer.evaluation.executor import Executor, key_of, make_world, play
+from jaxcoinfer.evaluation import comparison, evaluate, executor, protocol, seeds
+from jaxcoinfer.evaluation.evaluate import Tasks
+from jaxcoinfer.evaluation.executor import Executor, Learned, key_of, make_world, play
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.learn.networks import PolicySignature
 from jaxcoinfer.systems.on_demand import misses, report
-from jaxcoinfer.systems.on_demand.baselines import best_fixed
 from jaxcoinfer.systems.on_demand.bound import Solution, solve
 from jaxcoinfer.systems.on_demand.env import OBSERVATION, OnDemand, observe
+from jaxcoinfer.systems.on_demand.lookup import Linear, LookUp
 from jaxcoinfer.systems.on_demand.make import make
 from jaxcoinfer.systems.on_demand.params import Params
 from jaxcoinfer.systems.on_demand.policies import (
     BEST,
-    COMPARED,
     DEEP_Q,
     EXACT,
     EXACT_MEMORY,
+    GREEDY,
     INFORMED,
     LEARNERS,
     MEMORY,
     NOT_DEPLOYABLE,
     PROXIMAL,
     WITHOUT_TWIN,
+    Chosen,
     baseline_policies,
+    choose,
     play_learners,
 )
 from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario
 
 N_TIMELINE = 100  # tasks
 _SHOWN_CLASSES = 2  # in the maps and the sweeps of the deadline
-_SWEPT = (COMPARED, INFORMED)  # and BEST
+_SWEPT = (GREEDY, INFORMED)  # and BEST
 _SWEEP_ROWS = 8
 
 
@@ -57,7 +60,7 @@ class Sizes:
     """How much a run does."""
 
     learners: dict[str, Any]  # a `Config` for BEST and some of the other LEARNERS
-    seeds: int = 3  # that each learner trains from
+    seeds: int = protocol.N_SEEDS  # that each learner trains from
     rows: int = 1 << 16  # at most so many of the scenario's
     slots: int = MAX_SLOTS  # at most so many of the scenario's
     without_twin: bool = True  # whether BEST learns once more without the twin
@@ -87,7 +90,7 @@ QUICK = Sizes(
         BEST: dataclasses.replace(_SAC, n_evaluations=12),
         DEEP_Q: dataclasses.replace(_DQN, n_evaluations=12),
     },
-    seeds=3,
+    seeds=2,
     rows=8,
     slots=2048,
     without_twin=False,
@@ -116,44 +119,83 @@ def run(
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
     key, bits = key_of(seed, executor.PLAY), report.widths(scenario)
     with Executor(progress, 24 + 16 * (len(sizes.learners) + sizes.without_twin)) as work:
-        env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
-        _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="eval")
+        env, params, validation, world = _draw(scenario, seed)
+        both = [validation, world]
         work.over("drew the rows", 2)
         learning = _start_learning(work, env, params, key_of(seed, executor.LEARN), sizes)
-        choosing = work.start("found the best fixed action", 1, best_fixed, env, params)
+        choosing = work.start(
+            "tuned the baselines", 1, choose, env, params, key_of(seed, executor.TUNE)
+        )
         solving = work.start("computed the exact optimum", 1, solve, scenario, env, params)
-        others = baseline_policies(env, choosing.result(), solving.result())
+        chosen = choosing.result()
+        others = baseline_policies(env, chosen, solving.result())
         what = f"evaluated {len(others)} baselines and references"
-        playing = work.start(what, 8, play, env, others, [world], key, tasks_in=executor.n_played)
-        weights = {name: seeds.pick(learning[name].result().weights, 0) for name in sizes.learners}
-        learned = _policies(env, sizes.learners, weights)
+        playing = work.start(what, 8, play, env, others, both, key, tasks_in=executor.n_played)
+        weights = {name: learning[name].result().weights for name in sizes.learners}
+        learned = _learned(env, sizes.learners, weights)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(
-            what, 6, play_learners, env, learned, world, key, tasks_in=executor.n_played
+            what, 6, play_learners, env, learned, both, key, tasks_in=executor.n_played
         )
-        shown = (env, world, bits, learned[BEST], min(_SHOWN_CLASSES, env.n_classes))
+        best = learned[BEST].policy(seeds.pick(learned[BEST].weights, 0))
+        shown = (env, world, bits, best, min(_SHOWN_CLASSES, env.n_classes))
         mapping = work.start(f"mapped the decisions of {BEST}", 2, report.maps, *shown)
-        swept = {BEST: learned[BEST]} | {name: others[name] for name in _SWEPT}
+        swept = {BEST: best} | {name: others[name] for name in _SWEPT}
         sweeping = work.start(
             "varied the deadlines", 4, _sweep_deadlines, env, world, swept, sizes.factors, key
         )
-        tasks = {
-            name: one for future in (trying, playing) for name, (one,) in future.result().items()
-        }
+        on_validation, played = (
+            one | other for one, other in zip(trying.result(), playing.result(), strict=True)
+        )
         curves = {name: seeds.curve(future.result()) for name, future in learning.items()}
-    utilities = table(tasks, world, scenario, solving.result())
     results = _Results(
-        late(tasks, world), report.delays(tasks, world), curves, mapping.result(), sweeping.result()
+        late(played, world, scenario),
+        report.delays({name: one[0] for name, one in played.items()}, world),
+        curves,
+        mapping.result(),
+        sweeping.result(),
     )
+    compared = best_baseline(on_validation, scenario)
+    utilities = table(played, compared, world, scenario, solving.result())
+    kept = _kept(chosen, on_validation, scenario) | {"compared": compared}
     hidden = {name: config.hidden for name, config in sizes.learners.items()}
     return Run(
-        checkpoint=Checkpoint(scenario, seed, choosing.result(), hidden, jax.device_get(weights)),
+        checkpoint=Checkpoint(scenario, seed, hidden, jax.device_get(weights), kept),
         table=utilities,
-        sheets=_sheets(results, scenario) | {"choices": report.choices(env, world, bits, tasks)},
+        sheets=_sheets(results, scenario) | {"choices": report.choices(env, world, bits, played)},
         found={"seeds_of_learning": sizes.seeds, "learning": seeds.ends(curves)},
         figures=partial(_figures, utilities, results, scenario),
-        trace=report.trace_of_tasks(world, tasks[BEST], scenario.slot_s, N_TIMELINE),
+        trace=report.trace_of_tasks(world, played[BEST][0], scenario.slot_s, N_TIMELINE),
     )
+
+
+def _kept(
+    chosen: Chosen, validation: comparison.Played, scenario: OnDemandScenario
+) -> dict[str, Any]:
+    """What a checkpoint keeps of what was chosen."""
+    clusters = protocol.links(scenario, "validation", scenario.rows)
+    return {
+        "seed_of_best": protocol.best_seed(validation[BEST], clusters),
+        "fixed": chosen.fixed,
+        "table": jax.device_get(chosen.table),
+        "linear": jax.device_get(chosen.linear),
+    }
+
+
+def _draw(scenario: OnDemandScenario, seed: int) -> tuple[OnDemand, Params, Params, Params]:
+    """The environment, and the rows to learn from, to choose by and to count on."""
+    env, params = make_world(make, scenario, key_of(seed, executor.TRAIN_DRAW), split="train")
+    _, validation = make_world(
+        make, scenario, key_of(seed, executor.VALIDATION), split="validation"
+    )
+    _, world = make_world(make, scenario, key_of(seed, executor.HELD_OUT), split="test")
+    return env, params, validation, world
+
+
+def best_baseline(validation: comparison.Played, scenario: OnDemandScenario) -> str:
+    """Returns the baseline that is best on the validation links."""
+    clusters = protocol.links(scenario, "validation", scenario.rows)
+    return protocol.best_rule(validation, clusters, NOT_DEPLOYABLE | set(LEARNERS))
 
 
 def evaluate_again(
@@ -164,35 +206,44 @@ def evaluate_again(
     """
     scenario, key = checkpoint.scenario, key_of(seed, executor.FRESH_PLAY)
     with Executor(progress, 20) as work:
-        env, world = make_world(make, scenario, key_of(seed, executor.FRESH), split="eval")
+        env, world = make_world(make, scenario, key_of(seed, executor.FRESH), split="test")
         solution = solve(scenario, env, world)
         work.over("drew fresh rows", 4)
-        others = baseline_policies(env, checkpoint.fixed, solution)
+        others = baseline_policies(env, chosen_of(checkpoint), solution)
         configs = {
             name: LEARNERS[name].module.Config(hidden=hidden)
             for name, hidden in checkpoint.hidden.items()
         }
-        learned = _policies(env, configs, checkpoint.weights)
+        learned = _learned(env, configs, checkpoint.weights)
         what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, [world], key, tasks_in=executor.n_played)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(
-            what, 8, play_learners, env, learned, world, key, tasks_in=executor.n_played
+            what, 8, play_learners, env, learned, [world], key, tasks_in=executor.n_played
         )
-        tasks = {
-            name: one for future in (trying, playing) for name, (one,) in future.result().items()
-        }
-    return table(tasks, world, scenario, solution)
+        played = trying.result()[0] | playing.result()[0]
+    return table(played, checkpoint.chosen["compared"], world, scenario, solution)
+
+
+def chosen_of(checkpoint: Checkpoint) -> Chosen:
+    """Returns what the baselines of a checkpoint take."""
+    stored = checkpoint.chosen
+    return Chosen(
+        stored["fixed"],
+        executor.record_of(LookUp, stored["table"]),
+        executor.record_of(Linear, stored["linear"]),
+    )
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
     """Returns the network of BEST as a function, observations [B, F] -> logits [B, A]."""
     # Only which actions are valid is used of the numbers.
     scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=16)
-    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="eval")
+    env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="test")
     module = LEARNERS[BEST].module
     net: Any = module.network(env, module.Config(hidden=checkpoint.hidden[BEST]))
-    weights = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    every = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
+    weights = seeds.pick(every, checkpoint.chosen["seed_of_best"])
     features = (*OBSERVATION, *(f"is_{c.name}" for c in scenario.classes))
     meaning = (
         "logits of the actions, -inf where an action is invalid; take the largest; "
@@ -207,7 +258,8 @@ def portable(checkpoint: Checkpoint) -> Portable:
 
 
 def table(
-    tasks: Mapping[str, Tasks],
+    played: comparison.Played,
+    compared: str,
     params: Params,
     scenario: OnDemandScenario,
     solution: Solution | None,
@@ -215,37 +267,45 @@ def table(
     """Returns one row per policy, and their bound: the exact optimum given all that was observed,
     where it was computed, else full information.
 
-    Raises RunError where a row of the draw has no task.
+    compared: the baseline that gains are differences to. Raises RunError where a row of the draw
+    has no task.
     """
-    utility = comparison.utility_by_row(tasks, scenario.name)
+    utility = comparison.utility(played, scenario.name)
+    clusters = protocol.links(scenario, "test", params.bank.n_rows)
     deadline_s = np.asarray(params.deadline_s)
 
-    def measures(one: Tasks) -> dict[str, Interval]:
-        return evaluate.summarise(one, 0, deadline_s[misses.task_classes(one, params)])
+    def measures(one: Tasks) -> dict[str, np.ndarray]:
+        return evaluate.measures(one, 0, deadline_s[misses.task_classes(one, params)])
 
     if solution is None:
         best, what, gain = INFORMED, "full information", None
     else:
-        best = EXACT_MEMORY if EXACT_MEMORY in tasks else EXACT
+        best = EXACT_MEMORY if EXACT_MEMORY in played else EXACT
         what, gain = "the exact optimum given what was observed", solution.gain_history
-    bound = Bound(what, evaluate.interval(utility[best]), gain)
-    bounds = dict.fromkeys(tasks, utility[best])
-    rows = comparison.rows(tasks, utility, bounds, measures, COMPARED, NOT_DEPLOYABLE)
-    ratios = late(tasks, params)
+    bound = Bound(what, protocol.interval(utility[best], clusters), gain)
+    bounds = dict.fromkeys(played, utility[best])
+    rows = comparison.rows(played, bounds, measures, clusters, compared, NOT_DEPLOYABLE)
+    ratios = late(played, params, scenario)
     return Table(
         rows,
         bound,
-        COMPARED,
-        sheets={"misses": report.misses_sheet(scenario, ratios)},
+        compared,
+        sheets={
+            "misses": report.misses_sheet(scenario, ratios),
+            "links": comparison.links_sheet(played, clusters),
+            "differences": comparison.differences_sheet(utility, clusters, NOT_DEPLOYABLE),
+        },
         found={"late_by_class": report.misses_json(scenario, ratios)},
         printed=report.misses_printed(scenario, ratios),
     )
 
 
-def late(tasks: Mapping[str, Tasks], params: Params) -> report.Misses:
+def late(played: comparison.Played, params: Params, scenario: OnDemandScenario) -> report.Misses:
     """Returns the share of late tasks of each class, by policy: the best first, references last."""
-    order = sorted(tasks, key=lambda name: (name in NOT_DEPLOYABLE, -tasks[name].utility.mean()))
-    return {name: misses.miss_ratios(tasks[name], params) for name in order}
+    clusters = protocol.links(scenario, "test", params.bank.n_rows)
+    utility = {name: protocol.utility(one).mean() for name, one in played.items()}
+    order = sorted(played, key=lambda name: (name in NOT_DEPLOYABLE, -utility[name]))
+    return {name: misses.miss_ratios(played[name], params, clusters) for name in order}
 
 
 def _start_learning(
@@ -262,11 +322,11 @@ def _start_learning(
     return seeds.start(work, 16, jax.random.split(key, sizes.seeds), trainings)
 
 
-def _policies(
+def _learned(
     env: OnDemand, configs: Mapping[str, Any], weights: Mapping[str, Any]
-) -> dict[str, Policy]:
+) -> dict[str, Learned]:
     return {
-        name: LEARNERS[name].policy(env, config, weights[name]) for name, config in configs.items()
+        name: LEARNERS[name].learned(env, config, weights[name]) for name, config in configs.items()
     }
 
 
@@ -313,7 +373,7 @@ def _figures(table: Table, results: _Results, scenario: OnDemandScenario) -> dic
     maps = results.maps
     decided = (maps.exit, maps.cut, maps.bits)
     return {
-        "utility": plots.utility(utility, gains, COMPARED),
+        "utility": plots.utility(utility, gains, table.compared),
         "delay": figures.delays(results.delays, names),
         "choices": figures.choices(maps.rate_bps, maps.speed, decided, names),
         "misses": figures.misses(results.misses, names, targets),

@@ -247,7 +247,7 @@ def _from_profiles(task: GridProfiles) -> dict[str, Any]:
         "exit_cut": ends,
         "exit_device_s": head_s,
         "exit_edge_s": [*(costs.head_seconds(server, e) for e in dnn.exits), 0.0],
-        "exit_energy_j": device.power_busy_w * np.array(head_s),
+        "exit_energy_j": costs.computing_w(device) * np.array(head_s),
         "upload_bits": bits,
         "accuracy": _profile_accuracy(task, dnn, places, ends),
         "cut_allowed": [place == 0 or dnn.layers[place - 1].cut for place in places],

@@ -30,7 +30,7 @@ def forecast(env: OnDemand, state: State, params: Params) -> Choices:
 
 def _every_action(env: OnDemand, slot: Slot, state: State, params: Params) -> Choices:
     actions = jnp.arange(env.n_actions, dtype=jnp.int32)
-    costs = price(params, slot, state.now.task_class, actions)
+    costs = price(params, slot, state.task_class, actions)
     by_action = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, actions.shape), costs)
     utility = jnp.where(params.valid, by_action.utility, -jnp.inf)
     return Choices(**vars(by_action)).replace(utility=utility)

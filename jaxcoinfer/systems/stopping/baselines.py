@@ -11,13 +11,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.systems.stopping import env as stopping
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import known
 from jaxcoinfer.systems.stopping.params import Params
-from jaxcoinfer.systems.stopping.state import State
+from jaxcoinfer.systems.stopping.state import State, begun
 from jaxcoinfer.systems.stopping.twin import workload
 
 Planner = Callable[[State, Params], jax.Array]
@@ -41,9 +41,7 @@ def one_time(plan: Planner) -> Policy:
     """Holds to `plan(state at the start of the task, params) -> choice`, int32."""
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
-        now = exogenous.slot_at(params.bank, state.row, state.start)
-        begun = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
-        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+        return jnp.where(plan(begun(state), params) <= state.layer, STOP, CONTINUE)
 
     return act
 
@@ -71,20 +69,21 @@ def adaptive_waiting(env: Stopping) -> Policy:
 def at_generation(plan: Planner) -> Policy:
     """Holds to `plan` made on what server, link and queue were like when the task arrived, not when
     it began.
+
+    No oracle, but it looks up the past, which devices do not keep.
     """
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
-        now = exogenous.slot_at(params.bank, state.row, state.start)
+        now = state.at_start.now
         then = exogenous.slot_at(params.bank, state.row, state.arrival)
         columns = (exogenous.ARRIVED, exogenous.BACKLOG, exogenous.BITS, exogenous.SPEED)
         old = jnp.asarray(columns)
-        record = now.record.at[old].set(then.record[old])
-        begun = state.replace(
-            slot=state.start, layer=jnp.zeros_like(state.layer), now=exogenous.Slot(record)
-        )
-        return jnp.where(plan(begun, params) <= state.layer, STOP, CONTINUE)
+        record = exogenous.Slot(now.record.at[old].set(then.record[old]))
+        planned = begun(state)
+        planned = planned.replace(observed=planned.observed.replace(now=record))
+        return jnp.where(plan(planned, params) <= state.layer, STOP, CONTINUE)
 
-    return act
+    return Oracle(act)
 
 
 def threshold_exit(env: Stopping, threshold: float) -> Policy:
@@ -120,7 +119,7 @@ def clairvoyant(env: Stopping) -> Policy:
         hoped = stopping.accuracies_of_like(state, params) - choices.accuracy
         return jnp.argmax(choices.value + params.accuracy_weight * hoped)
 
-    return one_time(plan)
+    return Oracle(one_time(plan))
 
 
 def neurosurgeon(env: Stopping) -> Policy:

@@ -1,24 +1,30 @@
-"""The published method for `stopping`: a network learns what continuing is worth, from the digital
-twin.
+"""The published method for `stopping`, and what mends it: a network learns what continuing is
+worth, from the digital twin.
 
-After each task the twin tells what every stopping point would have given, also those not taken.
-With `V[l]` the value of stopping after l layers and `V[Le+1]` of finishing on the device, targets
-for the value of continuing are built backwards: `G[Le] = V[Le+1]`; `G[l] = V[l+1]` where the device
-would stop at l+1, else `G[l+1]`. The device stops where stopping, as expected from what it knows,
-is worth at least as much as the network says of continuing. Without the twin only the path that was
-taken gives data: what came of its last step, and before that the network's own next value.
+After each task the twin tells what every stopping point would have given, also those not taken:
+V[l] the value of stopping after l layers, V[Le+1] of finishing on the device. A network learns the
+value C[l] of continuing at l from targets G that are built backwards, G[Le] = V[Le+1], and the
+device stops where stopping, as expected from what it knows, is worth at least C.
 
-The published target is `max(V[l+1], C[l+1])` with C the network. V holds what nobody knew at the
-decision (jobs that reach the server during the upload), and the maximum of a noisy number and a
-constant is too large on average: on `reference-busy` it makes continuing look better than it is,
-and the method then loses to greedy with waiting cost. Deciding by what was known and then taking
-what came of it has no such bias, and needs no network inside its targets.
+*Published* (Hu et al., arXiv 2405.17664): `G[l] = max(V[l+1], C[l+1])`. V holds what nobody knew at
+the decision (jobs that reach the server during the upload), and the maximum of a noisy number and
+a constant is too large on average: continuing looks better than it is, and the method loses to
+rules without learning.
 
-The method of Hu et al. (arXiv 2405.17664); network, features and constants are ours. Axes: B
-devices, P = Le+1 layers at which a decision is taken, F features.
+*Mended* (ours, the default): G[l] is what the choice gave that the device would have made after l,
+on what it knew there. Deciding by what was known and then taking what came of it has no such bias,
+and needs no network inside its targets. And the network corrects a rule rather than replacing it:
+`C[l]` is what the best later choice is worth by the price rule, plus a learned part of
+`features.view`, so that with nothing learned the policy is the rule. A choice pays the same prices
+in G as in the rule, for what one task is worth says nothing of those to come. Errors count by
+`1 / (1 + (A / focus)^2)` with A the scaled difference between stopping and C, as in
+`differential_value`: where the decision is clear, they do not matter.
+
+Without the twin only the path that was taken gives data: what came of its last step, and before
+that the network's own next value. Network, features and constants are ours. Axes: B devices,
+P = Le+1 layers at which a decision is taken, F features.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,11 +38,20 @@ from jaxcoinfer.core.sharding import shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult, cosine_adam, descend
+from jaxcoinfer.systems.stopping import price_rule
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.features import View, view
 from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.price_rule import Prices, charges
 from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
+from jaxcoinfer.systems.stopping.twin.rollout import (
+    expected,
+    first_stop,
+    first_stop_after,
+    mean_utility,
+)
 from jaxcoinfer.systems.stopping.twin.workload import Replay
 
 
@@ -51,6 +66,7 @@ class Config:
     evaluation_devices: int = 256
     evaluation_tasks: int = 200  # of each of them
     twin: bool = True  # learn from all stopping points, or from the path taken alone
+    published: bool = False  # the published targets and features, or those mended
 
 
 class Hyper(struct.PyTreeNode):
@@ -58,26 +74,57 @@ class Hyper(struct.PyTreeNode):
 
     learning_rate: Any = 3e-3  # initial step size, decays to 0 on a cosine
     exploration: Any = 0.1  # probability that a device decides at random while it learns
+    focus: Any = 0.1  # scaled difference to C at which an error counts half, where mended
+    limit: Any = 2.0  # largest scaled error that counts, where mended
+    prices: Prices | None = None  # of the rule to correct; None: of zero, the forecast
+
+
+class Weights(struct.PyTreeNode):
+    """What a policy is made of."""
+
+    net: Any  # of the network
+    prices: Prices  # of the rule that it corrects; of zero for the published method
+
+
+class Decisions(struct.PyTreeNode):
+    """The decisions of one replayed task, [P, ...] each."""
+
+    inputs: jax.Array  # float32 [P, F], of the network
+    base: jax.Array  # float32 [P], to which its output is added
+    scale: jax.Array  # float32 [P], after it was multiplied by this
+    stop: jax.Array  # float32 [P], what stopping is worth by the rule
+    continuation: jax.Array  # float32 [P], C
+    charges: jax.Array  # float32 [P, P+1], what each choice pays by the rule
+
+    @property
+    def stops(self) -> jax.Array:
+        """Whether the device stops, bool [P]."""
+        return self.stop >= self.continuation
 
 
 def network(env: Stopping, config: Config) -> Mlp:
-    """Continuation value of each layer [P] from one observation [F]; the caller picks the layer it
-    is at.
-    """
+    """One number per layer [P] from one decision's inputs [F]; the caller picks its layer."""
     return Mlp(config.hidden, env.n_layers + 1)
 
 
 def targets(values: jax.Array, stops: jax.Array) -> jax.Array:
-    """Returns the backward targets [P]: `G[Le] = values[Le+1]`, `G[l] = stops[l+1] ? values[l+1] :
-    G[l+1]`.
+    """Returns the mended targets [P]: `G[l] = values[l, c]` of the choice c that the device makes
+    if it goes on at l.
 
-    What came of continuing at l and deciding as the device does from then on. values [P+1]: what
-    each choice gave; stops [P] bool: where the device would stop.
+    values [P, P+1]: what each choice gave, less what it pays at each decision; stops [P] bool:
+    where the device would stop.
     """
-    later = [values[-1]]
-    for stop, value in zip(stops[:0:-1], values[-2:0:-1], strict=True):
-        later.append(jnp.where(stop, value, later[-1]))
-    return jnp.stack(later[::-1])
+    layers = jnp.arange(stops.shape[0])
+    choices = jax.vmap(first_stop_after, (None, 0))(stops, layers)
+    return jnp.take_along_axis(values, choices[:, None], axis=1)[:, 0]
+
+
+def published_targets(values: jax.Array, continuation: jax.Array) -> jax.Array:
+    """Returns the published targets [P]: `G[Le] = values[Le+1]`, `G[l] = max(values[l+1], C[l+1])`.
+
+    values [P+1]: what each choice gave; continuation [P]: C.
+    """
+    return jnp.append(jnp.maximum(values[1:-1], continuation[1:]), values[-1])
 
 
 def path_targets(
@@ -94,41 +141,36 @@ def path_targets(
     return jnp.where(layer == choice - 1, values[choice], later), layer < choice
 
 
-def stop_values(env: Stopping, states: State, params: Params) -> jax.Array:
-    """Returns what stopping is expected to be worth at each of the decisions of a task, [P]; states
-    [P].
-    """
-    expected = jax.vmap(lambda state: workload.forecast(env, state, params).value)(states)
-    return jnp.diagonal(expected[:, :-1])
-
-
-def first_stop(stops: jax.Array) -> jax.Array:
-    """Returns the first decision at which a task stops, int32; P (the device) where none does.
-    stops bool [P].
-    """
-    return jnp.argmax(jnp.concatenate([stops, jnp.ones((1,), bool)])).astype(jnp.int32)
-
-
-def policy(env: Stopping, config: Config, weights: Any) -> Policy:
+def policy(env: Stopping, config: Config, weights: Weights) -> Policy:
     """Stops where stopping is expected to be worth at least what the network says of continuing."""
     net: Any = network(env, config)
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
-        worth = workload.forecast(env, state, params).value[state.layer]
-        return jnp.where(worth >= net.apply(weights, observation)[state.layer], STOP, CONTINUE)
+        seen = view(env, state, params, weights.prices)
+        inputs, base, scale = _parts(config, seen, observation)
+        continuation = base + scale * net.apply(weights.net, inputs)[state.layer]
+        return jnp.where(seen.stop >= continuation, STOP, CONTINUE)
 
     return act
 
 
+def _parts(config: Config, seen: View, observation: jax.Array) -> tuple[jax.Array, ...]:
+    """Inputs of the network, and base and scale of its output."""
+    if config.published:
+        return observation, jnp.zeros_like(seen.stop), jnp.ones_like(seen.stop)
+    return seen.features, seen.later, seen.scale
+
+
 def _decide(
-    env: Stopping, net: Any, weights: Any, replay: Replay, params: Params
-) -> tuple[jax.Array, ...]:
-    """Observations [P, F], continuation values [P] and the decision at each layer, bool [P], of one
-    replayed task.
-    """
+    env: Stopping, config: Config, weights: Weights, replay: Replay, params: Params
+) -> Decisions:
+    net: Any = network(env, config)
+    seen = jax.vmap(view, (None, 0, None, None))(env, replay.states, params, weights.prices)
     observations = jax.vmap(observe, (0, None))(replay.states, params)
-    continuation = jnp.diagonal(net.apply(weights, observations))
-    return observations, continuation, stop_values(env, replay.states, params) >= continuation
+    inputs, base, scale = _parts(config, seen, observations)
+    continuation = base + scale * jnp.diagonal(net.apply(weights.net, inputs))
+    pays = jax.vmap(charges, (None, 0, None, None))(env, replay.states, params, weights.prices)
+    return Decisions(inputs, base, scale, seen.stop, continuation, pays)
 
 
 def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Array:
@@ -139,86 +181,84 @@ def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Ar
     return jnp.where(jax.random.bernoulli(key_whether, probability), drawn, stops)
 
 
-def mean_utility(
-    env: Stopping,
-    choose: Callable[[Replay], jax.Array],
-    states: State,
-    params: Params,
-    n_tasks: int,
+def loss(
+    weights: Any,
+    decisions: Decisions,
+    target: jax.Array,
+    counts: jax.Array,
+    *,
+    net: Any,
+    config: Config,
+    hyper: Hyper,
 ) -> jax.Array:
-    """Returns the mean utility per task if `choose(replay) -> choice` decides n_tasks tasks from
-    each state [B].
-    """
-
-    def task(state: State, _: None):
-        replay = workload.evaluate(env, state, params)
-        choice = choose(replay)
-        utility = jnp.where(state.done, 0.0, replay.choices.utility[choice])
-        return workload.follow(replay, choice, params), (utility, ~state.done)
-
-    def device(state: State):
-        utility, counted = jax.lax.scan(task, state, None, length=n_tasks)[1]
-        return utility.sum(), counted.sum()
-
-    total, count = jax.vmap(device)(shard(states))
-    return total.sum() / jnp.maximum(count.sum(), 1).astype(jnp.float32)
+    """Returns the mean error of the continuation values of tasks [B, P], of those that count."""
+    predicted = jax.vmap(lambda x: jnp.diagonal(net.apply(weights, x)))(decisions.inputs)
+    wanted = (target - decisions.base) / decisions.scale
+    weight = counts.astype(jnp.float32)
+    if not config.published:
+        clear = (decisions.stop - decisions.continuation) / decisions.scale
+        wanted = jnp.clip(wanted, -hyper.limit, hyper.limit)
+        weight = weight / (1.0 + (clear / hyper.focus) ** 2)
+    error = weight * jnp.square(predicted - wanted)
+    return error.sum() / jnp.maximum(counts.sum(), 1).astype(jnp.float32)
 
 
 def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config) -> TrainingLoop:
-    """Returns what `loop` goes through; a learner state is (weights, state of the optimiser,
-    devices, time steps).
+    """Returns what `loop` goes through; a learner state is (weights of the network, state of the
+    optimiser, devices, time steps).
     """
     net: Any = network(env, config)
+    mended = not config.published and hyper.prices is not None
+    prices = hyper.prices if mended else price_rule.free(params)
     optimiser = cosine_adam(
         hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation
     )
 
     def init(key: jax.Array):
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
-        weights = net.init(key_net, jnp.zeros(env.observation_shape))
         start = jax.vmap(env.reset, (0, None))
         test, _ = start(jax.random.split(key_test, config.evaluation_devices), params)
         state, timestep = start(jax.random.split(key_start, config.n_devices), params)
+        seen = view(env, jax.tree.map(lambda leaf: leaf[0], state), params, prices)
+        inputs, _, _ = _parts(config, seen, timestep.observation[0])
+        weights = net.init(key_net, inputs)
         return (weights, optimiser.init(weights), state, timestep), test, key_run
-
-    def loss(weights: Any, observations: jax.Array, target: jax.Array, known: jax.Array):
-        predicted = jax.vmap(lambda o: jnp.diagonal(net.apply(weights, o)))(observations)
-        return jnp.where(known, jnp.square(predicted - target), 0.0).sum() / jnp.maximum(
-            known.sum(), 1
-        ).astype(jnp.float32)
 
     def one_task(key: jax.Array, state: State, weights: Any):
         replay = workload.evaluate(env, state, params)
-        observations, continuation, stops = _decide(env, net, weights, replay, params)
-        choice = first_stop(_explore(key, stops, hyper.exploration))
-        if config.twin:
-            target, known = targets(replay.choices.value, stops), jnp.ones_like(stops)
+        decisions = _decide(env, config, Weights(weights, prices), replay, params)
+        choice = first_stop(_explore(key, decisions.stops, hyper.exploration))
+        values, counts = expected(replay, params).value, jnp.ones_like(decisions.stops)
+        if not config.twin:
+            target, counts = path_targets(values, decisions.continuation, choice)
+        elif config.published:
+            target = published_targets(values, decisions.continuation)
         else:
-            target, known = path_targets(replay.choices.value, continuation, choice)
-        return workload.follow(replay, choice, params), (observations, target, known & ~state.done)
+            target = targets(values - decisions.charges, decisions.stops)
+        return workload.follow(replay, choice, params), (decisions, target, counts & ~state.done)
 
     def update(carry: Any, key: jax.Array):
         weights, optimiser_state, state, timestep = carry
         key_explore, key_fresh = jax.random.split(key)
         keys = jax.random.split(key_explore, config.n_devices)
         state, batch = jax.vmap(one_task, (0, 0, None))(keys, shard(state), weights)
-        weights, optimiser_state = descend(
-            optimiser, jax.grad(loss)(weights, *batch), weights, optimiser_state
-        )
+        gradient = jax.grad(partial(loss, net=net, config=config, hyper=hyper))(weights, *batch)
+        weights, optimiser_state = descend(optimiser, gradient, weights, optimiser_state)
         timestep = timestep.replace(truncated=state.done)
         state, timestep = restart_ended(env, params, key_fresh, state, timestep)
         return weights, optimiser_state, state, timestep
 
+    def weights_of(carry: Any) -> Weights:
+        return Weights(carry[0], prices)
+
     def evaluate(carry: Any, test: State):
         def choose(replay: Replay):
-            return first_stop(_decide(env, net, carry[0], replay, params)[2])
+            return first_stop(_decide(env, config, weights_of(carry), replay, params).stops)
 
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
-    return TrainingLoop(
-        init, update, evaluate, lambda carry: carry[0], n_stages, n_updates, config.n_devices
-    )
+    return TrainingLoop(init, update, evaluate, weights_of, n_stages, n_updates, config.n_devices)
 
 
 @partial(jax.jit, static_argnames=("env", "config"))

@@ -43,13 +43,20 @@ from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, PolicySignature, TrainResult, cosine_adam, descend
-from jaxcoinfer.physics.link import positive_rate
-from jaxcoinfer.systems.stopping.continuation_value import first_stop, mean_utility
+from jaxcoinfer.systems.stopping import price_rule
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
+from jaxcoinfer.systems.stopping.features import View, names, view
 from jaxcoinfer.systems.stopping.observation import known
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.price_rule import Prices
 from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
+from jaxcoinfer.systems.stopping.twin.rollout import (
+    expected,
+    first_stop,
+    first_stop_after,
+    mean_utility,
+)
 
 
 @dataclass(frozen=True)
@@ -76,28 +83,14 @@ class Hyper(struct.PyTreeNode):
     off_path: Any = 0.2  # share of the decisions tried that the policy need not reach
     focus: Any = 0.1  # scaled advantage at which an error counts half
     limit: Any = 2.0  # largest scaled sample
+    prices: Prices | None = None  # of the rule to correct; None: of zero, the forecast
 
 
-# The confidence of the exit head only where the device observes it.
-FEATURES = (
-    "waiting_tasks",
-    "wait",
-    "server_backlog",
-    "radio_backlog",
-    "upload",
-    "speed",
-    "confidence",
-    "lead",
-)
+class Weights(struct.PyTreeNode):
+    """What a policy is made of."""
 
-
-class View(struct.PyTreeNode):
-    """A decision as the network sees it."""
-
-    layer: jax.Array  # int32
-    features: jax.Array  # float32 [F], FEATURES
-    scale: jax.Array  # float32, s
-    lead: jax.Array  # float32, the forecast's advantage, scaled
+    net: Any  # of the network
+    prices: Prices  # of the rule that it corrects
 
 
 class Pair(struct.PyTreeNode):
@@ -137,40 +130,10 @@ def network(env: Stopping, config: Config) -> Mlp:
     return Mlp(config.hidden, env.n_layers + 1)
 
 
-def view(env: Stopping, state: State, params: Params) -> View:
-    """Returns what is known at a decision.
-
-    lead: forecast value of stopping less that of the best later choice, `d / (s + |d|)`: a forecast
-    is no guide to how much a bad choice costs (the link is dead now, not for good), only to which
-    it is. Scale s: one, the tasks that wait, and the seconds of work at server and radio: about
-    what a bad choice can cost. With a larger scale a choice that costs as much as the radio's whole
-    queue would look like a small error, and that queue would grow for ever.
-    """
-    now = known(state, params)
-    value = workload.forecast(env, state, params).value
-    later = jnp.arange(env.n_choices) > state.layer
-    ahead = value[state.layer] - jnp.max(jnp.where(later, value, -jnp.inf))
-    rate_bits = positive_rate(now.slot_bits, params.mean_bits)
-    radio_s = now.radio_bits * params.slot_s / rate_bits
-    task_s = params.layer_s.sum()
-    air_s = params.upload_bits.mean() * params.slot_s / rate_bits
-    scale = 1.0 + now.waiting_tasks + now.server_backlog_s + radio_s
-    lead = ahead / (scale + jnp.abs(ahead))
-    numbers = [
-        jnp.log1p(now.waiting_tasks),
-        jnp.log1p(now.wait_s / task_s),
-        jnp.log1p(now.server_backlog_s / task_s),
-        jnp.log1p(radio_s / task_s),
-        jnp.log(jnp.clip(air_s / task_s, 1e-2, 1e2)),
-        now.speed / (now.speed + 1.0),
-        *([now.confidence] if env.observes_confidence else []),
-        lead,
-    ]
-    return View(state.layer, jnp.stack(numbers), scale, lead)
-
-
 def advantage(net: Any, weights: Any, views: View) -> jax.Array:
-    """Returns the scaled advantage of stopping, `A_l / s`, of decisions [...]."""
+    """Returns the scaled advantage of stopping, `A_l / s`, of decisions [...]; weights: of the
+    network.
+    """
     correction = net.apply(weights, views.features)
     return views.lead + jnp.take_along_axis(correction, views.layer[..., None], axis=-1)[..., 0]
 
@@ -183,18 +146,19 @@ def loss(predicted: jax.Array, gain: jax.Array, focus: jax.Array, limit: jax.Arr
     return (weight * (predicted - jnp.clip(gain, -limit, limit)) ** 2).mean()
 
 
-def policy(env: Stopping, config: Config, weights: Any) -> Policy:
+def policy(env: Stopping, config: Config, weights: Weights) -> Policy:
     """Stops where stopping has the advantage."""
     net = network(env, config)
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params) -> jax.Array:
-        return jnp.where(advantage(net, weights, view(env, state, params)) >= 0, STOP, CONTINUE)
+        seen = view(env, state, params, weights.prices)
+        return jnp.where(advantage(net, weights.net, seen) >= 0, STOP, CONTINUE)
 
     return act
 
 
 def interface(
-    env: Stopping, config: Config, weights: Any
+    env: Stopping, config: Config, weights: Weights
 ) -> tuple[Callable[[jax.Array], jax.Array], PolicySignature]:
     """Returns the learned function, features [B, F] -> scaled advantage of stopping [B, P], and
     what it is.
@@ -203,29 +167,23 @@ def interface(
     meaning = (
         "advantage of stopping over continuing, scaled, by layers done; stop where it is at least 0"
     )
-    features = tuple(name for name in FEATURES if env.observes_confidence or name != "confidence")
-    signature = PolicySignature(features, meaning, f"{__name__}.view")
-    return lambda features: features[:, -1:] + net.apply(weights, features), signature
+    signature = PolicySignature(names(env), meaning, f"{view.__module__}.view")
+    return lambda features: features[:, -1:] + net.apply(weights.net, features), signature
 
 
 def decide(
-    env: Stopping, net: Mlp, weights: Any, params: Params, replay: workload.Replay
+    env: Stopping, net: Mlp, weights: Weights, params: Params, replay: workload.Replay
 ) -> jax.Array:
     """Returns the policy's choice for a replayed task, int32."""
-    views = jax.vmap(view, (None, 0, None))(env, replay.states, params)
-    return first_stop(advantage(net, weights, views) >= 0)
-
-
-def first_stop_after(stops: jax.Array, layer: jax.Array) -> jax.Array:
-    """Returns where a task stops that went on at `layer`, int32. stops bool [P]."""
-    return first_stop(stops & (jnp.arange(stops.shape[0]) > layer))
+    views = jax.vmap(view, (None, 0, None, None))(env, replay.states, params, weights.prices)
+    return first_stop(advantage(net, weights.net, views) >= 0)
 
 
 def have_met(devices: State, params: Params) -> jax.Array:
     """Returns whether two devices [2] are alike at a task's start: processor, radio and, to a tenth
     of a slot, server.
     """
-    busy = jnp.maximum(devices.radio_free - devices.start, 0)
+    busy = jnp.maximum(devices.hidden.radio_free - devices.start, 0)
     backlog_s = jax.vmap(known, (0, None))(devices, params).server_backlog_s
     near = jnp.abs(backlog_s[0] - backlog_s[1]) < 0.1 * params.slot_s
     return (devices.start[0] == devices.start[1]) & (busy[0] == busy[1]) & near
@@ -242,7 +200,7 @@ def try_layer(key: jax.Array, stops: jax.Array, off_path: jax.Array) -> jax.Arra
 
 
 def advance_pair(
-    learner: Learner, key: jax.Array, pair: Pair, weights: Any, params: Params, hyper: Hyper
+    learner: Learner, key: jax.Array, pair: Pair, weights: Weights, params: Params, hyper: Hyper
 ) -> tuple[Pair, jax.Array]:
     """Returns the pair one task later, and whether the pair as it was is a sample.
 
@@ -255,12 +213,14 @@ def advance_pair(
     kept = jax.tree.map(lambda leaf: leaf[pair.kept], pair.devices)
     devices = select(over, kept, pair.devices)
     replay = jax.vmap(workload.evaluate, (None, 0, None))(env, devices, params)
-    views = jax.vmap(jax.vmap(view, (None, 0, None)), (None, 0, None))(env, replay.states, params)
-    stops = advantage(learner.net, weights, views) >= 0
+    look = jax.vmap(jax.vmap(view, (None, 0, None, None)), (None, 0, None, None))
+    views = look(env, replay.states, params, weights.prices)
+    stops = advantage(learner.net, weights.net, views) >= 0
     layer = try_layer(key, stops[0], hyper.off_path)
     apart = jnp.stack([layer, first_stop_after(stops[0], layer)])
     choice = jnp.where(over, apart, jax.vmap(first_stop)(stops))
-    value = jnp.take_along_axis(replay.choices.value, choice[:, None], axis=1)[:, 0]
+    values = jax.vmap(expected, (0, None))(replay, params).value
+    value = jnp.take_along_axis(values, choice[:, None], axis=1)[:, 0]
     parted = select(over, jax.tree.map(lambda leaf: leaf[0, layer], views), pair.parted)
     return Pair(
         devices=jax.vmap(workload.follow, (0, 0, None))(replay, choice, params),
@@ -287,10 +247,12 @@ def remember(samples: Samples, pairs: Pair, is_sample: jax.Array) -> Samples:
     )
 
 
-def start_pairs(key: jax.Array, n_pairs: int, params: Params, env: Stopping) -> Pair:
+def start_pairs(
+    key: jax.Array, n_pairs: int, params: Params, env: Stopping, prices: Prices
+) -> Pair:
     """Returns pairs [B] of equal devices at random places, which have not parted yet."""
     devices, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key, n_pairs), params)
-    parted = jax.vmap(view, (None, 0, None))(env, devices, params)
+    parted = jax.vmap(view, (None, 0, None, None))(env, devices, params, prices)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), devices)
     zero = jnp.zeros((n_pairs,), jnp.int32)
     return Pair(both, parted, jnp.zeros((n_pairs,)), zero, zero)
@@ -300,7 +262,7 @@ def play(
     learner: Learner,
     key: jax.Array,
     state: tuple[Pair, Samples],
-    weights: Any,
+    weights: Weights,
     params: Params,
     hyper: Hyper,
 ) -> tuple[Pair, Samples]:
@@ -319,7 +281,7 @@ def play(
 
     keys = jax.random.split(key_play, config.block_tasks)
     (pairs, samples), _ = jax.lax.scan(task, state, keys)
-    fresh = start_pairs(key_fresh, config.n_pairs, params, learner.env)
+    fresh = start_pairs(key_fresh, config.n_pairs, params, learner.env, weights.prices)
     done = pairs.devices.done.any(axis=1)
     return select(done, fresh, pairs), samples
 
@@ -330,12 +292,13 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
     """
     learner = Learner(env, config)
     net = learner.net
+    prices = price_rule.free(params) if hyper.prices is None else hyper.prices
     n_learned = config.n_evaluations * config.updates_per_evaluation * config.n_batches
     optimiser = cosine_adam(hyper.learning_rate, n_learned)
 
     def init(key: jax.Array) -> tuple[Any, State, jax.Array]:
         key_net, key_start, key_test, key_run = jax.random.split(key, 4)
-        pairs = start_pairs(key_start, config.n_pairs, params, env)
+        pairs = start_pairs(key_start, config.n_pairs, params, env, prices)
         weights = net.init(key_net, pairs.parted.features[0])
         test, _ = jax.vmap(env.reset, (0, None))(
             jax.random.split(key_test, config.evaluation_devices), params
@@ -362,20 +325,22 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
     def update(learner_state: Any, key: jax.Array) -> Any:
         fitted, pairs, samples = learner_state
         key_play, key_fit = jax.random.split(key)
-        pairs, samples = play(learner, key_play, (pairs, samples), fitted[0], params, hyper)
+        weights = Weights(fitted[0], prices)
+        pairs, samples = play(learner, key_play, (pairs, samples), weights, params, hyper)
         keys = jax.random.split(key_fit, config.n_batches)
         fitted, _ = jax.lax.scan(partial(fit, samples=samples), fitted, keys)
         return fitted, pairs, samples
 
+    def weights_of(learner_state: Any) -> Weights:
+        return Weights(learner_state[0][0], prices)
+
     def evaluate(learner_state: Any, test: State) -> jax.Array:
-        choose = partial(decide, env, net, learner_state[0][0], params)
+        choose = partial(decide, env, net, weights_of(learner_state), params)
         return mean_utility(env, choose, test, params, config.evaluation_tasks)
 
     n_stages, n_updates = config.n_evaluations, config.updates_per_evaluation
     n_steps = config.block_tasks * 2 * config.n_pairs
-    return TrainingLoop(
-        init, update, evaluate, lambda learned: learned[0][0], n_stages, n_updates, n_steps
-    )
+    return TrainingLoop(init, update, evaluate, weights_of, n_stages, n_updates, n_steps)
 
 
 @partial(jax.jit, static_argnames=("env", "config"))

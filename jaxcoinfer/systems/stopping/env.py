@@ -22,33 +22,22 @@ from flax import struct
 
 from jaxcoinfer.core.contract import Outcome, TimeStep, select
 from jaxcoinfer.physics.compute import layer_slots, seconds
-from jaxcoinfer.physics.energy import transmit_energy_j
-from jaxcoinfer.physics.queueing import excess_left_s
 from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
-from jaxcoinfer.systems.stopping.exogenous import Slot
-from jaxcoinfer.systems.stopping.observation import (
-    OBSERVATION,
-    observe,
-    own_backlog_s,
-    unsent_bits,
+from jaxcoinfer.systems.stopping.device import (
+    Upload,
+    hand_over,
+    idle_device,
+    next_task,
+    observed,
+    upload_at,
+    waiting_slots,
 )
+from jaxcoinfer.systems.stopping.observation import OBSERVATION, observe
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.state import State
 
 CONTINUE, STOP = 0, 1
-
-
-class Upload(struct.PyTreeNode):
-    """What stopping gives; scalars, float32 unless said otherwise."""
-
-    begin: jax.Array  # int32, slot in which the radio begins to send
-    end: jax.Array  # int32, slot in which all is sent
-    server_wait_s: jax.Array  # at the server, before its own work is begun
-    server_s: jax.Array  # of its own work there
-    energy_j: jax.Array  # of the radio
-    excess_s: jax.Array  # own work on the server at `end`, this upload's included
-    idle: jax.Array  # int32, idle ticks of the server at `end`
 
 
 class LayerNumbers(struct.PyTreeNode):
@@ -99,6 +88,13 @@ class Stopping:
         """Returns which actions are valid, bool [2]: both, always."""
         return jnp.ones((self.n_actions,), bool)
 
+    def visible(self, state: State, params: Params) -> tuple[State, Params]:
+        """Returns state and params without what only the world knows."""
+        samples = params.samples and params.samples.replace(records=None)
+        return state.replace(hidden=None), params.replace(
+            bank=None, last_upload=None, samples=samples
+        )
+
     def reset(self, key: jax.Array, params: Params) -> tuple[State, TimeStep]:
         """Starts at a random slot of a random row, O(1); consumes the key."""
         key_row, key_slot = jax.random.split(key)
@@ -115,7 +111,7 @@ class Stopping:
         task = jnp.where(slot > 0, before, 0) - 1
         last_upload = params.last_upload.at[row].get(mode="promise_in_bounds")
         idle = idle_device(row, slot, task, exogenous.slot_at(bank, row, slot), last_upload)
-        state = with_record(next_task(idle, params, slot), params)
+        state = observed(next_task(idle, params, slot), params)
         zero, count = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
         none = Outcome(jnp.zeros((), bool), count, zero, zero, zero, zero, count)
         return state, TimeStep(observe(state, params), zero, jnp.zeros((), bool), state.done, none)
@@ -153,8 +149,8 @@ def _transition(state: State, decision: Decision, params: Params) -> State:
     after = select(stop, sent, state)
     following = next_task(after, params, free)
     going = state.replace(slot=computed, layer=state.layer + 1)
-    moved = select(decision.ends, following.replace(now=None), going.replace(now=None))
-    return with_record(select(state.done, state.replace(now=None), moved), params)
+    moved = select(decision.ends, following.replace(observed=None), going.replace(observed=None))
+    return observed(select(state.done, state.replace(observed=None), moved), params)
 
 
 def _reward(state: State, new: State, decision: Decision, params: Params) -> jax.Array:
@@ -242,139 +238,3 @@ def accuracies_of_like(state: State, params: Params) -> jax.Array:
         return params.accuracy
     sure = stopping_samples.record(params.samples, state.row, state.task)[-1]
     return stopping_samples.expected(params.samples, sure)
-
-
-def idle_device(
-    row: jax.Array, slot: jax.Array, task: jax.Array, now: Slot, last_upload: jax.Array
-) -> State:
-    """Returns a device that has nothing to compute, to send or on the server, at the start of
-    `task`, which arrives at `slot`; now: the record of that slot, last_upload: of the row.
-    """
-    zero = jnp.zeros((), jnp.float32)
-    return State(
-        row=row,
-        slot=slot,
-        layer=jnp.zeros((), jnp.int32),
-        task=task,
-        arrival=slot,
-        start=slot,
-        radio_free=slot,
-        excess_s=zero,
-        excess_idle=now.idle,
-        last_upload=last_upload,
-        done=jnp.zeros((), bool),
-        now=now,
-        radio_level=now.bits_sum,
-        known_s=zero,
-        known_idle=now.idle,
-    )
-
-
-def lone_task(
-    params: Params, task: jax.Array, layer: jax.Array, waiting_tasks: jax.Array, backlog: jax.Array
-) -> State:
-    """Returns a device at `layer` of `task` that was idle before: nothing on the radio, no own work
-    on the server, mean rate and nominal speed.
-
-    waiting_tasks: behind it, backlog: of the others, in ticks; all int32. The task arrived at slot
-    0 of row 0.
-    """
-    zero, one = jnp.int32(0), jnp.int32(exogenous.SPEED_ONE)
-    bits = params.mean_bits.astype(jnp.int32)
-    now = exogenous.make_slot(task + waiting_tasks + 1, backlog, bits, one)
-    slots = layer_slots(params.layer_s, jnp.float32(1.0), params.slot_s)
-    done_layers = jnp.arange(slots.shape[0]) < layer
-    spent = jnp.where(done_layers, slots, 0).sum(dtype=jnp.int32)
-    start = idle_device(zero, zero, task, now, params.last_upload[0])
-    return start.replace(slot=spent, layer=layer)
-
-
-def with_record(state: State, params: Params) -> State:
-    """Returns the state with the bank's record of its slot, the last one where the row is over."""
-    slot = jnp.minimum(state.slot, params.bank.n_slots)
-    return state.replace(now=exogenous.slot_at(params.bank, state.row, slot))
-
-
-def advance(state: State, params: Params) -> State:
-    """Returns the state at the decision after the next layer (or at the end of the exit head) was
-    computed.
-    """
-    layer_s = params.layer_s.at[state.layer].get(mode="promise_in_bounds")
-    speed = exogenous.relative_speed(state.now.speed)
-    slot = state.slot + layer_slots(layer_s, speed, params.slot_s)
-    return with_record(state.replace(slot=slot, layer=state.layer + 1), params)
-
-
-def waiting_slots(begin: Slot, end: Slot, slots: jax.Array, task: jax.Array) -> jax.Array:
-    """Returns the number of waiting tasks summed over the slots in which task n holds the
-    processor, int32.
-
-    `(AA[t_j] - AA[t_i]) - (t_j - t_i)(n + 1)` with `begin`, `end` the records of t_i, t_j and
-    slots = t_j - t_i.
-    """
-    return end.arrived_sum - begin.arrived_sum - slots * (task + 1)
-
-
-def upload_at(
-    state: State,
-    params: Params,
-    slot: jax.Array,
-    layer: jax.Array,
-    upload_bits: jax.Array,
-    server_s: jax.Array,
-) -> Upload:
-    """Returns the upload of the output of `layer` that is handed to the radio at `slot`.
-
-    It begins at `max(slot, radio_free)`, ends at the first tau with `C[tau] - C[begin] >= bits`,
-    meets the backlog `Q[tau] + max(R - (I[tau] - I[t0]), 0)` and is served for `e_l` seconds. slot,
-    layer int32; upload_bits bits, server_s seconds, of that layer.
-    """
-    begin = jnp.maximum(slot, state.radio_free)
-    slots, backlog, idle = exogenous.upload_record(params.bank, state.row, begin, layer)
-    tick_s = exogenous.tick_s(params.slot_s)
-    own_s = excess_left_s(state.excess_s, seconds(idle - state.excess_idle, tick_s))
-    return Upload(
-        begin=begin,
-        end=begin + slots,
-        server_wait_s=seconds(backlog, tick_s) + own_s,
-        server_s=server_s,
-        energy_j=transmit_energy_j(
-            seconds(slots, params.slot_s), params.transmit_w, upload_bits, params.transmit_j_per_bit
-        ),
-        excess_s=own_s + server_s,
-        idle=idle,
-    )
-
-
-def hand_over(state: State, upload: Upload, upload_bits: jax.Array, params: Params) -> State:
-    """Returns the state after the upload was handed to the radio, and by it to the server;
-    upload_bits bits.
-    """
-    return state.replace(
-        radio_free=upload.end,
-        excess_s=upload.excess_s,
-        excess_idle=upload.idle,
-        radio_level=state.now.bits_sum + unsent_bits(state) + upload_bits.astype(jnp.int32),
-        known_s=own_backlog_s(state, params) + upload.server_s,
-        known_idle=state.now.idle,
-    )
-
-
-def next_task(state: State, params: Params, free: jax.Array) -> State:
-    """Returns the state at the start of the following task, `s = max(a, free)`; the caller reads
-    its `now`.
-
-    Ends the episode where the row could end before every choice for that task is through: its last
-    decision, or the radio if later, must come no later than `last_upload`.
-    """
-    arrival = exogenous.arrival(params.bank, state.row, state.task + 1)
-    start = jnp.maximum(arrival, free)
-    fits = jnp.maximum(start + params.longest_local_slots, state.radio_free) <= state.last_upload
-    return state.replace(
-        slot=start,
-        layer=jnp.zeros_like(state.layer),
-        task=state.task + 1,
-        arrival=arrival,
-        start=start,
-        done=~fits,
-    )

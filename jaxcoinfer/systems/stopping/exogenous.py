@@ -34,6 +34,8 @@ class Draw(struct.PyTreeNode):
     arrivals: jax.Array  # [K, T] int32, tasks that arrive in a slot
     edge_work: jax.Array  # [K, T] int32, ticks of server work that other devices bring in a slot
     slot_bits: jax.Array  # [K, T] int32, bits the link carries in a slot
+    # [K, T] int32, bits a slot as they were last measured when a slot begins
+    observed_bits: jax.Array
     speed: jax.Array  # [K, T] float32, of the device, 1 = nominal
 
 
@@ -46,7 +48,7 @@ class Bank(struct.PyTreeNode):
         ARRIVED_SUM  AA[t] = sum_{u<t} A[u]
         BACKLOG      Q[t], ticks of work of the others at the start of slot t
         IDLE         I[t], ticks the server would have idled before t
-        BITS         carried in slot t
+        BITS         a slot, as last measured when slot t begins
         BITS_SUM     carried before t, wrapping around
         SPEED        of the device in slot t, in units of 1/65,536
         UPLOADS      and all after it: what `with_uploads` adds
@@ -164,7 +166,7 @@ def make_bank(draw: Draw) -> Bank:
         arrived_sum,
         free + idle + before,
         idle,
-        jnp.concatenate([draw.slot_bits, draw.slot_bits[:, -1:]], axis=1),
+        jnp.concatenate([draw.observed_bits, draw.observed_bits[:, -1:]], axis=1),
         jnp.concatenate([zero, jnp.cumsum(draw.slot_bits, axis=1, dtype=jnp.int32)], axis=1),
         jnp.concatenate([speed, speed[:, -1:]], axis=1),
     ]

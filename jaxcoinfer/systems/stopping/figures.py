@@ -44,6 +44,33 @@ def sweeps(
     return figure
 
 
+def sensitivity(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Interval]], float]],
+) -> Figure:
+    """Utility against factors on one assumed number on each panel, logarithmic, three panels a row;
+    panels as in `sweeps`. What lies more than a half below the best of a panel is cut off.
+    """
+    n_rows = -(-len(panels) // 3)
+    figure, axes_of = plots.panels(n_rows, min(len(panels), 3))
+    styles = plots.styles(next(iter(panels.values()))[1])
+    for axes, (label, (factors, lines, own)) in zip(axes_of, panels.items(), strict=False):
+        means = {name: [interval.mean for interval in line] for name, line in lines.items()}
+        for name, line in means.items():
+            axes.plot(factors, line, label=name, **plots.line(styles[name]))
+        axes.set_xscale("log")
+        axes.axvline(own, color="black", linewidth=1, alpha=0.5)
+        axes.set_xlabel(label)
+        top, low = (f([*means.values()]) for f in (np.nanmax, np.nanmin))
+        bottom = max(low, top - 0.5)
+        axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
+    for axes in axes_of[len(panels) :]:
+        axes.remove()
+    for row in range(n_rows):
+        axes_of[3 * row].set_ylabel("utility per task")
+    plots.legend_below(figure, axes_of[0])
+    return figure
+
+
 def delays(latency_s: Mapping[str, np.ndarray], deadline_s: float) -> Figure:
     """Share of tasks that take longer than a delay, both axes logarithmic, one line per
     policy; latency_s [N] seconds.
@@ -102,25 +129,6 @@ def decisions(stops: np.ndarray, backlog_s: np.ndarray, waiting_tasks: np.ndarra
         Patch(color=_LEARNED[1], label="keep computing"),
     ]
     figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False)
-    return figure
-
-
-def learning(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Utility against tasks seen (logarithmic) of each learner: every evaluation faint, means of
-    ten per decade bold.
-    """
-    figure, (axes,) = plots.panels(1, 1)
-    for name, (tasks, values) in curves.items():
-        colour, _, line = plots.STYLES.get(name, ("#0072B2", "", "--"))
-        bins = np.unique(np.round(10 * np.log10(tasks)), return_inverse=True)[1]
-        count = np.bincount(bins)
-        axes.plot(tasks, values, color=colour, linewidth=1, alpha=0.25)
-        x, y = np.exp(np.bincount(bins, np.log(tasks)) / count), np.bincount(bins, values) / count
-        axes.plot(x, y, color=colour, linestyle=line, linewidth=2.5, label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("tasks seen while learning")
-    axes.set_ylabel("utility per task, on the training draw")
-    axes.legend(loc="lower right", frameon=False, fontsize=12)
     return figure
 
 

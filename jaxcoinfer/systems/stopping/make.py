@@ -2,8 +2,11 @@
 rows, T slots.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcoinfer.core import generators
 from jaxcoinfer.data import processes
@@ -28,11 +31,21 @@ def make(
     ), params
 
 
-def params_of(scenario: StoppingScenario, world: Draw, *, split: Split) -> Params:
+def params_of(
+    scenario: StoppingScenario,
+    world: Draw,
+    *,
+    split: Split,
+    scale: Mapping[str, float] | None = None,
+) -> Params:
     """Returns the params of a `stopping` scenario in a world that was drawn for it; raises like
     `make`.
+
+    scale: factors on arguments of `make_params`, by name.
     """
     numbers, samples, by_image = task_numbers(scenario.task), None, task_samples(scenario.task)
+    for name, factor in (scale or {}).items():
+        numbers[name] = np.asarray(numbers[name]) * factor
     if by_image is not None:
         samples, numbers["accuracy"] = make_samples(*by_image, split=split)
     return make_params(
@@ -49,21 +62,25 @@ def params_of(scenario: StoppingScenario, world: Draw, *, split: Split) -> Param
 def draw(key: jax.Array, scenario: StoppingScenario, *, split: Split = "train") -> Draw:
     """Returns one realisation of a scenario, [rows, slots]; consumes the key.
 
-    Recorded links are read from the scenario's training files, or from its evaluation files, which
-    learning never sees. Each row takes the next file in turn, from a random instant; recorded
-    arrivals start at a random instant too.
+    Recorded links are those of the split, and of recorded arrivals and loads it has a part of the
+    log. Each row takes the next link in turn, from a random instant; arrivals start at a random
+    instant too.
     """
     key_arrivals, key_load, key_rate, key_speed = jax.random.split(key, 4)
     shape = (scenario.rows, scenario.slots)
+    link = generators.link(key_rate, shape, scenario.rate, scenario.slot_s, split)
     return Draw(
-        arrivals=_arrivals(key_arrivals, shape, scenario),
-        edge_work=_edge_work(key_load, shape, scenario),
-        slot_bits=generators.link_bits(key_rate, shape, scenario.rate, scenario.slot_s, split),
+        arrivals=_arrivals(key_arrivals, shape, scenario, split),
+        edge_work=_edge_work(key_load, shape, scenario, split),
+        slot_bits=link.bits,
+        observed_bits=link.observed_bits,
         speed=generators.speeds(key_speed, shape, scenario.speed),
     )
 
 
-def _arrivals(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario) -> jax.Array:
+def _arrivals(
+    key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario, split: Split
+) -> jax.Array:
     match scenario.arrivals:
         case processes.Bernoulli(probability):
             return generators.bernoulli_arrivals(key, shape, probability)
@@ -74,19 +91,23 @@ def _arrivals(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario
                 key, shape, jnp.asarray(means, jnp.float32), jnp.asarray(leave, jnp.float32)
             )
         case processes.RecordedArrivals(trace, mean):
-            return generators.recorded_counts(key, shape, scenario.slot_s, trace, mean)
+            return generators.recorded_counts(key, shape, scenario.slot_s, trace, mean, split)
     raise TypeError(
         f"arrivals: {scenario.arrivals!r} is no process of `jaxcoinfer.systems.stopping.scenario`."
     )
 
 
-def _edge_work(key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario) -> jax.Array:
+def _edge_work(
+    key: jax.Array, shape: tuple[int, int], scenario: StoppingScenario, split: Split
+) -> jax.Array:
     match scenario.edge_load:
         case processes.PoissonBatches(load, job_s, jobs):
             return generators.poisson_batch_work(key, shape, load, job_s, scenario.slot_s, jobs)
         case processes.RecordedLoad(trace, load, job_s):
             jobs_a_slot = load * scenario.slot_s / job_s
-            counts = generators.recorded_counts(key, shape, scenario.slot_s, trace, jobs_a_slot)
+            counts = generators.recorded_counts(
+                key, shape, scenario.slot_s, trace, jobs_a_slot, split
+            )
             return generators.to_ticks(counts.astype(jnp.float32) * job_s, scenario.slot_s)
     raise TypeError(
         f"edge_load: {scenario.edge_load!r} is no process of "

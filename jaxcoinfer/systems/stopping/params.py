@@ -43,7 +43,9 @@ class Params(struct.PyTreeNode):
     bank: Bank  # the exogenous processes, with these uploads
     last_upload: jax.Array  # int32 [K], last slot at which any upload still ends within the row
     longest_local_slots: jax.Array  # int32, slots of all layers and the head at the slowest speed
-    mean_bits: jax.Array  # per slot, mean of the bank
+    # Bits a slot at which sending the largest upload takes as long as computing all layers: the
+    # scale of rates.
+    typical_bits: jax.Array
     # Results image by image, where there are any; `accuracy` is then what is expected of an image
     # of which nothing is known yet.
     samples: Samples | None
@@ -82,13 +84,15 @@ def make_params(
     slowest = float(bank.slots[:, :, exogenous.SPEED].min()) / SPEED_ONE
     local = int(np.ceil(numbers["layer_s"] / (slowest * slot_s) - SLOT_TOLERANCE).sum())
     last_upload = _last_upload(bank, table, slot_s, local)
+    local_s = float(numbers["layer_s"].sum())
+    typical_bits = max(1.0, int(sizes.max()) * slot_s / local_s)
     return Params(
         **{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()},
         upload_bits=sizes,
         bank=exogenous.with_uploads(bank, table),
         last_upload=last_upload.astype(jnp.int32),
         longest_local_slots=jnp.asarray(local, jnp.int32),
-        mean_bits=slot_bits.astype(jnp.float32).mean(),
+        typical_bits=jnp.asarray(typical_bits, jnp.float32),
         samples=samples,
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,19 +10,77 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcoinfer.core.rollout import Policy
-from jaxcoinfer.systems.stopping import baselines, continuation_value, differential_value
+from jaxcoinfer.evaluation import seeds
+from jaxcoinfer.evaluation.executor import Learned
+from jaxcoinfer.learn.networks import TrainResult
+from jaxcoinfer.systems.stopping import (
+    baselines,
+    continuation_value,
+    differential_value,
+    predictive_control,
+    price_rule,
+)
 from jaxcoinfer.systems.stopping import samples as stopping_samples
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.params import Params
+from jaxcoinfer.systems.stopping.price_rule import Prices
 from jaxcoinfer.systems.stopping.state import State
 from jaxcoinfer.systems.stopping.twin import workload
 
-# What learns: a module with `Config`, `Hyper`, `train` and `policy`. METHOD, the published one, is
-# compared with itself without the twin; BEST is drawn and, by its `interface`, exported.
-METHOD, BEST = "continuation value", "differential value"
-LEARNERS: dict[str, Any] = {METHOD: continuation_value, BEST: differential_value}
-WITHOUT_TWIN = f"{METHOD}, no twin"  # of the learning curves
-# What needs no learning, besides the best fixed point, which is chosen on the training draw.
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """How one learner learns."""
+
+    module: Any  # with `Config`, `Hyper`, `Weights`, `train` and `policy`
+    config: Any  # of a run's training
+    corrects_prices: bool = True  # whether it starts from the price rule
+
+    def train(
+        self, keys: jax.Array, params: Params, env: Stopping, config: Any, prices: Prices
+    ) -> TrainResult:
+        """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
+        hyper = self.module.Hyper(prices=prices if self.corrects_prices else None)
+
+        def train_once(key: jax.Array) -> TrainResult:
+            return self.module.train(key, params, hyper, env=env, config=config)
+
+        return seeds.train(keys, train_once)
+
+    def learned(self, env: Stopping, config: Any, weights: Any) -> Learned:
+        """Returns its policies; weights: leaves [S, ...]."""
+        build = partial(self.module.policy, env, config)
+        return Learned(build, jax.tree.map(jnp.asarray, weights))
+
+
+# PUBLISHED is the method of the paper as it stands, METHOD the same mended, compared with itself
+# without the twin; BEST is drawn and, by its `interface`, exported.
+PUBLISHED, METHOD, BEST = "published stopping", "continuation value", "differential value"
+# Small batches, evaluated often: the first points of the learning curve then lie before the method
+# has learned.
+_METHOD = continuation_value.Config(
+    n_devices=32,
+    n_evaluations=100,
+    updates_per_evaluation=10,
+    evaluation_devices=32,
+    evaluation_tasks=50,
+)
+LEARNERS: dict[str, Learner] = {
+    PUBLISHED: Learner(
+        continuation_value, dataclasses.replace(_METHOD, published=True), corrects_prices=False
+    ),
+    METHOD: Learner(continuation_value, _METHOD),
+    BEST: Learner(
+        differential_value, differential_value.Config(n_pairs=512, evaluation_devices=128)
+    ),
+}
+WITHOUT_TWIN = f"{METHOD}, no twin"
+PRICES, CONTROL = "price rule", "predictive control"
+THRESHOLD = "threshold exit"  # where the confidence of an exit head is observed
+KNOWING, EXACT = "clairvoyant", "exact optimum"
+# One knows the future, the other the law of the world.
+NOT_DEPLOYABLE = frozenset({KNOWING, EXACT})
+# What needs no learning, besides those that are tuned on the training draw.
 BASELINES: dict[str, Callable[[Stopping], Policy]] = {
     "one-time greedy": baselines.one_time_greedy,
     "one-time waiting": baselines.one_time_waiting,
@@ -30,13 +89,8 @@ BASELINES: dict[str, Callable[[Stopping], Policy]] = {
     "device only": lambda env: baselines.fixed(env.n_layers + 1),
     "edge only": lambda env: baselines.fixed(0),
     "random": lambda env: baselines.random_choice(),
-    "clairvoyant": baselines.clairvoyant,
+    KNOWING: baselines.clairvoyant,
 }
-THRESHOLD = "threshold exit"  # where the confidence of an exit head is observed
-COMPARED = "one-time greedy"  # gains are differences to this one
-EXACT = "exact optimum"
-# One knows the future, the other the law of the world.
-NOT_DEPLOYABLE = frozenset({"clairvoyant", EXACT})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +101,25 @@ class Chosen:
     # Confidence from which it is best to settle for the exit head's answer; None where it is not
     # observed.
     threshold: float | None
+    prices: Prices
 
 
 def baseline_policies(env: Stopping, chosen: Chosen) -> dict[str, Policy]:
     """Returns the policies that need no learning, by name."""
     policies = {name: build(env) for name, build in BASELINES.items()}
     policies["best fixed point"] = baselines.fixed(chosen.fixed)
+    policies[PRICES] = price_rule.policy(env, chosen.prices)
+    policies[CONTROL] = predictive_control.policy(env, chosen.prices.tasks_per_s)
     if chosen.threshold is not None:
         policies[THRESHOLD] = baselines.threshold_exit(env, chosen.threshold)
     return policies
 
 
-def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
+def choose(env: Stopping, params: Params, key: jax.Array, n_tasks: int = 512) -> Chosen:
     """Returns what gives the most utility over the first n_tasks tasks of every row of the training
-    draw.
+    draw, and the prices found there; consumes the key.
     """
+    prices = price_rule.tune(key, params, env=env)
     choices = jnp.arange(env.n_choices, dtype=jnp.int32)
     fixed = int(
         np.argmax(
@@ -69,10 +127,9 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
         )
     )
     if params.samples is None:
-        return Chosen(fixed, None)
-    edges = params.samples.edges
-    # The ends: always settle, and never.
-    thresholds = jnp.concatenate([jnp.zeros((1,)), edges, jnp.full((1,), 1.1)])
+        return Chosen(fixed, None, prices)
+    # From the lowest confidence on; the ends, always settle and never, are other policies.
+    thresholds = params.samples.edges
 
     def settle(state: State, params: Params, threshold: jax.Array) -> jax.Array:
         samples: Any = params.samples  # there are some, as above
@@ -80,7 +137,7 @@ def choose(env: Stopping, params: Params, n_tasks: int = 512) -> Chosen:
         return jnp.where(sure, env.n_layers + 1, env.n_layers)
 
     utility = _mean_utility(env, params, settle, thresholds, n_tasks)
-    return Chosen(fixed, float(thresholds[np.argmax(utility)]))
+    return Chosen(fixed, float(thresholds[np.argmax(utility)]), prices)
 
 
 def _mean_utility(

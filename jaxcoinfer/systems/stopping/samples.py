@@ -2,9 +2,9 @@
 exit head is of it.
 
 Task n of row k is image `(n + 911 k) mod S`. Learning has the first half of a network's test
-images, evaluation the other, so that nothing is tuned on what it is judged by. What a device may
-expect once it knows how sure the head is comes from the first half always. Axes: S images, H bins
-of confidence, P+1 choices.
+images, choosing and counting a quarter each, so that nothing is tuned on what it is judged by. What
+a device may expect once it knows how sure the head is comes from the first half always. Axes: S
+images, H bins of confidence, P+1 choices.
 """
 
 import jax
@@ -22,7 +22,7 @@ class Samples(struct.PyTreeNode):
     """Results of a world's images, and what choices achieve on training images by confidence."""
 
     # float32 [S, P+2], 1 where a choice gets the image right, else 0; last the confidence of the
-    # exit head
+    # exit head as a device sees it, the mean of its bin: a finer number would tell images apart
     records: jax.Array
     edges: jax.Array  # float32 [H-1], confidences between the bins
     expected: jax.Array  # float32 [H, P+1], accuracy of each choice on training images, by bin
@@ -34,7 +34,7 @@ def make_samples(
     """Returns the samples of a world, and the accuracy of each choice on the training images [P+1].
 
     right bool [P+1, S], confidence [S]: of all test images. split: "train" for the first half,
-    "eval" for the half that learning does not see. Raises ValueError where the shapes do not fit or
+    "validation" and "test" for a quarter each. Raises ValueError where the shapes do not fit or
     there are too few images.
     """
     right, confidence = np.asarray(right, np.float32).T, np.asarray(confidence, np.float32)
@@ -46,9 +46,16 @@ def make_samples(
     half = len(confidence) // 2
     known, certain = right[:half], confidence[:half]
     edges = np.unique(np.quantile(certain, np.arange(1, _BINS) / _BINS).astype(np.float32))
-    expected = by_bin(known, np.searchsorted(edges, certain, side="right"), len(edges) + 1)
-    here = slice(half, None) if split == "eval" else slice(None, half)
-    records = np.concatenate([right, confidence[:, None]], axis=1)[here]
+    bins, n_bins = np.searchsorted(edges, certain, side="right"), len(edges) + 1
+    expected = by_bin(known, bins, n_bins)
+    levels = by_bin(certain[:, None], bins, n_bins)[:, 0]
+    shown = levels[np.searchsorted(edges, confidence, side="right")]
+    places = {
+        "train": slice(None, half),
+        "validation": slice(half, half + half // 2),
+        "test": slice(half + half // 2, None),
+    }
+    records = np.concatenate([right, shown[:, None]], axis=1)[places[split]]
     return Samples(jnp.asarray(records), jnp.asarray(edges), jnp.asarray(expected)), known.mean(
         axis=0
     )
@@ -67,17 +74,18 @@ def record(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
     """Returns the record of a task's image [P+2]; row, task int32 (a task before the first takes
     the first image).
     """
-    return samples.records.at[_image(samples, row, task)].get(mode="promise_in_bounds")
+    return samples.records.at[image(samples, row, task)].get(mode="promise_in_bounds")
 
 
 def number(samples: Samples, row: jax.Array, task: jax.Array, column: jax.Array) -> jax.Array:
     """Returns one column of that record, int32 in [0, P+2); a step needs no more, and one number is
     a cheap gather.
     """
-    return samples.records.at[_image(samples, row, task), column].get(mode="promise_in_bounds")
+    return samples.records.at[image(samples, row, task), column].get(mode="promise_in_bounds")
 
 
-def _image(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
+def image(samples: Samples, row: jax.Array, task: jax.Array) -> jax.Array:
+    """Returns the image of a task, int32."""
     return jax.lax.rem(jnp.maximum(task, 0) + _STRIDE * row, jnp.int32(samples.records.shape[0]))
 
 
@@ -86,10 +94,12 @@ def expected(samples: Samples, confidence: jax.Array) -> jax.Array:
     return samples.expected[jnp.searchsorted(samples.edges, confidence, side="right")]
 
 
-def of_like_images(samples: Samples) -> np.ndarray:
+def of_like_images(samples: Samples) -> jax.Array:
     """Returns, of each image of this world, how often a choice is right on those as sure as it,
-    float32 [S, P+1].
+    float32 [S, P+1]: all that can be expected of an image, given what a policy may see.
     """
-    right, confidence = np.split(np.asarray(samples.records), [-1], axis=1)
-    bins = np.searchsorted(np.asarray(samples.edges), confidence[:, 0], side="right")
-    return by_bin(right, bins, len(samples.edges) + 1)[bins]
+    right, sure = samples.records[:, :-1], samples.records[:, -1]
+    bins, n_bins = jnp.searchsorted(samples.edges, sure, side="right"), len(samples.edges) + 1
+    count = jax.ops.segment_sum(jnp.ones_like(sure), bins, n_bins)[:, None]
+    total = jax.ops.segment_sum(right, bins, n_bins)
+    return (total / jnp.maximum(count, 1.0))[bins]

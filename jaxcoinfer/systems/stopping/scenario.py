@@ -119,7 +119,7 @@ def task_numbers(task: Numbers | FromProfiles) -> dict[str, Any]:
     # The head as a layer: what is known before it holds behind it too.
     after = [-1] if task.observe_confidence else []
     left_s = server_s[-1] - server_s[cuts]
-    through_j = energy_j[-1] + device.power_busy_w * head_s
+    through_j = energy_j[-1] + costs.computing_w(device) * head_s
     return {
         "layer_s": [*np.diff(device_s[cuts]), head_s, *[0.0 for _ in after]],
         "upload_bits": [*upload_bits[cuts], *upload_bits[cuts][after]],

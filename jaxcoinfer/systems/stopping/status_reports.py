@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.data import processes
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
@@ -55,7 +55,7 @@ def measure(
     thresholds: Sequence[int] = THRESHOLDS,
 ) -> list[Point]:
     """Returns a point for each way and threshold, all on one held-out draw; consumes the keys."""
-    env, params = make(varied(scenario), key_draw, split="eval")
+    env, params = make(varied(scenario), key_draw, split="test")
     never = params.bank.n_slots + 1
     ways = [(way, t, 0) for way in (TWIN, HELD) for t in (*thresholds, never)] + [
         (GENERATION, never, 1)
@@ -71,7 +71,7 @@ def measure(
         )
         for way, threshold, which in ways
     ]
-    played = evaluate.run(watched, worlds, watched.act, key_play)
+    played = evaluate.run(watched, worlds, Oracle(watched.act), key_play)
     full = played[0]
     points = [_point(EVERY_LAYER, 0, env, full, full, full.decisions)]
     for (way, threshold, _), tasks in zip(ways, played, strict=True):

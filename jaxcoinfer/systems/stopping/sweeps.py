@@ -1,8 +1,9 @@
-"""All policies at other arrival rates and server loads, in worlds of the evaluation's own shapes:
-nothing is retraced.
+"""All policies in other worlds: at other arrival rates and server loads, and with the assumed
+numbers of the scenario scaled up and down, one at a time.
 
-A world of K rows holds rows of several points, one point after another. All points share their
-randomness, so a line is smooth in its number.
+A result that an assumed number can turn over is none: the sweeps of `CONSTANTS` show utility and
+ranking against each. All points of a sweep share their randomness, so a line is smooth in its
+number; nothing is trained or tuned again.
 """
 
 import dataclasses
@@ -13,23 +14,31 @@ import numpy as np
 
 from jaxcoinfer.data import processes
 from jaxcoinfer.data.traces import TraceError
-from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation import evaluate, protocol
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
-from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping.exogenous import Draw
 from jaxcoinfer.systems.stopping.make import draw, params_of
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
 
 ARRIVALS, LOAD = "arrivals", "edge_load"  # the axes, as a scenario names them
-_NO_LOAD = processes.PoissonBatches(load=0.0, job_s=1.0)
+# Numbers that are scaled: what the axis is called -> the argument of `make_params`.
+NUMBERS = {
+    "device_time": "layer_s",
+    "server_time": "server_s",
+    "device_energy": "device_energy_j",
+    "upload_size": "upload_bits",
+}
+JOBS, RATE = "others_jobs", "link_rate"  # length of the others' jobs, at the same load
+CONSTANTS = (*NUMBERS, JOBS, RATE)
+_ROWS, _SLOTS = 24, 8192  # of a world, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The points of all sweeps, and the worlds that hold their rows."""
+    """The points of all sweeps, and the world of each."""
 
-    points: list[tuple[str, float]]  # (axis, number), in tasks/s or as a share of the server
-    rows_each: int  # of each point
+    points: list[tuple[str, float]]  # (axis, number), in tasks/s, as a share, or a factor
     worlds: list[Params]  # all of equal shapes
 
 
@@ -37,52 +46,58 @@ class Plan:
 class Sweep:
     """Utility of each policy along one axis."""
 
-    numbers: list[float]  # tasks/s, or shares of the server
+    numbers: list[float]  # tasks/s, shares of the server, or factors
     utility: dict[str, list[Interval]]  # by policy, one per number
     trained: float  # the number of the scenario itself
 
 
 def plan(
-    scenario: StoppingScenario, arrivals: Sequence[float], loads: Sequence[float], key: jax.Array
+    scenario: StoppingScenario,
+    arrivals: Sequence[float],
+    loads: Sequence[float],
+    factors: Sequence[float],
+    key: jax.Array,
 ) -> Plan:
-    """Draws held-out worlds for factors on the arrival rate and for shares of the server; consumes
-    the key.
+    """Draws held-out worlds for factors on the arrival rate, for shares of the server, and for
+    factors on each of CONSTANTS; consumes the key.
 
-    As many rows per point as three worlds hold, two at least. A rate for which a recorded trace is
-    too short is left out.
+    A world for which a recorded trace or its row is too short is left out.
     """
-    rows_each = max(2, 3 * scenario.rows // (len(arrivals) + len(loads)))
-    own = _draw(scenario, key, rows_each)
-    points, draws = [], []
-    for factor in arrivals:
-        busier = _busier(scenario, factor)
-        try:  # the load is that of `own`, and slow to draw
-            world = _draw(dataclasses.replace(busier, edge_load=_NO_LOAD), key, rows_each)
-        except TraceError:
-            continue
-        points.append((ARRIVALS, tasks_a_second(busier)))
-        draws.append(world.replace(edge_work=own.edge_work))
-    for load in loads:
-        loaded = dataclasses.replace(
-            scenario, edge_load=dataclasses.replace(scenario.edge_load, load=load)
-        )
+    rows, slots = min(scenario.rows, _ROWS), min(scenario.slots, _SLOTS)
+    scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
+    wanted = [(ARRIVALS, factor) for factor in arrivals] + [(LOAD, load) for load in loads]
+    wanted += [(axis, factor) for axis in CONSTANTS for factor in factors]
+    points, worlds = [], []
+    base = draw(key, scenario, split="test")
+    for axis, number in wanted:
         try:
-            world = own if load == scenario.edge_load.load else _draw(loaded, key, rows_each)
-        except TraceError:
+            world = _world(scenario, base, axis, number, key)
+        except (TraceError, ValueError):
             continue
-        points.append((LOAD, load))
-        draws.append(world)
-    if not points:
-        return Plan([], rows_each, [])
-    everything = exogenous.concatenate(draws)
-    # The last world is filled up with rows of the first.
-    n_worlds = -(-rows_each * len(points) // scenario.rows)
-    rows = np.resize(np.arange(rows_each * len(points)), (n_worlds, scenario.rows))
-    worlds = [
-        params_of(scenario, jax.tree.map(lambda leaf, own=own: leaf[own], everything), split="eval")
-        for own in rows
-    ]
-    return Plan(points, rows_each, worlds)
+        points.append((axis, tasks_a_second(scenario) * number if axis == ARRIVALS else number))
+        worlds.append(world)
+    return Plan(points, worlds)
+
+
+def _world(
+    scenario: StoppingScenario, base: Draw, axis: str, number: float, key: jax.Array
+) -> Params:
+    if axis in NUMBERS:
+        return params_of(scenario, base, split="test", scale={NUMBERS[axis]: number})
+    if axis == RATE:
+        scaled = {
+            name: (getattr(base, name) * number).astype(base.slot_bits.dtype)
+            for name in ("slot_bits", "observed_bits")
+        }
+        return params_of(scenario, base.replace(**scaled), split="test")
+    if axis == ARRIVALS:
+        other = draw(key, _busier(scenario, number), split="test")
+        return params_of(scenario, base.replace(arrivals=other.arrivals), split="test")
+    name = "job_s" if axis == JOBS else "load"
+    value = scenario.edge_load.job_s * number if axis == JOBS else number
+    load = dataclasses.replace(scenario.edge_load, **{name: value})
+    other = draw(key, dataclasses.replace(scenario, edge_load=load), split="test")
+    return params_of(scenario, base.replace(edge_work=other.edge_work), split="test")
 
 
 def collect(
@@ -92,7 +107,12 @@ def collect(
     without a task.
     """
     trained = {ARRIVALS: tasks_a_second(scenario), LOAD: scenario.edge_load.load}
-    lines = {name: _utility_by_point(plan, several) for name, several in played.items()}
+    trained |= dict.fromkeys(CONSTANTS, 1.0)
+    n_rows = min(scenario.rows, _ROWS)
+    clusters = protocol.links(scenario, "test", n_rows)
+    lines = {
+        name: [_utility(tasks, clusters) for tasks in several] for name, several in played.items()
+    }
     by_axis = {}
     for axis, own in trained.items():
         places = [i for i, (its_axis, _) in enumerate(plan.points) if its_axis == axis]
@@ -129,22 +149,11 @@ def _busier(scenario: StoppingScenario, factor: float) -> StoppingScenario:
     )
 
 
-def _draw(scenario: StoppingScenario, key: jax.Array, n_rows: int) -> exogenous.Draw:
-    """The first rows; all are drawn, as another shape would have to be compiled."""
-    return jax.tree.map(lambda leaf: leaf[:n_rows], draw(key, scenario, split="eval"))
-
-
-def _utility_by_point(plan: Plan, several: Sequence[Tasks]) -> list[Interval]:
-    if not several:
-        return []
-    rows = np.concatenate([one.row + i * one.n_rows for i, one in enumerate(several)])
-    n_rows = sum(one.n_rows for one in several)
-    count = np.bincount(rows, minlength=n_rows)
-    total = np.bincount(rows, np.concatenate([one.utility for one in several]), minlength=n_rows)
-    line = []
-    for i in range(len(plan.points)):
-        own = slice(i * plan.rows_each, (i + 1) * plan.rows_each)
-        has_tasks = count[own] > 0
-        mean = total[own][has_tasks] / count[own][has_tasks]
-        line.append(evaluate.interval(mean) if has_tasks.any() else Interval(np.nan, np.nan))
-    return line
+def _utility(tasks: Tasks, clusters: Sequence[str]) -> Interval:
+    count = evaluate.count_by_row(tasks)
+    has_tasks = np.flatnonzero(count)
+    if not len(has_tasks):
+        return Interval(np.nan, np.nan)
+    total = np.bincount(tasks.row, tasks.utility, minlength=tasks.n_rows)
+    mean = total[has_tasks] / count[has_tasks]
+    return protocol.interval(mean[None], [clusters[row] for row in has_tasks])

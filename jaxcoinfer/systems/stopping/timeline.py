@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Policy, act
 from jaxcoinfer.evaluation.chrome_trace import PROCESSOR, RADIO, SERVER, slice_of, tracks
-from jaxcoinfer.systems.stopping import env as stopping
-from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping import device, exogenous
 from jaxcoinfer.systems.stopping.env import STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
@@ -48,7 +47,8 @@ def record(env: Stopping, params: Params, policy: Policy, key: jax.Array, n_task
         replay = workload.evaluate(env, state, params)
         observations = jax.vmap(observe, (0, None))(replay.states, params)
         keys = jax.random.split(key, env.n_layers + 1)
-        stops = jax.vmap(policy, (0, 0, 0, None))(keys, replay.states, observations, params) == STOP
+        decide = jax.vmap(partial(act, env, policy), (0, 0, 0, None))
+        stops = decide(keys, replay.states, observations, params) == STOP
         choice = jnp.argmax(jnp.concatenate([stops, jnp.ones((1,), bool)])).astype(jnp.int32)
         point = jnp.minimum(choice, env.n_layers)
         trip = Trips(
@@ -160,6 +160,8 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     tick_s = float(params.slot_s) / exogenous.TICKS
     others_s = np.percentile(np.asarray(params.bank.slots[:, :, exogenous.BACKLOG]), 95) * tick_s
     backlog_s, waiting = np.linspace(0.0, max(float(others_s), 1.0), 81), np.arange(11)
+    bits = np.asarray(params.bank.slots[:, :, exogenous.BITS], np.float64)
+    mean_bits = jnp.int32(round(bits.mean()))
     task = jnp.int32(0)
     if params.samples is not None:
         confidence = np.asarray(params.samples.records[:, -1])
@@ -169,8 +171,9 @@ def stop_regions(env: Stopping, params: Params, policy: Policy) -> Regions:
     def stops(
         params: Params, layer: jax.Array, waiting: jax.Array, backlog: jax.Array
     ) -> jax.Array:
-        state = stopping.lone_task(params, task, layer, waiting, backlog)
-        return policy(jax.random.key(0), state, observe(state, params), params) == STOP
+        state = device.lone_task(params, task, layer, waiting, backlog, mean_bits)
+        observation = observe(state, params)
+        return act(env, policy, jax.random.key(0), state, observation, params) == STOP
 
     grid = stops
     for axes in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None)):

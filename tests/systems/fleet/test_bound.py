@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxcoinfer.systems.fleet import bound as dual
 from jaxcoinfer.systems.fleet.allocation import FleetTables, total_cost
 from jaxcoinfer.systems.fleet.env import tables
-from tests.helpers.fleets import random_fleet, random_tables, state_at
+from tests.helpers.fleets import random_fleet, random_tables
 from tests.reference import fleet as reference
 
 solve = jax.jit(dual.solve)
@@ -46,7 +46,7 @@ def test_bound_below_optimum_below_answer(seed, cloud):
     system = random_fleet(seed, 3 - cloud, cloud)
     given_numbers = system.reference(0, 1)
     best = reference.optimum(*given_numbers)
-    found = solve(tables(state_at(0, 1), system.params()))
+    found = solve(tables(system.state(0, 1).now, system.params()))
     assert float(found.bound) <= best * (1 + 1e-6) and float(found.cost) >= best * (1 - 1e-6)
     s, t = np.asarray(found.root_prices, np.float64)
     np.testing.assert_allclose(
@@ -57,7 +57,7 @@ def test_bound_below_optimum_below_answer(seed, cloud):
 def test_no_other_prices_give_a_better_bound():
     for seed in range(4):
         system = random_fleet(seed, 3)
-        found = solve(tables(state_at(0, 0), system.params()))
+        found = solve(tables(system.state(0, 0).now, system.params()))
         s, t = np.asarray(found.root_prices, np.float64)
         rng = np.random.default_rng(seed)
         for scale in (1e-3, 0.1, 1.0):

@@ -19,7 +19,7 @@ from jaxcoinfer.systems.fleet import env as fleet
 from jaxcoinfer.systems.fleet.bound import solve
 from jaxcoinfer.systems.fleet.env import Fleet, FleetAction
 from jaxcoinfer.systems.fleet.make import distance_m, processes
-from tests.helpers.fleets import CUTS, ROWS, SLOTS, VERSIONS, random_fleet, state_at, step, step_all
+from tests.helpers.fleets import CUTS, ROWS, SLOTS, VERSIONS, random_fleet, step, step_all
 from tests.reference import fleet as reference
 
 KEY = jax.random.key(0)
@@ -64,7 +64,7 @@ def compare(env, system, row, slot, timestep, x, y):
 def test_the_environment_is_the_reference(seed, cloud):
     system, rng = random_fleet(seed, 5, cloud), np.random.default_rng(seed)
     env, params = system.env(), system.params()
-    state = state_at(1, 0)
+    state = system.state(1, 0)
     for slot in range(SLOTS):
         choice = random_choices(rng, env, 5)
         of, *rest = system.reference(1, slot)
@@ -82,7 +82,7 @@ def test_the_environment_with_given_shares_is_the_reference(seed, cloud):
     choice = random_choices(rng, env, 5)
     weights = rng.normal(0.5, 1.0, (2, 5)) * (rng.random((2, 5)) < 0.8)
     action = FleetAction(jnp.asarray(choice), *jnp.asarray(weights, jnp.float32))
-    _, timestep = step(env, state_at(0, 2), action, params)
+    _, timestep = step(env, system.state(0, 2), action, params)
     of, devices, *rest = system.reference(0, 2)
     shares = []
     for part, weight in zip((1, 2), weights, strict=True):
@@ -132,13 +132,14 @@ def test_a_slot_by_hand():
     system = dataclasses.replace(system, numbers=numbers, bank=bank)
     env, params = Fleet(2, 2, 2), system.params()
     choice = jnp.array([0, 2], jnp.int32)
-    _, timestep = step(env, state_at(0, 0), choice, params)
+    state = env.reset_at(jnp.int32(0), jnp.int32(0), params)[0]
+    _, timestep = step(env, state, choice, params)
     np.testing.assert_allclose(timestep.outcome.latency_s, [5.3, 8.3], rtol=1e-6)
     np.testing.assert_allclose(timestep.outcome.energy_j, [7.0, 16.0], rtol=1e-6)
     np.testing.assert_allclose(timestep.reward, -3.5, rtol=1e-6)
     # On the device instead: 9 s, 5 J, cost .1 + 4.5 = 4.6; the other has all it wants: .3 + 4 + 1
     # s, cost 2.75.
-    of = evaluate(env, state_at(0, 0), params, choice)
+    of = evaluate(env, state, params, choice)
     np.testing.assert_allclose(
         of, [[7.0, 4.6 + 2.75, *of[0, 2:]], [*of[1, :2], 7.0, 4.6 + 1.25]], rtol=1e-6
     )
@@ -147,15 +148,15 @@ def test_a_slot_by_hand():
 @pytest.mark.parametrize("cloud", [False, True])
 def test_the_twin_is_the_environment_for_every_device_and_choice(cloud):
     system, rng = random_fleet(11, 6, cloud), np.random.default_rng(0)
-    env, params, state = system.env(), system.params(), state_at(1, 3)
+    env, params, state = system.env(), system.params(), system.state(1, 3)
     choice = random_choices(rng, env, 6)
     costs = np.asarray(evaluate(env, state, params, jnp.asarray(choice)))
     changed = np.tile(choice, (6, env.n_choices, 1))
     for device in range(6):
         changed[device, :, device] = np.arange(env.n_choices)
     steps = step_all(env, state, jnp.asarray(changed.reshape(-1, 6)), params)
-    tasks = np.asarray(fleet.active(state, params)).sum()
-    here = np.asarray(fleet.active(state, params))
+    here = np.asarray(state.now.active)
+    tasks = here.sum()
     mask = (
         np.asarray(params.valid)[None] | ~here[:, None]
     )  # an absent device's tables are zeros, whatever it chooses
@@ -186,7 +187,7 @@ def costs_and_bound(env, state, params):
         -of.step(state, policy(of)(KEY, state, None, params), params)[1].reward
         for of, policy in pairs
     ]
-    return jnp.stack(costs), solve(fleet.tables(state, params)).bound
+    return jnp.stack(costs), solve(fleet.tables(state.now, params)).bound
 
 
 @settings(max_examples=8)
@@ -194,7 +195,7 @@ def costs_and_bound(env, state, params):
 def test_no_policy_beats_the_exhaustive_one_nor_that_one_the_bound(seed):
     system = random_fleet(seed, 3, everybody=True)
     costs, bound = (
-        np.asarray(x) for x in costs_and_bound(system.env(), state_at(0, 1), system.params())
+        np.asarray(x) for x in costs_and_bound(system.env(), system.state(0, 1), system.params())
     )
     best = costs[len(POLICIES)]
     np.testing.assert_allclose(best * 3, reference.optimum(*system.reference(0, 1)), rtol=1e-5)
@@ -212,11 +213,13 @@ def with_devices(system, change):
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
 def test_the_order_of_devices_changes_no_decision(policy):
-    system, state = random_fleet(5, 6, cloud=True), state_at(0, 0)
+    system = random_fleet(5, 6, cloud=True)
     order = np.random.default_rng(3).permutation(6)
     moved = with_devices(system, lambda v: v[..., order])
     plan = jax.jit(policy(system.env()))
-    before, after = (np.asarray(plan(KEY, state, None, of.params())) for of in (system, moved))
+    before, after = (
+        np.asarray(plan(KEY, of.state(0, 0), None, of.params())) for of in (system, moved)
+    )
     here = system.bank["active"][0, 0][order]
     np.testing.assert_array_equal(after[here], before[order][here])
 
@@ -225,19 +228,21 @@ def test_the_order_of_devices_changes_no_decision(policy):
     "policy", [baselines.equal_shares, baselines.greedy, baselines.alternating]
 )
 def test_absent_devices_change_nothing(policy):
-    system, state = random_fleet(5, 6), state_at(0, 0)
+    system = random_fleet(5, 6)
     padded = with_devices(
         system, lambda v: np.concatenate([v, v[..., :2] * (v.dtype != bool)], axis=-1)
     )
     assert not padded.bank["active"][..., 6:].any()
     choices = [
-        np.asarray(jax.jit(policy(of.env()))(KEY, state, None, of.params()))
+        np.asarray(jax.jit(policy(of.env()))(KEY, of.state(0, 0), None, of.params()))
         for of in (system, padded)
     ]
     here = system.bank["active"][0, 0]
     np.testing.assert_array_equal(choices[1][:6][here], choices[0][here])
     played = zip((system, padded), choices, strict=True)
-    steps = [step(of.env(), state, jnp.asarray(choice), of.params())[1] for of, choice in played]
+    steps = [
+        step(of.env(), of.state(0, 0), jnp.asarray(choice), of.params())[1] for of, choice in played
+    ]
     np.testing.assert_allclose(steps[0].reward, steps[1].reward, rtol=1e-5)
     np.testing.assert_allclose(
         steps[1].outcome.latency_s[:6][here], steps[0].outcome.latency_s[here], rtol=1e-5
@@ -247,17 +252,17 @@ def test_absent_devices_change_nothing(policy):
 
 def test_the_twin_moves_with_the_devices():
     system, order = random_fleet(6, 5), np.array([3, 0, 4, 1, 2])
-    moved = with_devices(system, lambda v: v[..., order]).params()
+    moved = with_devices(system, lambda v: v[..., order])
     choice = jnp.array([0, 1, 2, 3, 4], jnp.int32)
-    env, state = system.env(), state_at(0, 0)
+    env, params = system.env(), system.params()
     np.testing.assert_allclose(
-        evaluate(env, state, moved, choice[order]),
-        np.asarray(evaluate(env, state, system.params(), choice))[order],
+        evaluate(env, moved.state(0, 0), moved.params(), choice[order]),
+        np.asarray(evaluate(env, system.state(0, 0), params, choice))[order],
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        fleet.observe(system.env(), state, moved),
-        fleet.observe(system.env(), state, system.params())[order],
+        fleet.observe(env, moved.state(0, 0), moved.params()),
+        fleet.observe(env, system.state(0, 0), params)[order],
         rtol=1e-6,
     )
 
@@ -294,7 +299,7 @@ def test_the_contract():
     names = [field.name for field in dataclasses.fields(timestep.outcome)]
     assert names == [*(field.name for field in dataclasses.fields(Outcome)), "latency_sensitive"]
     # The end is for ever and pays nothing.
-    ended, last = env.step(state_at(0, SLOTS - 1), jnp.zeros(4, jnp.int32), params)
+    ended, last = env.step(system.state(0, SLOTS - 1), jnp.zeros(4, jnp.int32), params)
     assert bool(last.truncated) and np.asarray(last.outcome.finished).any()
     again, paid = env.step(ended, jnp.zeros(4, jnp.int32), params)
     assert (
@@ -312,7 +317,7 @@ def test_the_contract():
 
 def test_sums_by_class():
     system = random_fleet(4, 6)
-    _, timestep = step(system.env(), state_at(0, 0), jnp.zeros(6, jnp.int32), system.params())
+    _, timestep = step(system.env(), system.state(0, 0), jnp.zeros(6, jnp.int32), system.params())
     sums = jax.tree.map(np.asarray, fleet.by_class(timestep.outcome))
     outcome = jax.tree.map(np.asarray, timestep.outcome)
     urgent = system.bank["weight"][0, 0] > 0.5
@@ -335,10 +340,9 @@ def small_world(name):
 @pytest.mark.parametrize("name", ["fleet", "fleet-cloud"])
 def test_shipped_scenarios_mix_versions_and_cuts(name):
     scenario, env, params = small_world(name)
-    states = jax.vmap(lambda slot: fleet.FleetState(jnp.int32(0), slot, jnp.bool_(False)))(
-        jnp.arange(16)
-    )
-    found = jax.jit(jax.vmap(lambda state: solve(fleet.tables(state, params))))(states)
+    first = jax.vmap(env.reset_at, (None, 0, None))
+    states, _ = first(jnp.int32(0), jnp.arange(16, dtype=jnp.int32), params)
+    found = jax.jit(jax.vmap(lambda state: solve(fleet.tables(state.now, params))))(states)
     gap = np.asarray((found.cost - found.bound) / found.cost)
     assert (gap >= 0).all() and gap.mean() < 0.005
     here = np.asarray(params.bank.active[0, :16])
@@ -442,6 +446,5 @@ def test_too_many_answers_to_try_are_refused():
     with pytest.raises(ValueError, match="dual_recovery"):
         baselines.exhaustive(Fleet(16, 4, 6))
     with pytest.raises(AssertionError):  # actions of another number of devices
-        Fleet(4, VERSIONS, CUTS).step(
-            state_at(0, 0), jnp.zeros(3, jnp.int32), random_fleet(1, 4).params()
-        )
+        system = random_fleet(1, 4)
+        system.env().step(system.state(0, 0), jnp.zeros(3, jnp.int32), system.params())

@@ -15,9 +15,9 @@ from jaxcoinfer.core.rollout import mean_reward
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.fleet import baselines, twin
-from jaxcoinfer.systems.fleet.env import FleetAction, active
+from jaxcoinfer.systems.fleet.env import FleetAction
 from jaxcoinfer.systems.fleet.network import Leveled, network, outcomes, view
-from tests.helpers.fleets import random_fleet, state_at, step
+from tests.helpers.fleets import random_fleet, step
 
 KEY = jax.random.key(0)
 CONFIG = ppo.Config(
@@ -102,20 +102,20 @@ def test_gradients_are_finite_with_a_cloud_and_nobody_there():
 
 def test_outcomes_are_what_the_environment_pays():
     system = random_fleet(2, 5)
-    env, params, state = system.env(), system.params(), state_at(0, 3)
+    env, params, state = system.env(), system.params(), system.state(0, 3)
     choice = jnp.asarray([0, 3, 5, 4, 2], jnp.int32)
     rewards = jax.jit(outcomes, static_argnums=0)(env, state, choice, params)
     _, timestep = step(env, state, choice, params)
     at_choice = np.asarray(rewards)[np.arange(5), np.asarray(choice)]
     np.testing.assert_allclose(at_choice, float(timestep.reward), rtol=1e-5)
-    tasks = float(active(state, params).sum())
+    tasks = float(state.now.active.sum())
     costs = twin.evaluate(env, state, params, choice)
     np.testing.assert_allclose(-rewards * tasks, costs, rtol=1e-5)
 
 
 def test_levels_are_shares():
     system = random_fleet(6, 3)
-    free, params, state = system.env(learned_shares=True), system.params(), state_at(0, 3)
+    free, params, state = system.env(learned_shares=True), system.params(), system.state(0, 3)
     leveled = Leveled(free, 5)
     levels = jnp.asarray([0, 2, 4], jnp.int32)  # powers of the root of two: 1, 2, 4
     action = FleetAction(jnp.zeros(3, jnp.int32), levels, levels[::-1])
@@ -126,7 +126,7 @@ def test_levels_are_shares():
     _, other = step(free, state, by_hand, params)
     np.testing.assert_allclose(one.outcome.latency_s, other.outcome.latency_s, rtol=1e-6)
     mask = leveled.mask(state, params)
-    here = np.asarray(active(state, params))
+    here = np.asarray(state.now.active)
     assert here.any() and not here.all()
     np.testing.assert_array_equal(np.asarray(mask.bandwidth).sum(axis=1), np.where(here, 5, 1))
 

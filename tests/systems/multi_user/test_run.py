@@ -15,14 +15,16 @@ import pytest
 
 import jaxcoinfer
 from jaxcoinfer import cli, run_folder
-from jaxcoinfer.evaluation.executor import PLAY, key_of
+from jaxcoinfer.core.rollout import Oracle, act
+from jaxcoinfer.evaluation import seeds
+from jaxcoinfer.evaluation.executor import PLAY, Learned, key_of
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.multi_user import baselines, network, report
 from jaxcoinfer.systems.multi_user import run as multi_user
 from jaxcoinfer.systems.multi_user.env import MultiUser
 from jaxcoinfer.systems.multi_user.evaluation import Decisions, best_fixed, first_starts, play
 from jaxcoinfer.systems.multi_user.params import MultiUserParams
-from jaxcoinfer.systems.multi_user.policies import BEST, COMPARED, baseline_policies, learned_policy
+from jaxcoinfer.systems.multi_user.policies import BEST, FIXED, baseline_policies, learned
 
 SCENARIO = dataclasses.replace(registry.load_scenario("multi-user"), users=3, rows=6, tasks=8.0)
 World = tuple[MultiUser, MultiUserParams]
@@ -64,7 +66,7 @@ def test_a_run_writes_everything_and_is_read_back(
     assert not any("nan" in line or "bound" in line for line in printed)
     names = {path.name for path in out.iterdir()}
     written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
-    written |= {f"{name}.csv" for name in ("learning", "choices", "powers")}
+    written |= {f"{name}.csv" for name in ("learning", "choices", "powers", "differences")}
     written |= {f"{name}.png" for name in ("utility", "cost", "choices", "learning")}
     assert names == written
     summary = json.loads((out / "summary.json").read_text())
@@ -77,9 +79,12 @@ def test_a_run_writes_everything_and_is_read_back(
 
 
 def _check_numbers(out: Path, summary: dict[str, Any]) -> None:
-    policies = summary["policies"]
-    assert summary["compared_with"] == COMPARED
-    assert set(policies) == {*baseline_policies(jaxcoinfer.make(SCENARIO)[0], 0), BEST}
+    policies, compared = summary["policies"], summary["compared_with"]
+    rules = set(baseline_policies(jaxcoinfer.make(SCENARIO)[0], 0))
+    assert compared in rules and set(policies) == {*rules, BEST}
+    chosen = json.loads((out / "config.json").read_text())["chosen"]
+    assert chosen["compared"] == compared and chosen["seed_of_best"] in (0, 1)
+    assert set(chosen) == {"compared", "seed_of_best", "fixed"}
     assert summary["bound"]["what"] == "no bound is known for this system"
     assert summary["bound"]["utility"] == {"mean": None, "half_width": None}
     for policy in policies.values():
@@ -88,7 +93,15 @@ def _check_numbers(out: Path, summary: dict[str, Any]) -> None:
         cost = measures["latency_s"]["mean"] + SCENARIO.energy_weight * measures["energy_j"]["mean"]
         assert measures["cost"]["mean"] == pytest.approx(cost)
         assert measures["utility"]["mean"] < 0 and measures["ended"]["mean"] == 1.0
-    assert policies[COMPARED]["measures"]["utility_gain"]["mean"] == 0.0
+    assert policies[compared]["measures"]["utility_gain"]["mean"] == 0.0
+    differences = {
+        (row["policy"], row["above"]): float(row["utility"])
+        for row in csv.DictReader((out / "differences.csv").read_text().splitlines())
+    }
+    assert len(differences) == len(policies) * (len(policies) - 1)
+    for name in {*policies} - {compared}:
+        gain = policies[name]["measures"]["utility_gain"]["mean"]
+        assert differences[name, compared] == pytest.approx(gain)
     metrics = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     gaps = [row for row in metrics if row["measure"] == "gap_to_bound"]
     assert len(gaps) == len(policies)
@@ -128,7 +141,9 @@ def _check_export(out: Path, target: Path, capsys: pytest.CaptureFixture) -> Non
     outputs = np.asarray(portable.function(view.features))
     assert len(portable.signature.features) == view.features.shape[-1]
     config = dataclasses.replace(multi_user.CONFIG, hidden=checkpoint.hidden[BEST])
-    policy = learned_policy(env, config, checkpoint.weights[BEST])
+    several = learned(env, config, checkpoint.weights[BEST])
+    assert several.n_seeds == 2
+    policy = several.policy(seeds.pick(several.weights, checkpoint.chosen["seed_of_best"]))
     action = jax.vmap(policy, (None, 0, 0, None))(
         jax.random.key(0), states, timesteps.observation, params
     )
@@ -151,7 +166,7 @@ def _check_export(out: Path, target: Path, capsys: pytest.CaptureFixture) -> Non
 def test_episodes_are_those_of_steps_one_by_one(world: World) -> None:
     env, params = world
     policies = {"greedy": baselines.greedy(env), "all local": baselines.fixed_split(env, 5)}
-    episodes = play(env, policies, params, key_of(0, PLAY))["greedy"]
+    episodes = play(env, policies, params, key_of(0, PLAY))["greedy"][0]
     step = jax.jit(env.step)
     decided = 0
     for row in range(SCENARIO.rows):
@@ -170,11 +185,53 @@ def test_episodes_are_those_of_steps_one_by_one(world: World) -> None:
     assert episodes.decisions.split.shape == (decided,)
 
 
+def test_each_seed_of_a_learned_policy_is_played(world: World) -> None:
+    env, params = world
+    # "Learned" is only which split to take: so a seed must do as the fixed split does.
+    splits = Learned(
+        lambda split: lambda *known: baselines.fixed_split(env, split)(*known),
+        jnp.array([5, 1, 2], jnp.int32),
+    )
+    policies = {"fixed": baselines.fixed_split(env, 2), "learned": splits}
+    episodes = play(env, policies, params, key_of(0, PLAY))
+    assert len(episodes["fixed"]) == 1 and len(episodes["learned"]) == 3
+    fixed, last = episodes["fixed"][0], episodes["learned"][2]
+    np.testing.assert_array_equal(last.reward, fixed.reward)
+    for one, split in zip(episodes["learned"], (5, 1, 2), strict=True):
+        assert (one.decisions.split == split).all() and one.ended.all()
+    assert (episodes["learned"][0].reward != fixed.reward).all()
+
+
+def test_policies_do_without_what_only_the_world_knows(world: World) -> None:
+    env, params = world
+    state, timestep = env.reset_at(jnp.int32(2), jnp.int32(0), params)
+    seen, known = env.visible(state, params)
+    assert known.bank is None and params.bank is not None
+    # All of the state is the users' own: what they have left, and where they are.
+    for one, other in zip(jax.tree.leaves(seen), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    config = dataclasses.replace(multi_user.CONFIG, hidden=(4, 4))
+    view = network.view(env, seen, timestep.observation, known)
+    weights = network.network(env, config).init(jax.random.key(0), view)
+    learner = learned(env, config, jax.tree.map(lambda leaf: leaf[None], weights))
+    policies = baseline_policies(env, 2) | {BEST: learner.policy(weights)}
+    assert set(policies) == {"all local", "random", "greedy", FIXED, BEST}
+    for name, policy in policies.items():
+        assert not isinstance(policy, Oracle), name
+        blind, full = (
+            policy(jax.random.key(1), *args)
+            for args in ((seen, timestep.observation, known), (state, timestep.observation, params))
+        )
+        acted = act(env, policy, jax.random.key(1), state, timestep.observation, params)
+        for other in (full, acted):
+            jax.tree.map(np.testing.assert_array_equal, blind, other)
+
+
 def test_the_best_fixed_split_is_the_best_of_all(world: World) -> None:
     env, params = world
     policies = {str(split): baselines.fixed_split(env, split) for split in range(env.n_splits)}
     episodes = play(env, policies, first_starts(params, 4), key_of(0, PLAY))
-    rewards = [episodes[str(split)].reward.mean() for split in range(env.n_splits)]
+    rewards = [episodes[str(split)][0].reward.mean() for split in range(env.n_splits)]
     assert best_fixed(env, params, key_of(0, PLAY), n_rows=4) == int(np.argmax(rewards))
 
 

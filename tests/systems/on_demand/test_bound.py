@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcoinfer.data import costs, profiles
+from jaxcoinfer.data import costs, profiles, traces
 from jaxcoinfer.data.fields import ProfileError
 from jaxcoinfer.data.processes import (
+    SPLITS,
     ConstantRate,
     ConstantSpeed,
     HeldOutages,
@@ -22,7 +23,7 @@ from jaxcoinfer.data.samples import Samples
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.evaluation.evaluate import Tasks
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.on_demand import baselines, bound, misses, twin
+from jaxcoinfer.systems.on_demand import baselines, bound, lookup, misses, twin
 from jaxcoinfer.systems.on_demand.env import OnDemand
 from jaxcoinfer.systems.on_demand.make import held_outages, markov_chain, task_classes
 from jaxcoinfer.systems.on_demand.scenario import (
@@ -193,6 +194,20 @@ def test_no_policy_beats_the_optimum_and_the_optimum_is_reached():
     )
 
 
+@pytest.mark.parametrize("name", ["tiny", "shipped"])
+def test_a_table_learned_from_enough_rows_is_the_optimum(name):
+    scenario = dataclasses.replace({"tiny": TINY, "shipped": SHIPPED}[name], rows=16, slots=2048)
+    env, params = built(scenario)
+    solution = bound.solve(scenario, env, params)
+    table = lookup.look_up(env, params)
+    assert table.action.shape == solution.action.shape  # contexts are what the optimum observes
+    _, fresh = make(dataclasses.replace(scenario, rows=64, slots=4096), jax.random.key(9))
+    compared = {"table": lookup.look_up_policy(table), "optimum": bound.exact_policy(solution)}
+    found = {name: utility for name, (utility, _) in play(env, fresh, compared).items()}
+    assert abs(found["table"].mean(dtype=float) - solution.gain) < 0.002
+    assert abs((found["table"] - found["optimum"]).mean(dtype=float)) < 0.002
+
+
 def test_evaluate_plays_on_demand():
     scenario = dataclasses.replace(SHIPPED, rows=6, slots=300)
     env, params = built(scenario)
@@ -204,7 +219,7 @@ def test_evaluate_plays_on_demand():
     )
     np.testing.assert_array_equal(np.bincount(tasks.choice), np.bincount(action.flatten()))
     assert evaluate.summarise(tasks, env.n_choices, 0.01)["decisions_per_task"].mean == 1.0
-    ratios = misses.miss_ratios(tasks, params)
+    ratios = misses.miss_ratios([tasks], params, [str(row) for row in range(6)])
     assert sum(ratio.tasks for ratio in ratios) == 6 * 299 and all(
         r.low <= r.mean <= r.high for r in ratios
     )
@@ -277,10 +292,11 @@ def test_a_shipped_scenario_mixes_actions(name):
 
 def test_evaluation_reads_other_links_than_training():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-wifi"), rows=14, slots=400)
-    assert not set(scenario.rate.train) & set(scenario.rate.evaluation)
-    _, trained = make(scenario, jax.random.key(0))
-    _, held_out = make(scenario, jax.random.key(0), split="eval")
-    assert (np.asarray(trained.bank.slots[..., 0]) != np.asarray(held_out.bank.slots[..., 0])).any()
+    links = [set(traces.expand(scenario.rate.of(split))) for split in SPLITS]
+    assert all(links) and not any(a & b for a, b in itertools.combinations(links, 2))
+    drawn = [make(scenario, jax.random.key(0), split=split)[1].bank.slots for split in SPLITS]
+    for one, other in itertools.combinations(drawn, 2):
+        assert (np.asarray(one[..., 0]) != np.asarray(other[..., 0])).any()
 
 
 def test_a_markov_chain_moves_as_its_matrix_says():
@@ -409,10 +425,11 @@ def test_held_outages_that_end_before_they_last_are_refused(tmp_path):
     assert registry.load_scenario("on-demand-outages").outages == HeldOutages(0.2, 2, 3)
 
 
-def tasks_of(row, latency_s):
+def tasks_of(row, latency_s, n_rows=2):
     zero = np.zeros(len(row))
+    decided = np.zeros(n_rows)
     return Tasks(
-        np.asarray(row), zero, np.asarray(latency_s), zero, zero, zero, zero, np.zeros(2), n_rows=2
+        np.asarray(row), zero, np.asarray(latency_s), zero, zero, zero, zero, decided, n_rows
     )
 
 
@@ -425,11 +442,33 @@ def test_misses_by_class():
     tasks = tasks_of(row, np.full(78, 1e-9))
     np.testing.assert_array_equal(misses.task_classes(tasks, params), kinds[row, slot])
     late = dataclasses.replace(tasks, latency_s=np.where(slot <= 5, 10.0, 1e-9))
-    ratios = misses.miss_ratios(late, params)
+    ratios = misses.miss_ratios([late], params, ["a", "b"])
     for kind, ratio in enumerate(ratios):
         mine = kinds[row, slot] == kind
         assert (ratio.misses, ratio.tasks) == ((mine & (slot <= 5)).sum(), mine.sum())
         assert ratio.low < ratio.mean == ratio.misses / ratio.tasks < ratio.high
+    both = misses.miss_ratios([late, tasks], params, ["a", "b"])
+    for one, two in zip(ratios, both, strict=True):
+        assert (two.misses, two.tasks) == (one.misses, 2 * one.tasks)
+
+
+def test_misses_on_rows_of_one_link_count_as_those_of_one_row():
+    system = random_system(1)
+    params, kinds = system.params(), system.draws[3]
+    row, slot = np.repeat([0, 1, 2], 39), np.tile(np.arange(1, 40), 3)
+    late = (slot + row) % 4 == 0
+    ratios = misses.miss_ratios(
+        [tasks_of(row, np.where(late, 10.0, 1e-9), 3)], params, ["a", "b", "a"]
+    )
+    kind, link = kinds[row, slot], np.array([0, 1, 0])[row]
+    counts = np.zeros((2, 2, 2), np.int64)  # late or all, link, class
+    np.add.at(counts[0], (link[late], kind[late]), 1)
+    np.add.at(counts[1], (link, kind), 1)
+    assert ratios == misses.ratios(*counts)
+    # With a single link nothing is known of how links differ, and the interval is not narrow.
+    (one,) = misses.ratios(np.array([[10]]), np.array([[1000]]))
+    assert (one.mean, one.misses, one.tasks) == (0.01, 10, 1000)
+    assert one.low <= 0.0048 and one.high >= 0.0183
 
 
 def test_the_interval_of_rare_misses():

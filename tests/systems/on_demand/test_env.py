@@ -3,6 +3,7 @@ always hold.
 """
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -267,9 +268,23 @@ def test_an_observation_in_numbers():
     params = SYSTEM.params()
     _, timestep = ENV.reset_at(jnp.int32(1), jnp.int32(5), params)
     rates, device, edge, kinds = SYSTEM.draws
-    mean, kind = rates.mean(), kinds[1, 5]
+    kind = kinds[1, 5]
+    # Half: the rate at which the largest upload of a valid choice takes the shortest deadline.
+    grid = itertools.product(range(EXITS), range(CUTS), range(WIDTHS))
+    sent = [
+        c
+        for c in grid
+        if reference.is_valid(SYSTEM.scenario, *c) and c[1] < SYSTEM.scenario.exit_after[c[0]]
+    ]
+    features = SYSTEM.scenario.feature_elements
+    largest = max(
+        SYSTEM.scenario.bits[width] * features[cut - 1] if cut else SYSTEM.scenario.input_bits
+        for _, cut, width in sent
+    )
+    typical = largest / min(SYSTEM.scenario.deadline_s)
+    np.testing.assert_allclose(params.typical_bps, typical, rtol=1e-6)
     wanted = [
-        rates[1, 4] / (rates[1, 4] + mean),
+        rates[1, 4] / (rates[1, 4] + typical),
         device[1, 4] / (device[1, 4] + 1),
         edge[1, 4] / (edge[1, 4] + 1),
     ]

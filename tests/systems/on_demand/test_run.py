@@ -15,7 +15,7 @@ import pytest
 import jaxcoinfer
 from jaxcoinfer import cli, run_folder
 from jaxcoinfer.core.stacked import Stacked
-from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation import evaluate, protocol, seeds
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines, misses, report
 from jaxcoinfer.systems.on_demand import run as on_demand
@@ -23,12 +23,16 @@ from jaxcoinfer.systems.on_demand.bound import solve
 from jaxcoinfer.systems.on_demand.misses import MissRatio
 from jaxcoinfer.systems.on_demand.policies import (
     BEST,
-    COMPARED,
     EXACT,
     EXACT_MEMORY,
+    GREEDY,
     INFORMED,
     LEARNERS,
+    LINEAR,
+    LOOK_UP,
+    NOT_DEPLOYABLE,
     baseline_policies,
+    choose,
     outcomes,
 )
 from training.curves import first_lasting
@@ -43,7 +47,8 @@ PLAIN = dataclasses.replace(
     device_speed=dataclasses.replace(SCENARIO.device_speed, speeds=(1.0, 0.5)),
 )
 BITS = (2, 4, 8)
-PLAYED = (COMPARED, "best fixed action", INFORMED, EXACT)  # test_bound plays every baseline
+# test_bound plays every baseline.
+PLAYED = (GREEDY, LOOK_UP, LINEAR, "best fixed action", INFORMED, EXACT)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +75,8 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(on_demand, "baseline_policies", _baselines)
 
 
-def _baselines(env, fixed, solution):
-    policies = baseline_policies(env, fixed, solution)
+def _baselines(env, chosen, solution):
+    policies = baseline_policies(env, chosen, solution)
     return {name: policies[name] for name in PLAYED}
 
 
@@ -86,12 +91,26 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     names = {path.name for path in out.iterdir()}
     written = {"config.json", "metrics.csv", "summary.json", "checkpoint.msgpack", "timeline.json"}
     written |= {f"{name}.csv" for name in ("learning", "misses", "choices", "deadlines")}
+    written |= {"links.csv", "differences.csv"}
     written |= {
         f"{name}.png" for name in ("utility", "delay", "choices", "misses", "deadlines", "learning")
     }
     assert names == written
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["policies"]) == {*PLAYED, BEST}
+    assert summary["compared_with"] in (GREEDY, LOOK_UP, LINEAR, "best fixed action")
+    for name, policy in summary["policies"].items():
+        assert policy["deployable"] == (name not in NOT_DEPLOYABLE)
+        n_seeds = 2 if name == BEST else 1  # tasks of every seed count
+        counted = summary["late_by_class"][name].values()
+        assert sum(ratio["tasks"] for ratio in counted) == n_seeds * 3 * 199
+    config = json.loads((out / "config.json").read_text())["chosen"]
+    assert config["compared"] == summary["compared_with"] and config["seed_of_best"] in (0, 1)
+    assert set(config) == {"compared", "seed_of_best", "fixed", "table", "linear"}
+    links = list(csv.DictReader((out / "links.csv").read_text().splitlines()))
+    assert {row["link"] for row in links} == {"0", "1", "2"} and len(links) == 3 * len(PLAYED) + 3
+    differences = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))
+    assert {row["above"] for row in differences} == {*PLAYED, BEST} - NOT_DEPLOYABLE
     assert summary["late_by_class"][BEST]["control"]["tasks"] > 0
     shares = {}
     for row in csv.DictReader((out / "choices.csv").read_text().splitlines()):
@@ -119,6 +138,8 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
 def _check_export(out, target, capsys):
     """The function to export decides as the policy does, and gives what is not valid no chance."""
     checkpoint = run_folder.load(out)
+    stored = on_demand.chosen_of(checkpoint)
+    assert stored.table.action.dtype == jnp.int32 and stored.table.action.shape[-1] == 3
     env, params = jaxcoinfer.make(SCENARIO)
     states, timesteps = jax.jit(jax.vmap(env.reset, (0, None)))(
         jax.random.split(jax.random.key(1), 50), params
@@ -129,7 +150,9 @@ def _check_export(out, target, capsys):
     assert portable.signature.features[-3:] == ("is_interactive", "is_control", "is_safety")
     assert "-inf where an action is invalid" in portable.signature.meaning
     config = LEARNERS[BEST].module.Config(hidden=checkpoint.hidden[BEST])
-    policy = LEARNERS[BEST].policy(env, config, checkpoint.weights[BEST])
+    learned = LEARNERS[BEST].learned(env, config, checkpoint.weights[BEST])
+    assert learned.n_seeds == 2
+    policy = learned.policy(seeds.pick(learned.weights, checkpoint.chosen["seed_of_best"]))
     act = jax.vmap(policy, (None, 0, 0, None))
     assert np.array_equal(
         act(jax.random.key(0), states, timesteps.observation, params), logits.argmax(axis=-1)
@@ -151,19 +174,18 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     solution = solve(scenario, env, params)
     policies = {
         name: policy
-        for name, policy in baseline_policies(env, 0, solution).items()
-        if name in (COMPARED, INFORMED, EXACT, EXACT_MEMORY)
+        for name, policy in baseline_policies(
+            env, choose(env, params, jax.random.key(1)), solution
+        ).items()
+        if name in (GREEDY, INFORMED, EXACT, EXACT_MEMORY)
     }
-    tasks = {
-        name: one
-        for name, (one,) in on_demand.play(env, policies, [params], jax.random.key(0)).items()
-    }
-    table = on_demand.table(tasks, params, scenario, solution)
+    (tasks,) = on_demand.play(env, policies, [params], jax.random.key(0))
+    table = on_demand.table(tasks, GREEDY, params, scenario, solution)
     assert table.bound.computed == solution.gain_history
     assert table.rows[EXACT_MEMORY].gap.mean == 0.0 and not table.rows[EXACT_MEMORY].deployable
     del tasks[EXACT], tasks[EXACT_MEMORY]
-    unknown = on_demand.table(tasks, params, scenario, None)
-    assert unknown.bound.what == "full information" and unknown.rows[COMPARED].gap.mean > 0
+    unknown = on_demand.table(tasks, GREEDY, params, scenario, None)
+    assert unknown.bound.what == "full information" and unknown.rows[GREEDY].gap.mean > 0
 
 
 def test_decisions_are_told_as_exit_cut_and_bits(world):
@@ -209,7 +231,8 @@ def test_counted_misses_are_those_of_the_tasks(world, memory):
     learner_env = env if memory == 1 else Stacked(env, memory)
     late, count = map(np.asarray, misses.count(learner_env, params, policy, jax.random.key(0)))
     tasks = evaluate.run(env, [params], policy, jax.random.key(0))[0]
-    assert misses.ratios(late, count) == misses.miss_ratios(tasks, params)
+    rows = protocol.links(PLAIN, "train", PLAIN.rows)
+    assert misses.ratios(late, count) == misses.miss_ratios([tasks], params, rows)
     assert count.sum() == len(tasks.utility) and 0 < late.sum() < count.sum()
 
 

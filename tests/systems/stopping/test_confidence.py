@@ -151,9 +151,9 @@ def test_a_run_reads_the_results_of_the_images_once(
     os.utime(Path(scenario.task.dnn).with_suffix(".npz"))  # as after a change: not known yet
     small = run.resolved(scenario, run.QUICK)
     assert bounds.model_of(small) is None
-    worlds = [make(small, KEY, split=split)[1] for split in ("train", "eval")]
+    worlds = [make(small, KEY, split=split)[1] for split in ("train", "test")]
     assert len(sweeps.plan(small, (1.0,), (0.3,), KEY).worlds) > 0
-    make(status_reports.varied(small), KEY, split="eval")
+    make(status_reports.varied(small), KEY, split="test")
     assert all(world.samples is not None for world in worlds)
     assert reads.count("looked-at.npz") == 1
     os.utime(Path(scenario.task.dnn).with_suffix(".npz"))
@@ -164,9 +164,22 @@ def test_a_run_reads_the_results_of_the_images_once(
 def test_learning_and_evaluation_see_different_images(scenario: StoppingScenario):
     right, confidence = task_samples(scenario.task)
     learned, means = stopping_samples.make_samples(right, confidence, split="train")
-    judged, same = stopping_samples.make_samples(right, confidence, split="eval")
-    np.testing.assert_array_equal(learned.records[:, -1], confidence[: S // 2])
-    np.testing.assert_array_equal(judged.records[:, -1], confidence[S // 2 :])
+    judged, same = stopping_samples.make_samples(right, confidence, split="test")
+    chosen_by, _ = stopping_samples.make_samples(right, confidence, split="validation")
+    quarter = S // 2 + S // 4
+    for samples, part in (
+        (learned, slice(None, S // 2)),
+        (chosen_by, slice(S // 2, quarter)),
+        (judged, slice(quarter, None)),
+    ):
+        np.testing.assert_array_equal(samples.records[:, :-1], np.asarray(right)[:, part].T)
+        # A device sees the mean of the bin that a confidence falls in, and no more.
+        shown, edges = np.asarray(samples.records[:, -1]), np.asarray(samples.edges)
+        assert len(np.unique(shown)) <= 16 and abs(shown - confidence[part]).max() < 0.2
+        np.testing.assert_array_equal(
+            np.searchsorted(edges, shown, side="right"),
+            np.searchsorted(edges, confidence[part], side="right"),
+        )
     # What a device may expect it knows from the first half.
     np.testing.assert_array_equal(means, same)
     np.testing.assert_allclose(means, right[:, : S // 2].mean(axis=1), rtol=1e-6)
@@ -181,7 +194,7 @@ def test_what_to_expect_of_a_confidence_by_hand():
     # 64 + 64 images: the head's confidence is i / 64, and it is right on the upper half of them
     sure = np.tile(np.arange(64) / 64, 2)
     right = np.stack([np.ones(128), sure >= 0.5])
-    samples, means = stopping_samples.make_samples(right, sure, split="eval")
+    samples, means = stopping_samples.make_samples(right, sure, split="test")
     np.testing.assert_allclose(means, [1.0, 0.5])
     assert samples.expected.shape == (16, 2)  # four images a bin
     for confidence, expected in ((0.0, 0.0), (0.49, 0.0), (0.51, 1.0), (1.0, 1.0)):

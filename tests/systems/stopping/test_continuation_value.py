@@ -1,6 +1,9 @@
-"""The learner of continuation values: its targets by hand, and that it learns."""
+"""The learner of continuation values: its targets by hand, what it is before it learns, and that
+it learns.
+"""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +11,54 @@ import numpy as np
 import pytest
 
 import jaxcoinfer
+from jaxcoinfer.core.rollout import act
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines as policies
-from jaxcoinfer.systems.stopping import continuation_value
+from jaxcoinfer.systems.stopping import continuation_value, price_rule
+from jaxcoinfer.systems.stopping.price_rule import Prices
+from jaxcoinfer.systems.stopping.twin import rollout, workload
 
 VALUES = jnp.asarray([1.0, 5.0, 2.0, 3.0])  # stopping at 0, 1, 2, and on the device
 
 
 def test_targets_follow_the_device():
+    # Nothing is paid: every decision sees the same values.
+    values = jnp.stack([VALUES] * 3)
     # G[2] = 3 (the device); at 2 it stops, so G[1] = 2; at 1 it goes on, so G[0] = G[1] = 2.
     stops = jnp.asarray([False, False, True])
-    np.testing.assert_array_equal(continuation_value.targets(VALUES, stops), [2.0, 2.0, 3.0])
+    np.testing.assert_array_equal(continuation_value.targets(values, stops), [2.0, 2.0, 3.0])
     # It stops at 1 too: G[0] = 5. Whether it stops at 0 says nothing about continuing there.
     np.testing.assert_array_equal(
-        continuation_value.targets(VALUES, jnp.asarray([True, True, True])), [5.0, 2.0, 3.0]
+        continuation_value.targets(values, jnp.asarray([True, True, True])), [5.0, 2.0, 3.0]
     )
     np.testing.assert_array_equal(
-        continuation_value.targets(VALUES, jnp.zeros(3, bool)), [3.0, 3.0, 3.0]
+        continuation_value.targets(values, jnp.zeros(3, bool)), [3.0, 3.0, 3.0]
+    )
+
+
+def test_targets_are_less_what_is_paid_at_the_decision_itself():
+    # Seen from l, choice c gave 10 l + V[c]. The device stops at 1 alone: from 0 it stops there,
+    # 5; from 1 and 2 it finishes on the device, 10 + 3 and 20 + 3.
+    values = VALUES[None] + 10.0 * jnp.arange(3.0)[:, None]
+    stops = jnp.asarray([False, True, False])
+    np.testing.assert_array_equal(continuation_value.targets(values, stops), [5.0, 13.0, 23.0])
+
+
+def test_published_targets_by_hand():
+    # G[2] = 3 (the device); G[1] = max(V[2] = 2, C[2] = 2.5); G[0] = max(V[1] = 5, C[1] = 9). What
+    # the network says of continuing at 0 is no part of it.
+    continuation = jnp.asarray([7.0, 9.0, 2.5])
+    goals = continuation_value.published_targets(VALUES, continuation)
+    np.testing.assert_array_equal(goals, [9.0, 2.5, 3.0])
+    # With nothing thought of continuing, the best of the next stop: 5, 2, and the device's 3.
+    low = jnp.full(3, -100.0)
+    np.testing.assert_array_equal(
+        continuation_value.published_targets(VALUES, low), [5.0, 2.0, 3.0]
+    )
+    # A single decision: stop at 0, or finish on the device.
+    np.testing.assert_array_equal(
+        continuation_value.published_targets(VALUES[:2], continuation[:1]), [5.0]
     )
 
 
@@ -45,8 +78,90 @@ def test_the_path_taken_gives_less():
 
 
 def test_first_stop():
-    assert int(continuation_value.first_stop(jnp.asarray([False, True, True]))) == 1
-    assert int(continuation_value.first_stop(jnp.zeros(3, bool))) == 3
+    assert int(rollout.first_stop(jnp.asarray([False, True, True]))) == 1
+    assert int(rollout.first_stop(jnp.zeros(3, bool))) == 3
+
+
+KEY = jax.random.key(0)
+PRICES = jnp.asarray([0.3, 0.2, 0.4, 0.1, 0.05, 0.6])
+
+
+def met_states(env, params, policy, n_devices=64, n_steps=120):
+    """Returns states [n_steps * n_devices] of devices that play `policy`, some at every layer."""
+
+    def move(carry, key):
+        state, timestep = carry
+        keys = jax.random.split(key, n_devices)
+        decide = jax.vmap(partial(act, env, policy), (0, 0, 0, None))
+        action = decide(keys, state, timestep.observation, params)
+        return jax.vmap(env.step, (0, 0, None))(state, action, params), (state, timestep)
+
+    @jax.jit
+    def play():
+        start = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, n_devices), params)
+        met = jax.lax.scan(move, start, jax.random.split(KEY, n_steps))[1]
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), met)
+
+    return play()
+
+
+def decided(env, params, policy, met):
+    states, timesteps = met
+    decide = jax.vmap(partial(act, env, policy), (None, 0, 0, None))
+    return np.asarray(jax.jit(decide)(KEY, states, timesteps.observation, params))
+
+
+def untrained(env, params, config, prices):
+    """Returns weights of a network that has learned nothing, as a training begins with them."""
+    hyper = continuation_value.Hyper(prices=prices)
+    training = continuation_value.training_loop(params, hyper, env=env, config=config)
+    return training.weights(jax.jit(lambda key: training.init(key)[0])(KEY))
+
+
+@pytest.mark.parametrize("name", ["reference-busy", "camera"])
+def test_with_nothing_learned_it_acts_as_the_rule_it_corrects(name):
+    scenario = dataclasses.replace(registry.load_scenario(name), rows=4, slots=4096)
+    env, params = jaxcoinfer.make(scenario, jax.random.key(1))
+    config = continuation_value.Config(hidden=(8,), n_devices=4, evaluation_devices=2)
+    met = met_states(env, params, policies.random_choice())
+    assert set(np.unique(met[0].layer)) == set(range(env.n_layers + 1))
+    rules = {
+        "adaptive waiting": (None, policies.adaptive_waiting(env)),
+        "price rule": (
+            prices := Prices(PRICES, price_rule.tasks_per_s(params)),
+            price_rule.policy(env, prices),
+        ),
+    }
+    taken = {}
+    for rule, (prices, policy) in rules.items():
+        weights = untrained(env, params, config, prices)
+        learner = continuation_value.policy(env, config, weights)
+        taken[rule] = decided(env, params, policy, met)
+        np.testing.assert_array_equal(decided(env, params, learner, met), taken[rule], rule)
+        assert 0.02 < taken[rule].mean() < 0.98  # both decisions are there
+    assert (taken["adaptive waiting"] != taken["price rule"]).any()
+
+
+def test_the_published_method_corrects_nothing():
+    """Its network says 0 before it has learned, whatever the prices: it stops where stopping is
+    expected to be worth 0 or more.
+    """
+    scenario = dataclasses.replace(registry.load_scenario("reference-busy"), rows=4, slots=4096)
+    env, params = jaxcoinfer.make(scenario, jax.random.key(1))
+    config = continuation_value.Config(
+        hidden=(8,), n_devices=4, evaluation_devices=2, published=True
+    )
+    prices = Prices(PRICES, price_rule.tasks_per_s(params))
+    weights = untrained(env, params, config, prices)
+    np.testing.assert_array_equal(weights.prices.weights, np.zeros(6))
+    states, timesteps = met = met_states(env, params, policies.random_choice())
+    value = jax.jit(jax.vmap(lambda state: workload.forecast(env, state, params).value))(states)
+    expected = np.take_along_axis(np.asarray(value), np.asarray(states.layer)[:, None], axis=1)
+    stops = decided(env, params, continuation_value.policy(env, config, weights), met)
+    np.testing.assert_array_equal(stops == 1, expected[:, 0] >= 0)
+    # It sees the observation, not the features.
+    kernel = weights.net["params"]["Dense_0"]["kernel"]
+    assert kernel.shape == (timesteps.observation.shape[-1], 8)
 
 
 @pytest.mark.slow

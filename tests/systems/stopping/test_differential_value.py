@@ -13,7 +13,7 @@ import jaxcoinfer
 from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines as policies
-from jaxcoinfer.systems.stopping import differential_value
+from jaxcoinfer.systems.stopping import differential_value, price_rule
 from jaxcoinfer.systems.stopping.differential_value import (
     Config,
     Hyper,
@@ -21,11 +21,12 @@ from jaxcoinfer.systems.stopping.differential_value import (
     Pair,
     Samples,
     View,
+    Weights,
 )
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.state import State
-from jaxcoinfer.systems.stopping.twin import workload
+from jaxcoinfer.systems.stopping.twin import rollout, workload
 
 KEY = jax.random.key(0)
 SMALL = Config(
@@ -65,9 +66,7 @@ def test_loss_by_hand():
 
 def test_first_stop_after():
     stops = jnp.asarray([True, False, True])
-    found = [
-        int(differential_value.first_stop_after(stops, jnp.int32(layer))) for layer in range(3)
-    ]
+    found = [int(rollout.first_stop_after(stops, jnp.int32(layer))) for layer in range(3)]
     assert found == [2, 2, 3]  # the next one that stops; past the last decision the device finishes
 
 
@@ -87,7 +86,8 @@ def test_decisions_that_are_tried():
 
 def test_samples_overwrite_the_oldest():
     def view(n: int):
-        return View(jnp.arange(n, dtype=jnp.int32), jnp.zeros((n, 7)), jnp.ones(n), jnp.zeros(n))
+        zeros = jnp.zeros(n)
+        return View(jnp.arange(n, dtype=jnp.int32), jnp.zeros((n, 7)), jnp.ones(n), zeros, zeros)
 
     samples = Samples(view(4), jnp.full(4, -1.0), jnp.int32(3))
     pairs = Pair(
@@ -100,27 +100,50 @@ def test_samples_overwrite_the_oldest():
     assert int(after.count) == 5
 
 
-def test_without_training_it_decides_as_adaptive_waiting(busy: tuple[Stopping, Params]):
+PRICES = jnp.asarray([0.3, 0.2, 0.4, 0.1, 0.05, 0.6])
+
+
+@pytest.mark.parametrize("priced", [False, True])
+def test_without_training_it_decides_as_the_rule_it_corrects(
+    busy: tuple[Stopping, Params], priced: bool
+):
     env, params = busy
     states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, 200), params)
     # The last layer starts at zero.
-    weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
-    learned, rule = differential_value.policy(env, SMALL, weights), policies.adaptive_waiting(env)
+    net = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
+    prices = price_rule.free(params)
+    adaptive = policies.adaptive_waiting(env)
+    if priced:
+        prices = prices.replace(weights=PRICES)
+    rule = price_rule.policy(env, prices) if priced else adaptive
+    learned = differential_value.policy(env, SMALL, Weights(net, prices))
     observation = jnp.zeros(env.observation_shape)
-    both = jax.jit(
-        jax.vmap(
-            lambda s: (learned(KEY, s, observation, params), rule(KEY, s, observation, params))
-        )
+    three = jax.jit(
+        jax.vmap(lambda s: [one(KEY, s, observation, params) for one in (learned, rule, adaptive)])
     )
-    np.testing.assert_array_equal(*both(states))
+    by_learner, by_rule, without_prices = three(states)
+    np.testing.assert_array_equal(by_learner, by_rule)
+    assert bool((by_rule != without_prices).any()) == priced
+
+
+def test_a_training_begins_with_the_prices_it_is_given(busy: tuple[Stopping, Params]):
+    env, params = busy
+    given = price_rule.free(params).replace(weights=PRICES)
+    for prices, expected in ((None, price_rule.free(params)), (given, given)):
+        loop = differential_value.training_loop(params, Hyper(prices=prices), env=env, config=SMALL)
+        weights = jax.jit(lambda key, loop=loop: loop.weights(loop.init(key)[0]))(KEY)
+        np.testing.assert_array_equal(weights.prices.weights, expected.weights)
+        np.testing.assert_allclose(weights.prices.tasks_per_s, expected.tasks_per_s, rtol=1e-6)
 
 
 def test_a_pair_earns_what_two_devices_earn(busy: tuple[Stopping, Params]):
     """Parts a pair at a start, plays both devices until they meet by hand, compares the sums."""
     env, params = busy
     learner, net = Learner(env, SMALL), differential_value.network(env, SMALL)
-    pairs = jax.jit(differential_value.start_pairs, static_argnums=(1, 3))(KEY, 32, params, env)
-    weights = net.init(KEY, pairs.parted.features[0])
+    start_pairs = jax.jit(differential_value.start_pairs, static_argnums=(1, 3))
+    prices = price_rule.free(params).replace(weights=PRICES)
+    pairs = start_pairs(KEY, 32, params, env, prices)
+    weights = Weights(net.init(KEY, pairs.parted.features[0]), prices)
 
     @jax.jit
     def move(key: jax.Array, pairs: Pair):
@@ -170,16 +193,21 @@ def test_a_pair_earns_what_two_devices_earn(busy: tuple[Stopping, Params]):
 def test_the_exported_function_is_the_policy(busy: tuple[Stopping, Params]):
     env, params = busy
     states, _ = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(KEY, 50), params)
-    weights = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
-    weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)  # not zero
-    seen = jax.vmap(differential_value.view, (None, 0, None))(env, states, params)
+    net = differential_value.network(env, SMALL).init(KEY, jnp.zeros(7))
+    net = jax.tree.map(lambda leaf: leaf + 0.1, net)  # not zero
+    weights = Weights(net, price_rule.free(params).replace(weights=PRICES))
+    look = jax.vmap(differential_value.view, (None, 0, None, None))
+    seen = look(env, states, params, weights.prices)
     function, face = differential_value.interface(env, SMALL, weights)
     assert seen.features.shape == (50, len(face.features))
     each = function(seen.features)[jnp.arange(50), states.layer]
-    net = differential_value.network(env, SMALL)
+    network = differential_value.network(env, SMALL)
     np.testing.assert_allclose(
-        each, differential_value.advantage(net, weights, seen), rtol=1e-5, atol=1e-6
+        each, differential_value.advantage(network, weights.net, seen), rtol=1e-5, atol=1e-6
     )
+    policy, observation = differential_value.policy(env, SMALL, weights), jnp.zeros(7)
+    stops = jax.vmap(lambda state: policy(KEY, state, observation, params))(states)
+    np.testing.assert_array_equal(stops == 1, each >= 0)
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ def with_quiet_end(system: System) -> System:
     arrivals = np.zeros((ROWS, SLOTS), np.int64)
     arrivals[:, [10, 90, 170]] = 3
     bits = np.full((ROWS, SLOTS), system.slot_bits.max())
-    return dataclasses.replace(system, arrivals=arrivals, slot_bits=bits)
+    return dataclasses.replace(system, arrivals=arrivals, slot_bits=bits, observed_bits=bits)
 
 
 @pytest.mark.parametrize("quiet_end", [True, False])
@@ -320,7 +320,9 @@ def test_nothing_shown_depends_on_what_comes_later(seed: int):
         system,
         arrivals=later(system.arrivals + (slots % 16 == 0), other.arrivals + (slots % 5 == 0), t),
         edge_work=later(system.edge_work, other.edge_work + 3000, t - 1),
-        slot_bits=later(system.slot_bits, np.full((ROWS, SLOTS), mean_bits // 2 + 1), t),
+        # What the link carries in slot t is not known when it begins, only what was measured.
+        slot_bits=later(system.slot_bits, np.full((ROWS, SLOTS), mean_bits // 2 + 1), t - 1),
+        observed_bits=later(system.observed_bits, other.observed_bits, t),
         speed=later(system.speed, np.full((ROWS, SLOTS), 0.5), t),
     )
     params = system.params()
@@ -486,6 +488,7 @@ PLAIN = System(
     arrivals=np.ones((ROWS, SLOTS), np.int64) * (np.arange(SLOTS) % 8 == 0),
     edge_work=np.zeros((ROWS, SLOTS), np.int64),
     slot_bits=np.full((ROWS, SLOTS), 100),
+    observed_bits=np.full((ROWS, SLOTS), 100),
     speed=np.ones((ROWS, SLOTS)),
 )
 
@@ -528,7 +531,8 @@ def test_make_params_takes_what_it_should():
     # last upload of 3 slots begins at 317 = 320 - 3; 2 + 1 + 1 + 0 slots on the device
     np.testing.assert_array_equal(params.last_upload, [317, 317])
     assert int(params.longest_local_slots) == 4
-    assert float(params.mean_bits) == 100.0
+    # 300 bits in the .04 s that all layers take: 75 bits a slot of .01 s
+    np.testing.assert_allclose(params.typical_bits, 75.0)
     for leaf in jax.tree.leaves(params):
         assert leaf.dtype in (jnp.float32, jnp.int32) and not leaf.weak_type
 
@@ -540,12 +544,12 @@ def test_a_hand_worked_episode():
     params = PLAIN.params()
     env = PLAIN.env
     state, timestep = reset_at(env, jnp.int32(0), jnp.int32(0), params)
-    # layer 0 of 4; nobody waits, nothing is queued; 100 / (100 + 100); speed 1 / (1 + 1)
-    np.testing.assert_allclose(timestep.observation, [0, 0, 0, 0, 0, 0.5, 0.5])
+    # layer 0 of 4; nobody waits, nothing is queued; 100 / (100 + 75); speed 1 / (1 + 1)
+    np.testing.assert_allclose(timestep.observation, [0, 0, 0, 0, 0, 4 / 7, 0.5])
     state, timestep = step(env, state, jnp.int32(CONTINUE), params)
     assert int(state.slot) == 2 and not bool(timestep.outcome.finished)
     np.testing.assert_allclose(timestep.reward, -0.02 - 0.1, rtol=1e-6)  # its time, its energy
-    np.testing.assert_allclose(timestep.observation, [0.25, 0, 0, 0, 0, 0.5, 0.5])
+    np.testing.assert_allclose(timestep.observation, [0.25, 0, 0, 0, 0, 4 / 7, 0.5])
     state, timestep = step(env, state, jnp.int32(STOP), params)
     outcome = timestep.outcome
     assert bool(outcome.finished) and int(outcome.choice) == 1
@@ -555,7 +559,9 @@ def test_a_hand_worked_episode():
     np.testing.assert_allclose(timestep.reward, 0.9 - 0.02 - 0.1 - 0.002, rtol=1e-6)
     # Task 1 arrives at 8. At 4 the server got 0.1 s of work; four slots of it are done.
     assert (int(state.task), int(state.arrival), int(state.start), int(state.slot)) == (1, 8, 8, 8)
-    idle_s = int(state.now.idle - state.excess_idle) * 0.01 / 1024
-    np.testing.assert_allclose(float(state.excess_s) - idle_s, 0.06, rtol=1e-5)
+    idle_s = int(state.now.idle - state.hidden.excess_idle) * 0.01 / 1024
+    np.testing.assert_allclose(float(state.hidden.excess_s) - idle_s, 0.06, rtol=1e-5)
     # The radio is through since slot 4, so the server reports all of it, and 0.06 / 1.06 is shown.
-    np.testing.assert_allclose(timestep.observation, [0, 0, 0, 0.06 / 1.06, 0, 0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(
+        timestep.observation, [0, 0, 0, 0.06 / 1.06, 0, 4 / 7, 0.5], rtol=1e-5
+    )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxcoinfer.core import generators
+from jaxcoinfer.data import processes
 from jaxcoinfer.physics.queueing import excess_left_s
 from jaxcoinfer.systems.stopping.exogenous import (
     ARRIVED,
@@ -56,6 +57,7 @@ def draw_of(
     return Draw(
         field(arrivals, 0, jnp.int32),
         field(edge_work, 0, jnp.int32),
+        field(slot_bits, 1, jnp.int32),
         field(slot_bits, 1, jnp.int32),
         field(speed, 1.0, jnp.float32),
     )
@@ -154,7 +156,7 @@ def test_a_row_that_is_too_long_is_refused():
     shape = jax.ShapeDtypeStruct((1, MAX_SLOTS + 1), jnp.int32)
     speed = jax.ShapeDtypeStruct((1, MAX_SLOTS + 1), jnp.float32)
     with pytest.raises(ValueError, match=r"a row has 1048577 slots; at most 1048576 are exact"):
-        jax.eval_shape(make_bank, Draw(shape, shape, shape, speed))
+        jax.eval_shape(make_bank, Draw(shape, shape, shape, shape, speed))
 
 
 # --- the queue that is shared ---------------------------------------------------------------------
@@ -437,8 +439,11 @@ def test_mmpp_is_bursty_with_the_right_mean():
 
 
 def test_gilbert_elliott_outages():
-    bits = jnp.full(SHAPE, 1000, jnp.int32)
-    got = np.asarray(generators.outages(jax.random.key(5), bits, jnp.asarray([0.01, 0.09])))
+    rate = processes.ConstantRate(1e5, (0.01, 0.09))  # 1000 bits in .01 s
+    link = generators.link(jax.random.key(5), SHAPE, rate, 0.01, "train")
+    got = np.asarray(link.bits)
+    # The slot before is what is known of a slot.
+    np.testing.assert_array_equal(np.asarray(link.observed_bits)[:, 1:], got[:, :-1])
     assert set(np.unique(got)) == {0, 1000}
     within(got == 0, 0.1, independent="rows")  # .01 / (.01 + .09)
     # An outage lasts 1 / .09 slots in the mean: an outage slot is followed by another with
@@ -550,8 +555,10 @@ GENERATORS = {
     ),
     "gauss": lambda key: generators.gauss_markov(key, SHAPE, 0.5, 2.0),
     "fading": lambda key: generators.fading_bits(key, SHAPE, 0.01, 1e6, 10.0, 3.0, 0.5, 4),
-    "outages": lambda key: generators.outages(
-        key, jnp.full(SHAPE, 7, jnp.int32), jnp.asarray(LEAVE)
+    "outages": lambda key: (
+        generators.link(
+            key, SHAPE, processes.ConstantRate(700.0, tuple(LEAVE.tolist())), 0.01, "train"
+        ).bits
     ),
     "speed": lambda key: generators.markov_speed(
         key, SHAPE, jnp.asarray([0.5, 1.0]), jnp.asarray(LEAVE)

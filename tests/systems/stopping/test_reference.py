@@ -42,7 +42,8 @@ def make_draw(
 ):
     """A row with 100 bits a slot, nominal speed and nothing else; each dict overrides slots."""
     rows = []
-    for default, changes in ((0, arrivals), (0.0, work), (100.0, bits), (1.0, speed)):
+    changed = ((0, arrivals), (0.0, work), (100.0, bits), (100.0, bits), (1.0, speed))
+    for default, changes in changed:
         row = np.full(slots, default)
         for slot, value in (changes or {}).items():
             row[slot] = value
@@ -245,7 +246,8 @@ def busy_row(seed: int, slots: int = 400):
     return Draw(
         arrivals=arrivals,
         edge_work_s=rng.exponential(1.0, slots) * (rng.random(slots) < 0.3),
-        slot_bits=rng.integers(0, 200, slots) * (rng.random(slots) < 0.8).astype(float),
+        slot_bits=(bits := rng.integers(0, 200, slots) * (rng.random(slots) < 0.8).astype(float)),
+        observed_bits=bits,
         speed=rng.uniform(0.7, 2.0, slots),
     )
 

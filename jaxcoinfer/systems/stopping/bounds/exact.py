@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.core.rollout import Oracle, Policy
 from jaxcoinfer.data import processes
 from jaxcoinfer.physics.compute import SLOT_TOLERANCE
 from jaxcoinfer.physics.energy import transmit_energy_j
@@ -71,12 +71,12 @@ def model_of(scenario: StoppingScenario) -> Model | None:
 
 
 def policy(solution: Solution) -> Policy:
-    """The optimal policy: `dynamic_program.act` on what the device knows."""
+    """The optimal policy: `dynamic_program.act` on what the device knows, and the radio's slots."""
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         k = known(state, params)
         # At one rate, known from the bits that are left.
-        radio = jnp.maximum(state.radio_free - state.slot, 0)
+        radio = jnp.maximum(state.hidden.radio_free - state.slot, 0)
         # The device counts its work from the moment it is handed over, so none of it is under way
         # any more.
         stops = dynamic_program.act(
@@ -89,4 +89,4 @@ def policy(solution: Solution) -> Policy:
         )
         return jnp.where(stops, STOP, CONTINUE)
 
-    return act
+    return Oracle(act)

@@ -38,9 +38,7 @@ def utility(env: Stopping, params: Params) -> jax.Array:
     is through.
     """
     samples = params.samples
-    like = samples and samples.replace(
-        records=jnp.asarray(stopping_samples.of_like_images(samples))
-    )
+    like = samples and samples.replace(records=stopping_samples.of_like_images(samples))
     return _of_tasks(env, params, like)
 
 

@@ -60,9 +60,7 @@ from flax import struct
 
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
-from jaxcoinfer.physics.queueing import excess_left_s
-from jaxcoinfer.systems.stopping import env as stopping
-from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping import device, exogenous
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.observation import known
 from jaxcoinfer.systems.stopping.params import Params
@@ -126,10 +124,10 @@ def at_decision(
     spent, layers = state.slot - state.start, jnp.arange(env.n_layers + 1)[None]
     ahead = jnp.where(layers < state.layer, 0, jnp.where(layers == state.layer, now, layer_limits))
     ahead = jnp.pad(jnp.cumsum(ahead, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
-    begun = exogenous.slot_at(params.bank, state.row, state.start)
-    waited_s = seconds(stopping.waiting_slots(begun, state.now, spent, state.task), params.slot_s)
+    waited = device.waiting_slots(state.at_start.now, state.now, spent, state.task)
+    waited_s = seconds(waited, params.slot_s)
     waiting_s = waited_s + k.waiting_tasks * seconds(ahead[0], params.slot_s)
-    apart = jnp.where(state.slot >= state.radio_free, _step(ahead[0, :-1]), 0)
+    apart = jnp.where(state.observed.radio_busy, 0, _step(ahead[0, :-1]))
     ordered = (_step(params.upload_bits) >= 0) | (air[1][:, None] <= air[0][None] + apart)
     accuracy = workload.expected_accuracy(env, state, params)
     return Sure(
@@ -179,16 +177,14 @@ def floor_now(state: State, params: Params, sure: Sure, most_work_s: jax.Array) 
     comes first is then not known.
     """
     tick_s = exogenous.tick_s(params.slot_s)
-    own_s = excess_left_s(state.excess_s, seconds(state.now.idle - state.excess_idle, tick_s))
-    served_s = jnp.maximum(
-        seconds(state.now.backlog, tick_s) + own_s, seconds(sure.air[1], params.slot_s)
-    )
+    work_s = seconds(state.now.backlog, tick_s) + state.observed.own_backlog_s
+    served_s = jnp.maximum(work_s, seconds(sure.air[1], params.slot_s))
     served_s = (
         served_s
         + seconds(sure.air[1], most_work_s)
         + seconds(state.slot - state.start, params.slot_s)
     )
-    here = (jnp.arange(served_s.shape[0]) == state.layer) & (state.slot >= state.radio_free)
+    here = (jnp.arange(served_s.shape[0]) == state.layer) & ~state.observed.radio_busy
     return jnp.where(
         here, _value(params, sure, jnp.append(served_s, 0.0), sure.air[1])[:-1], -jnp.inf
     )

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxcoinfer.core.contract import TimeStep, Wrapper, select
 from jaxcoinfer.physics.compute import layer_slots
 from jaxcoinfer.systems.stopping import exogenous
+from jaxcoinfer.systems.stopping.device import observed
 from jaxcoinfer.systems.stopping.env import STOP, Stopping
 from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
@@ -77,6 +78,11 @@ class StatusTwinEnv(Wrapper):
         """Returns which actions are valid, bool [2]."""
         return self.env.mask(state.truth, params)
 
+    def visible(self, state: BeliefState, params: StatusParams) -> tuple[BeliefState, StatusParams]:
+        """Returns what the server believes, without the truth."""
+        believed, known = self.env.visible(state, params)
+        return believed.replace(truth=None), known
+
     def reset(self, key: jax.Array, params: StatusParams) -> tuple[BeliefState, TimeStep]:
         """Starts at a random slot of a random row, with the truth reported; consumes the key."""
         return _first(*self.env.reset(key, params))
@@ -108,10 +114,9 @@ class StatusTwinEnv(Wrapper):
         slot = jnp.where(reports, truth.slot, slot)
         start = jnp.where(ends, slot, state.start)
         outcome = timestep.outcome.replace(reports=state.reports)
-        now = exogenous.slot_at(params.bank, truth.row, jnp.minimum(slot, params.bank.n_slots))
         n_reports = jnp.where(ends, 0, state.reports) + reports.astype(jnp.int32)
         believed = BeliefState(
-            **vars(truth) | {"slot": slot, "start": start, "now": now},
+            **vars(observed(truth.replace(slot=slot, start=start), params)),
             truth=truth,
             reports=n_reports,
         )

@@ -14,11 +14,11 @@ from jaxcoinfer.core.contract import select
 from jaxcoinfer.physics.compute import layer_slots, seconds
 from jaxcoinfer.physics.energy import transmit_energy_j
 from jaxcoinfer.physics.link import positive_rate
+from jaxcoinfer.systems.stopping import device
 from jaxcoinfer.systems.stopping import env as stopping
-from jaxcoinfer.systems.stopping import exogenous
 from jaxcoinfer.systems.stopping import samples as stopping_samples
 from jaxcoinfer.systems.stopping.env import Stopping
-from jaxcoinfer.systems.stopping.observation import known
+from jaxcoinfer.systems.stopping.observation import Known, known
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.state import State
 
@@ -45,7 +45,7 @@ class Replay(struct.PyTreeNode):
 
     choices: Choices  # [P+1]
     states: State  # [P], at each decision
-    uploads: stopping.Upload  # [P]
+    uploads: device.Upload  # [P]
     end: State  # after the exit head
 
 
@@ -55,14 +55,13 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
 
     state: one device, at any decision of the task.
     """
-    now = exogenous.slot_at(params.bank, state.row, state.start)
-    here = state.replace(slot=state.start, layer=jnp.zeros_like(state.layer), now=now)
-    path = [here]
+    first_layer = jnp.zeros_like(state.layer)
+    path = [device.observed(state.replace(slot=state.start, layer=first_layer), params)]
     for _ in range(env.n_layers + 1):
-        path.append(stopping.advance(path[-1], params))
+        path.append(device.advance(path[-1], params))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *path)
     states = jax.tree.map(lambda leaf: leaf[:-1], stacked)
-    uploads = jax.vmap(stopping.upload_at, in_axes=(0, None, 0, 0, 0, 0))(
+    uploads = jax.vmap(device.upload_at, in_axes=(0, None, 0, 0, 0, 0))(
         states,
         params,
         states.slot,
@@ -71,7 +70,7 @@ def evaluate(env: Stopping, state: State, params: Params) -> Replay:
         params.server_s,
     )
     first = jax.tree.map(lambda leaf: leaf[:1], stacked.now)
-    waiting = stopping.waiting_slots(first, stacked.now, stacked.slot - state.start, state.task)
+    waiting = device.waiting_slots(first, stacked.now, stacked.slot - state.start, state.task)
     choices = _assemble(
         params,
         accuracy=stopping.accuracies(state, params),
@@ -92,9 +91,9 @@ def follow(replay: Replay, choice: jax.Array, params: Params) -> State:
     n_points = replay.uploads.end.shape[0]
     point = jnp.minimum(choice, n_points - 1)
     state, upload = jax.tree.map(lambda leaf: leaf[point], (replay.states, replay.uploads))
-    sent = stopping.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
+    sent = device.hand_over(state, upload, params.upload_bits[point].astype(jnp.float32), params)
     after = select(choice < n_points, sent, replay.end)
-    following = stopping.with_record(stopping.next_task(after, params, after.slot), params)
+    following = device.observed(device.next_task(after, params, after.slot), params)
     return select(replay.end.done, replay.end, following)
 
 
@@ -111,19 +110,18 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     slots = jnp.where(jnp.arange(env.n_layers + 1) < state.layer, 0, slots)
     ahead = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(slots, dtype=jnp.int32)])
     spent_s = seconds(state.slot - state.start, params.slot_s)
-    rate_bits = positive_rate(k.slot_bits, params.mean_bits)
     ahead_s = seconds(ahead, params.slot_s)
-    air_s = jnp.ceil(params.upload_bits.astype(jnp.float32) / rate_bits - 1e-4) * params.slot_s
-    radio_s = jnp.maximum(k.radio_bits * params.slot_s / rate_bits - ahead_s[:-1], 0.0)
+    on_air_s = air_s(k, params)
+    radio_s = jnp.maximum(radio_backlog_s(k, params) - ahead_s[:-1], 0.0)
     choices = _assemble(
         params,
         accuracy=expected_accuracy(env, state, params),
         wait_s=k.wait_s,
         compute_s=spent_s + ahead_s,
-        upload_s=radio_s + air_s + params.rtt_s,
-        server_wait_s=jnp.broadcast_to(k.server_backlog_s, air_s.shape),
+        upload_s=radio_s + on_air_s + params.rtt_s,
+        server_wait_s=jnp.broadcast_to(k.server_backlog_s, on_air_s.shape),
         upload_energy_j=transmit_energy_j(
-            air_s,
+            on_air_s,
             params.transmit_w,
             params.upload_bits.astype(jnp.float32),
             params.transmit_j_per_bit,
@@ -133,6 +131,19 @@ def forecast(env: Stopping, state: State, params: Params) -> Choices:
     behind = jnp.arange(env.n_choices) < state.layer
     gone = jnp.where(behind, -jnp.inf, 0.0)
     return choices.replace(utility=choices.utility + gone, value=choices.value + gone)
+
+
+def air_s(known: Known, params: Params) -> jax.Array:
+    """Returns the seconds that each upload would be on air at the rate last measured, [P]."""
+    rate_bits = positive_rate(known.slot_bits, params.typical_bits)
+    slots = jnp.ceil(params.upload_bits.astype(jnp.float32) / rate_bits - 1e-4)
+    return slots * params.slot_s
+
+
+def radio_backlog_s(known: Known, params: Params) -> jax.Array:
+    """Returns the seconds that the radio still has to send at the rate last measured."""
+    rate_bits = positive_rate(known.slot_bits, params.typical_bits)
+    return known.radio_bits * params.slot_s / rate_bits
 
 
 def expected_accuracy(env: Stopping, state: State, params: Params) -> jax.Array:

@@ -60,6 +60,7 @@ def random_draw(rng: np.random.Generator, shape: tuple[int, int]):
         arrivals=jnp.asarray(rng.poisson(rng.uniform(0.01, 0.1), shape), jnp.int32),
         edge_work=jnp.asarray(jobs(rng, shape, rng.uniform(0.0, 0.95), rng.uniform(0.02, 0.5))),
         slot_bits=jnp.asarray(bits, jnp.int32),
+        observed_bits=jnp.asarray(bits, jnp.int32),
         speed=jnp.asarray(
             blocks(rng, shape, rng.integers(1, 40), [1.0, 1.0, 0.7, 1.4]), jnp.float32
         ),
@@ -106,6 +107,7 @@ def reference_world(arrivals: float, seed: int):
         arrivals=jnp.asarray(rng.random(SHAPE) < arrivals, jnp.int32),
         edge_work=jnp.asarray(jobs(rng, SHAPE, 0.9, 0.5)),
         slot_bits=jnp.full(SHAPE, 1_260_000, jnp.int32),
+        observed_bits=jnp.full(SHAPE, 1_260_000, jnp.int32),
         speed=jnp.ones(SHAPE, jnp.float32),
     )
     return make_params(
@@ -160,7 +162,7 @@ def play(env: Stopping, params: Params, play_best: bool, key: jax.Array):
         replay = workload.evaluate(env, state, params)
         value = replay.choices.value
         sure = pruning.after_replay(replay)
-        told = {"live": ~state.done, "value": value, "busy": state.radio_free > state.start}
+        told = {"live": ~state.done, "value": value, "busy": state.hidden.radio_free > state.start}
         told |= {"after": say(sure, value[:-1]), "strict": pruning.can_win(params, sure, value[-1])}
         told |= {"then": jax.vmap(decision, (0, None))(replay.states, value[:-1])}
         any_choice = jax.random.randint(key_task, (), 0, env.n_choices, jnp.int32)
@@ -328,10 +330,10 @@ def test_lemma_holds_in_the_slot_by_slot_reference(seed: int, history: list[int]
         alpha=numbers["accuracy_weight"],
         beta=numbers["energy_weight"],
     )
-    arrivals, ticks, bits, speed = (
+    arrivals, ticks, bits, observed, speed = (
         np.asarray(leaf[0], np.float64) for leaf in jax.tree.leaves(draw)
     )
-    world = slow.Draw(arrivals.astype(int), ticks * SLOT_S / TICKS, bits, speed)
+    world = slow.Draw(arrivals.astype(int), ticks * SLOT_S / TICKS, bits, observed, speed)
     try:
         tasks = [
             slow.counterfactual(scenario, world, history, len(history), choice)
@@ -381,7 +383,9 @@ ONE_LAYER = {
 def one_task(**numbers: Any):
     """Replay and params of a task that arrives in slot 0: one bit per slot, an idle server."""
     zeros = jnp.zeros((1, 40), jnp.int32)
-    draw = Draw(zeros.at[0, 0].set(1), zeros, jnp.ones_like(zeros), jnp.ones((1, 40), jnp.float32))
+    ones = jnp.ones_like(zeros)
+    speed = jnp.ones((1, 40), jnp.float32)
+    draw = Draw(zeros.at[0, 0].set(1), zeros, ones, ones, speed)
     params = make_params(make_bank(draw), draw.slot_bits, **(ONE_LAYER | numbers))
     state, _ = Stopping(1).reset_at(jnp.int32(0), jnp.int32(0), params)
     return jax.jit(workload.evaluate, static_argnums=0)(Stopping(1), state, params), params
@@ -440,7 +444,7 @@ def test_floor_counts_the_work_that_may_come():
     np.testing.assert_allclose(
         pruning.floor_now(state, params, sure, jnp.float32(0.25)), [-13.0, -np.inf]
     )
-    busy = state.replace(radio_free=state.slot + 1)
+    busy = state.replace(observed=state.observed.replace(radio_busy=jnp.bool_(True)))
     assert (pruning.floor_now(busy, params, sure, jnp.float32(0.25)) == -jnp.inf).all()
 
 

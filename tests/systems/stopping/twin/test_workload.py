@@ -201,6 +201,7 @@ def still_world(arrivals: np.ndarray):
         arrivals=np.ones((ROWS, 1), np.int64) * arrivals,
         edge_work=np.zeros((ROWS, SLOTS), np.int64),
         slot_bits=np.full((ROWS, SLOTS), 100),
+        observed_bits=np.full((ROWS, SLOTS), 100),
         speed=np.full((ROWS, SLOTS), 0.75),
     )
 

@@ -1,0 +1,161 @@
+"""Baselines for `on-demand` that learn from the training rows without a network: a look-up table
+and LinUCB.
+
+Link and speeds move on by themselves, so a task is a contextual bandit. *Look-up table*: what every
+action earned in the mean, by context; it needs what the twin tells of actions not taken. *LinUCB*
+(Li et al., WWW 2010): a linear model of what each action earns, learned from actions taken under
+optimism. Axes: A actions, F features, R bins of the observed rate, D, E those of device and edge
+speed, G deadline classes.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.systems.on_demand import twin
+from jaxcoinfer.systems.on_demand.env import OnDemand, State
+from jaxcoinfer.systems.on_demand.exogenous import DEVICE_SPEED, EDGE_SPEED, OBSERVED_RATE
+from jaxcoinfer.systems.on_demand.params import Params
+
+_MAX_BINS = 12  # of each number of a context
+
+
+class LookUp(struct.PyTreeNode):
+    """The best action by context, and the edges between contexts."""
+
+    action: jax.Array  # int32 [R, D, E, G]
+    rates_bps: jax.Array  # float32 [R-1]
+    device_speeds: jax.Array  # float32 [D-1]
+    edge_speeds: jax.Array  # float32 [E-1]
+
+
+class Linear(struct.PyTreeNode):
+    """A linear model of what each action earns."""
+
+    weights: jax.Array  # float32 [A, F]
+
+
+def look_up(env: OnDemand, params: Params) -> LookUp:
+    """Returns the table of a bank to learn from; a context that never occurs takes what is best in
+    the mean of all. Call it outside jit.
+    """
+    slots = np.asarray(params.bank.slots[:, :-1])
+    edges = [_edges(slots[..., column]) for column in (OBSERVED_RATE, DEVICE_SPEED, EDGE_SPEED)]
+    shape = (*(len(edge) + 1 for edge in edges), env.n_classes)
+    empty = LookUp(jnp.zeros(shape, jnp.int32), *(jnp.asarray(edge, jnp.float32) for edge in edges))
+    total, count = (np.asarray(x, np.float64) for x in _sums(env, params, empty))
+    overall = total.sum(axis=0) / count.sum()
+    mean = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], overall)
+    return empty.replace(action=jnp.asarray(mean.argmax(axis=1).reshape(shape), jnp.int32))
+
+
+def look_up_policy(table: LookUp) -> Policy:
+    """Takes the action of the context."""
+
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params) -> jax.Array:
+        return table.action.reshape(-1)[_context(table, state)]
+
+    return act
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Edges between the distinct values, or between as many quantiles as there may be bins."""
+    distinct = np.unique(values)
+    if len(distinct) <= _MAX_BINS:
+        return (distinct[1:] + distinct[:-1]) / 2
+    return np.unique(np.quantile(values, np.arange(1, _MAX_BINS) / _MAX_BINS))
+
+
+def _context(table: LookUp, state: State) -> jax.Array:
+    """Index of the context in the flattened table, int32."""
+    bins = [
+        jnp.searchsorted(edges, value, side="right")
+        for edges, value in (
+            (table.rates_bps, state.seen.rate_bps),
+            (table.device_speeds, state.seen.device_speed),
+            (table.edge_speeds, state.seen.edge_speed),
+        )
+    ]
+    return jnp.ravel_multi_index((*bins, state.task_class), table.action.shape, mode="clip").astype(
+        jnp.int32
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _sums(env: OnDemand, params: Params, table: LookUp) -> tuple[jax.Array, jax.Array]:
+    """What each action earned in each context, [contexts, A], and how often each occurred."""
+    n_contexts = table.action.size
+
+    def in_slot(row: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state, _ = env.reset_at(row, slot, params)
+        earned = twin.evaluate(env, state, params).utility
+        return _context(table, state), jnp.where(jnp.isfinite(earned), earned, -1e9)
+
+    def in_row(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        slots = jnp.arange(1, params.bank.n_slots, dtype=jnp.int32)
+        contexts, earned = jax.vmap(in_slot, (None, 0))(row, slots)
+        ones = jnp.ones(contexts.shape)
+        return (
+            jax.ops.segment_sum(earned, contexts, n_contexts),
+            jax.ops.segment_sum(ones, contexts, n_contexts),
+        )
+
+    rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
+    total, count = jax.lax.map(in_row, rows)
+    return total.sum(axis=0), count.sum(axis=0)
+
+
+def linear_features(observation: jax.Array) -> jax.Array:
+    """Returns the observation, its squares and one, [F]."""
+    return jnp.concatenate([observation, observation**2, jnp.ones((1,))])
+
+
+@partial(jax.jit, static_argnames=("env", "n_rounds"))
+def lin_ucb(
+    key: jax.Array,
+    params: Params,
+    *,
+    env: OnDemand,
+    n_rounds: int = 1 << 14,
+    optimism: float = 0.5,
+) -> Linear:
+    """Returns the model after n_rounds tasks at random places of a bank; consumes the key.
+
+    Each takes the action of the largest `w_a x + optimism sqrt(x' V_a x)`, V_a the inverse of
+    `1 + sum of x x'` over the tasks that took a, and learns what that action earned.
+    """
+    n_features = linear_features(jnp.zeros(env.observation_shape)).shape[0]
+
+    def task(carry: tuple[jax.Array, jax.Array], key: jax.Array):
+        inverse, earned = carry
+        state, timestep = env.reset(key, params)
+        x = linear_features(timestep.observation)
+        spread = jnp.einsum("aij,j->ai", inverse, x)
+        mean = jnp.einsum("ai,ai->a", spread, earned)
+        bonus = optimism * jnp.sqrt(jnp.maximum(spread @ x, 0.0))
+        action = jnp.argmax(jnp.where(params.valid, mean + bonus, -jnp.inf))
+        reward = twin.evaluate(env, state, params).utility[action]
+        # Sherman and Morrison: the inverse after one more observation.
+        change = jnp.outer(spread[action], spread[action]) / (1.0 + x @ spread[action])
+        return (inverse.at[action].add(-change), earned.at[action].add(reward * x)), None
+
+    start = (
+        jnp.broadcast_to(jnp.eye(n_features), (env.n_actions, n_features, n_features)),
+        jnp.zeros((env.n_actions, n_features)),
+    )
+    (inverse, earned), _ = jax.lax.scan(task, start, jax.random.split(key, n_rounds))
+    return Linear(jnp.einsum("aij,aj->ai", inverse, earned))
+
+
+def linear_policy(model: Linear) -> Policy:
+    """Takes the action that the model thinks best."""
+
+    def act(key: jax.Array, state: State, observation: jax.Array, params: Params) -> jax.Array:
+        earned = model.weights @ linear_features(observation)
+        return jnp.argmax(jnp.where(params.valid, earned, -jnp.inf)).astype(jnp.int32)
+
+    return act
