@@ -9,6 +9,8 @@ probability of each decision and G its advantage,
     value:   mean (V - R)^2
     bonus:   entropy
 
+Rewards are centred by task (`learn.advantages`), with the mean of the tasks of the same update.
+
 G by generalised advantage estimation, shared by all decisions of a step. With the twin each
 decision has its counterfactual advantage instead: its reward less what the policy would have earned
 in its place, the other decisions unchanged.
@@ -28,10 +30,11 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from jaxcoinfer.core.contract import Env, TimeStep
+from jaxcoinfer.core.contract import Env, Outcome, TimeStep
 from jaxcoinfer.core.rollout import Policy, mean_reward, restart_ended
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop
+from jaxcoinfer.learn.advantages import advantages, centred_rewards
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult, cosine_adam, descend
 from jaxcoinfer.learn.replay import Outcomes
@@ -74,6 +77,7 @@ class Config:
     evaluation_envs: int = 256
     evaluation_steps: int = 100
     twin: bool = True  # learn from counterfactual advantages
+    centred: bool = True  # pay finished tasks what they give above the mean
     view: View = observed  # what the network sees
     # (env, config) -> module, view -> (distributions, value)
     network: Callable[[Any, Any], Any] = lambda env, config: ActorCritic(
@@ -101,34 +105,21 @@ class Step(struct.PyTreeNode):
     log_pi: Any  # float32, logarithm of the probability of each action
     counterfactual_advantage: Any  # float32, of each decision; 0 without the twin
     reward: jax.Array  # float32
+    utility: jax.Array  # float32, of the task that finished
+    finished: jax.Array  # float32, 1 where a task finished in this step, and tasks do one by one
     not_terminated: jax.Array  # float32, 0 where the world ended
     ended: jax.Array  # float32, 1 where the world or the record ended
     valid: jax.Array  # float32, 0 where it had ended before
 
 
-def advantages(
-    rewards: jax.Array,
-    values: jax.Array,
-    not_terminated: jax.Array,
-    ended: jax.Array,
-    discount: Any,
-    gae_lambda: Any,
-) -> jax.Array:
-    """Returns generalised advantages G [T, ...]; values V [T+1, ...], all else [T, ...].
-
-        G_t     = delta_t + gamma lambda (1 - ended_t) G_{t+1}
-        delta_t = r_t + gamma not_terminated_t V_{t+1} - V_t
-
-    Where only the record ended, V stands for what follows.
+def _task(timestep: TimeStep) -> tuple[jax.Array, jax.Array]:
+    """Utility of the task that a step finished, and whether it did; nothing where many tasks of a
+    step share one reward.
     """
-    deltas = rewards + discount * not_terminated * values[1:] - values[:-1]
-
-    def back(ahead: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        delta, over = step
-        here = delta + discount * gae_lambda * (1.0 - over) * ahead
-        return here, here
-
-    return jax.lax.scan(back, jnp.zeros_like(deltas[0]), (deltas, ended), reverse=True)[1]
+    outcome = timestep.outcome
+    if isinstance(outcome, Outcome) and jnp.ndim(outcome.finished) == 0:
+        return outcome.utility, outcome.finished
+    return jnp.zeros((), jnp.float32), jnp.zeros((), bool)
 
 
 def policy_loss(
@@ -282,9 +273,13 @@ class _Training:
             )
         over = following.terminated | following.truncated
         valid = ~(timestep.terminated | timestep.truncated)
-        flags = [jnp.asarray(flag, jnp.float32) for flag in (~following.terminated, over, valid)]
+        utility, finished = _task(following)
+        flags = [
+            jnp.asarray(flag, jnp.float32)
+            for flag in (finished & valid, ~following.terminated, over, valid)
+        ]
         return (after, following), Step(
-            view, mask, action, log_pi, counterfactual_advantage, following.reward, *flags
+            view, mask, action, log_pi, counterfactual_advantage, following.reward, utility, *flags
         )
 
     def _prepare(self, weights: Any, envs: Any, steps: Step) -> tuple[Any, jax.Array]:
@@ -298,7 +293,7 @@ class _Training:
         views = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.view, last)
         values = jax.vmap(jax.vmap(lambda view: self.net.apply(weights, view)[1]))(views)
         shared = advantages(
-            steps.reward,
+            self._rewards(steps),
             values,
             steps.not_terminated,
             steps.ended,
@@ -321,6 +316,11 @@ class _Training:
             return x / jnp.maximum(size, 1e-8)
 
         return jax.tree.map(unit, advantage), shared + values[:-1]
+
+    def _rewards(self, steps: Step) -> jax.Array:
+        if not self.config.centred:
+            return steps.reward
+        return centred_rewards(steps.reward, steps.utility, steps.finished)
 
     def _fit(self, learner: Any, batch: tuple[Step, Any, jax.Array]) -> tuple[Any, None]:
         """Returns (weights, state of the optimiser) after one batch."""

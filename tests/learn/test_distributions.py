@@ -99,6 +99,9 @@ class Range:
     def mask(self, state, params):
         return Aim(jnp.ones(2, bool), jnp.ones((), bool))
 
+    def visible(self, state, params):
+        return state, params
+
     def reset(self, key, params):
         return self._shown(
             jax.random.bernoulli(key).astype(jnp.float32), jnp.float32(0.0), jnp.zeros((), bool)

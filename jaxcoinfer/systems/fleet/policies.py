@@ -74,7 +74,7 @@ LEARNERS = {
 }
 UNTRAINED = "untrained network"
 ALTERNATING, RECOVERY = "alternating", "dual recovery"
-INFORMED = "dual recovery, informed"  # on what is known a slot later, where that differs
+INFORMED = "informed recovery"  # on what is known a slot later, where that differs
 NOT_DEPLOYABLE = frozenset({INFORMED})
 
 

@@ -17,7 +17,7 @@ from jaxcoinfer.evaluation.types import Sheet
 from jaxcoinfer.systems.fleet.env import Fleet
 from jaxcoinfer.systems.fleet.evaluation import FleetTasks, certified, player
 from jaxcoinfer.systems.fleet.params import FleetParams
-from jaxcoinfer.systems.fleet.policies import RECOVERY, EnvPolicy
+from jaxcoinfer.systems.fleet.policies import INFORMED, RECOVERY, EnvPolicy
 from jaxcoinfer.systems.fleet.scenario import FleetScenario
 
 CLASSES = ("accuracy-sensitive", "latency-sensitive")
@@ -75,6 +75,8 @@ def _measures(seeds: Sequence[FleetTasks], urgent: bool) -> dict[str, Interval]:
         by_seed.append([total[has_tasks] / count[has_tasks] for total in sums])
     by_measure = np.swapaxes(np.array(by_seed), 0, 1)  # [measures, S, rows]
     rows = [str(row) for row in range(by_measure.shape[2])]
+    if not rows:
+        return dict.fromkeys(_MEASURES, Interval(np.nan, np.nan))
     return {
         name: protocol.interval(values, rows)
         for name, values in zip(_MEASURES, by_measure, strict=True)
@@ -192,7 +194,10 @@ def certified_costs(worlds: Iterable[World]) -> list[Costs]:
     """Returns the bound in each world, and the cost of the answer that comes with it."""
     certificates = [(params, *certified(env, params)) for env, params in worlds]
     return [
-        {BOUND: _with_tasks(params, bound), RECOVERY: _with_tasks(params, cost)}
+        {
+            BOUND: _with_tasks(params, bound),
+            INFORMED if int(params.delay_slots) else RECOVERY: _with_tasks(params, cost),
+        }
         for params, bound, cost in certificates
     ]
 

@@ -1,7 +1,7 @@
 """A run of `multi-user`: trains the learner, and evaluates it and its baselines on starts that it
 never saw.
 
-The learner trains from several seeds, for its learning curve; the table shows the first seed.
+The learner trains from several seeds, for its learning curve; all of which are in the table.
 Nothing here prints or writes: the caller hears of the progress through a function.
 """
 

@@ -104,7 +104,7 @@ def _mean_utility(env: OnDemand, params: Params) -> jax.Array:
             env, State(zero, zero, zero > 0, slot.task_class, slot, slot), params
         ).utility
 
-    def in_row(records: jax.Array) -> jax.Array:  # [T, 4]
+    def in_row(records: jax.Array) -> jax.Array:  # [T, 5]
         return jax.vmap(in_slot)(records).mean(axis=0)
 
     return jax.jit(lambda bank: jax.lax.map(in_row, bank.slots[:, :-1]).mean(axis=0))(params.bank)

@@ -111,6 +111,8 @@ def _ratio(late: np.ndarray, count: np.ndarray) -> MissRatio:
     if n == 0:
         return MissRatio(float("nan"), 0.0, 1.0, 0, 0)
     ratio, effective = k / n, float(n)
+    if 0 < k < n and n_rows == 1:  # nothing tells how misses of one link cluster
+        return MissRatio(ratio, 0.0, 1.0, k, n)
     if 0 < k < n:
         variance = n_rows / (n_rows - 1) * ((late - ratio * count) ** 2).sum() / n**2
         effective = n / max(1.0, variance / (ratio * (1 - ratio) / n))

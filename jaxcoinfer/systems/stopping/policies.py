@@ -60,7 +60,7 @@ PUBLISHED, METHOD, BEST = "published stopping", "continuation value", "different
 # has learned.
 _METHOD = continuation_value.Config(
     n_devices=32,
-    n_evaluations=100,
+    n_evaluations=50,
     updates_per_evaluation=10,
     evaluation_devices=32,
     evaluation_tasks=50,
@@ -71,7 +71,8 @@ LEARNERS: dict[str, Learner] = {
     ),
     METHOD: Learner(continuation_value, _METHOD),
     BEST: Learner(
-        differential_value, differential_value.Config(n_pairs=512, evaluation_devices=128)
+        differential_value,
+        differential_value.Config(n_pairs=512, n_evaluations=6, evaluation_devices=128),
     ),
 }
 WITHOUT_TWIN = f"{METHOD}, no twin"
