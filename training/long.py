@@ -52,7 +52,7 @@ def best_learner(system: str, env: Any, sizes: Sizes) -> tuple[resumable.TrainSp
 def _stopping(env: Any, sizes: Sizes) -> tuple[resumable.TrainSpec, Any]:
     learner = stopping_policies.LEARNERS[stopping_policies.BEST]
     config = dataclasses.replace(stopping.FULL.learners[stopping_policies.BEST], **sizes)
-    return resumable.TrainSpec(learner, env, config), learner.Hyper()
+    return resumable.TrainSpec(learner.module, env, config), learner.module.Hyper()
 
 
 def _on_demand(env: Any, sizes: Sizes) -> tuple[resumable.TrainSpec, Any]:

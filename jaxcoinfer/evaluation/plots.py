@@ -18,6 +18,10 @@ DPI = 100
 STYLES = {
     "differential value": ("#D55E00", "o", "-"),
     "continuation value": ("#332288", "h", "-"),
+    "continuation value, no twin": ("#332288", "", ":"),
+    "published stopping": ("#AA4499", "p", "-"),
+    "price rule": ("#117733", "*", "-."),
+    "predictive control": ("#AA4466", "H", "-."),
     "exact optimum": ("#000000", "*", "-"),
     "adaptive waiting": ("#44AA99", "d", "--"),
     "one-time greedy": ("#0072B2", "s", "--"),
@@ -39,6 +43,8 @@ STYLES = {
     "edgent": ("#009E73", "^", "-."),
     "best fixed action": ("#CC79A7", "X", ":"),
     "full information": ("#000000", "D", ":"),
+    "look-up table": ("#117733", "*", "-."),
+    "LinUCB": ("#AA4466", "H", "-."),
     "exact with memory": ("#000000", "H", "-."),
     # of fleet
     "price network": ("#D55E00", "o", "-"),
@@ -47,7 +53,9 @@ STYLES = {
     "alternating": ("#882255", ">", "-."),
     "equal shares": ("#009E73", "^", "-."),
     "one version": ("#CC79A7", "X", ":"),
-    "dual recovery": ("#000000", "D", ":"),
+    "dual recovery": ("#117733", "*", "-."),
+    "untrained network": ("#AA4466", "H", "-."),
+    "informed recovery": ("#000000", "D", ":"),
     # of multi-user
     "best fixed split": ("#CC79A7", "X", ":"),
     "all local": ("#E69F00", "v", "--"),

@@ -95,7 +95,7 @@ def asked_of(key: jax.Array, params: Any, hyper: Any, spec: TrainSpec) -> dict[s
     """Returns all that decides what a training gives, ready for JSON; of arrays, digests."""
     asked = {name: _plain(getattr(spec, name)) for name in ("learner", "env", "config", "outcomes")}
     asked |= {
-        "hyper": _plain(jax.tree.map(float, hyper)),
+        "hyper": _plain(jax.tree.map(lambda leaf: np.asarray(leaf, float).tolist(), hyper)),
         "key": _digest(key),
         "world": _digest(params),
     }
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
             field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
         return {"is": type(value).__name__, **fields}
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

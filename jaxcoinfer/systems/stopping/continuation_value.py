@@ -38,7 +38,9 @@ from jaxcoinfer.core.sharding import shard
 from jaxcoinfer.learn import loop
 from jaxcoinfer.learn.loop import TrainingLoop
 from jaxcoinfer.learn.networks import Mlp, TrainResult, cosine_adam, descend
+from jaxcoinfer.physics.compute import seconds
 from jaxcoinfer.systems.stopping import price_rule
+from jaxcoinfer.systems.stopping.device import waiting_slots
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.features import View, view
 from jaxcoinfer.systems.stopping.observation import observe
@@ -86,13 +88,18 @@ class Weights(struct.PyTreeNode):
     prices: Prices  # of the rule that it corrects; of zero for the published method
 
 
-class Decisions(struct.PyTreeNode):
+class Parts(struct.PyTreeNode):
+    """What the network takes at a decision, and how its output is read: C = base + scale output."""
+
+    inputs: jax.Array  # float32 [F]
+    base: jax.Array  # float32
+    scale: jax.Array  # float32
+    stop: jax.Array  # float32, what stopping is worth by the rule
+
+
+class Decisions(Parts):
     """The decisions of one replayed task, [P, ...] each."""
 
-    inputs: jax.Array  # float32 [P, F], of the network
-    base: jax.Array  # float32 [P], to which its output is added
-    scale: jax.Array  # float32 [P], after it was multiplied by this
-    stop: jax.Array  # float32 [P], what stopping is worth by the rule
     continuation: jax.Array  # float32 [P], C
     charges: jax.Array  # float32 [P, P+1], what each choice pays by the rule
 
@@ -128,17 +135,18 @@ def published_targets(values: jax.Array, continuation: jax.Array) -> jax.Array:
 
 
 def path_targets(
-    values: jax.Array, continuation: jax.Array, choice: jax.Array
+    values: jax.Array, continuation: jax.Array, choice: jax.Array, waited_s: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns targets [P] and which of them the path taken gives, bool [P]: without a twin
-    `values[choice]` is all.
+    `values[l, choice]` is all. values [P, P+1]: as in `targets`; waited_s [P]: seconds that others
+    have waited by each decision, if values count from there on.
 
     A task that stopped at `choice` continued at l = 0..choice-1; at the last of them it learns what
     came of it, before that what the next decision was thought to be worth.
     """
     layer = jnp.arange(continuation.shape[0])
-    later = jnp.concatenate([continuation[1:], values[-1:]])
-    return jnp.where(layer == choice - 1, values[choice], later), layer < choice
+    later = jnp.append(continuation[1:] - jnp.diff(waited_s), values[-1, -1])
+    return jnp.where(layer == choice - 1, values[:, choice], later), layer < choice
 
 
 def policy(env: Stopping, config: Config, weights: Weights) -> Policy:
@@ -147,18 +155,24 @@ def policy(env: Stopping, config: Config, weights: Weights) -> Policy:
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params):
         seen = view(env, state, params, weights.prices)
-        inputs, base, scale = _parts(config, seen, observation)
-        continuation = base + scale * net.apply(weights.net, inputs)[state.layer]
-        return jnp.where(seen.stop >= continuation, STOP, CONTINUE)
+        waited = waiting_slots(state.at_start.now, state.now, state.slot - state.start, state.task)
+        parts = _parts(config, seen, observation, seconds(waited, params.slot_s))
+        continuation = parts.base + parts.scale * net.apply(weights.net, parts.inputs)[state.layer]
+        return jnp.where(parts.stop >= continuation, STOP, CONTINUE)
 
     return act
 
 
-def _parts(config: Config, seen: View, observation: jax.Array) -> tuple[jax.Array, ...]:
-    """Inputs of the network, and base and scale of its output."""
+def _parts(config: Config, seen: View, observation: jax.Array, waited_s: jax.Array) -> Parts:
+    """The parts of a decision; waited_s: seconds that others have waited since the task began.
+
+    The published values count from the beginning of the task; those mended from the decision on, as
+    the rule does.
+    """
     if config.published:
-        return observation, jnp.zeros_like(seen.stop), jnp.ones_like(seen.stop)
-    return seen.features, seen.later, seen.scale
+        zero = jnp.zeros_like(seen.stop)
+        return Parts(observation, zero, zero + 1.0, seen.stop - waited_s)
+    return Parts(seen.features, seen.later, seen.scale, seen.stop)
 
 
 def _decide(
@@ -167,10 +181,10 @@ def _decide(
     net: Any = network(env, config)
     seen = jax.vmap(view, (None, 0, None, None))(env, replay.states, params, weights.prices)
     observations = jax.vmap(observe, (0, None))(replay.states, params)
-    inputs, base, scale = _parts(config, seen, observations)
-    continuation = base + scale * jnp.diagonal(net.apply(weights.net, inputs))
+    parts = _parts(config, seen, observations, replay.choices.waiting_cost_s[:-1])
+    continuation = parts.base + parts.scale * jnp.diagonal(net.apply(weights.net, parts.inputs))
     pays = jax.vmap(charges, (None, 0, None, None))(env, replay.states, params, weights.prices)
-    return Decisions(inputs, base, scale, seen.stop, continuation, pays)
+    return Decisions(**vars(parts), continuation=continuation, charges=pays)
 
 
 def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Array:
@@ -220,8 +234,8 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         test, _ = start(jax.random.split(key_test, config.evaluation_devices), params)
         state, timestep = start(jax.random.split(key_start, config.n_devices), params)
         seen = view(env, jax.tree.map(lambda leaf: leaf[0], state), params, prices)
-        inputs, _, _ = _parts(config, seen, timestep.observation[0])
-        weights = net.init(key_net, inputs)
+        parts = _parts(config, seen, timestep.observation[0], jnp.zeros(()))
+        weights = net.init(key_net, parts.inputs)
         return (weights, optimiser.init(weights), state, timestep), test, key_run
 
     def one_task(key: jax.Array, state: State, weights: Any):
@@ -229,12 +243,15 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         decisions = _decide(env, config, Weights(weights, prices), replay, params)
         choice = first_stop(_explore(key, decisions.stops, hyper.exploration))
         values, counts = expected(replay, params).value, jnp.ones_like(decisions.stops)
+        # What each choice gave from each decision on, less what it pays there.
+        waited_s = replay.choices.waiting_cost_s[:-1] * (not config.published)
+        since = values[None] + waited_s[:, None] - decisions.charges
         if not config.twin:
-            target, counts = path_targets(values, decisions.continuation, choice)
+            target, counts = path_targets(since, decisions.continuation, choice, waited_s)
         elif config.published:
             target = published_targets(values, decisions.continuation)
         else:
-            target = targets(values - decisions.charges, decisions.stops)
+            target = targets(since, decisions.stops)
         return workload.follow(replay, choice, params), (decisions, target, counts & ~state.done)
 
     def update(carry: Any, key: jax.Array):

@@ -123,7 +123,7 @@ def tune(key: jax.Array, params: Params, *, env: Stopping, search: Search = Sear
     def improve(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
         mean, deviation, best, most = carry
         noise = jax.random.normal(key, (search.n_samples, N_PRICES))
-        samples = jnp.abs(mean + deviation * noise).at[0].set(mean)
+        samples = jnp.abs(mean[None] + deviation[None] * noise).at[0].set(mean)
         reached = jax.lax.map(utility, samples)
         order = jnp.argsort(-reached)[: search.n_best]
         elite, top = samples[order], reached[order[0]]

@@ -18,6 +18,7 @@ from jaxcoinfer.systems.stopping import baselines as policies
 from jaxcoinfer.systems.stopping import continuation_value, price_rule
 from jaxcoinfer.systems.stopping.price_rule import Prices
 from jaxcoinfer.systems.stopping.twin import rollout, workload
+from tests.helpers.stopping import random_system
 
 VALUES = jnp.asarray([1.0, 5.0, 2.0, 3.0])  # stopping at 0, 1, 2, and on the device
 
@@ -62,17 +63,57 @@ def test_published_targets_by_hand():
     )
 
 
+def path_targets(continuation: jax.Array, choice: int):
+    """On a path on which nobody waits and nothing is paid."""
+    return continuation_value.path_targets(
+        jnp.stack([VALUES] * 3), continuation, jnp.int32(choice), jnp.zeros(3)
+    )
+
+
+def test_what_others_waited_already_is_no_part_of_what_comes():
+    # C counts from its decision on. Between decisions 0 and 1 others waited .5 s, then .25 s: what
+    # continuing at 0 is worth is C[1] = .2 less .5, at 1 it is C[2] = .3 less .25.
+    goals, _ = continuation_value.path_targets(
+        jnp.stack([VALUES] * 3),
+        jnp.asarray([0.1, 0.2, 0.3]),
+        jnp.int32(3),
+        jnp.asarray([0.0, 0.5, 0.75]),
+    )
+    np.testing.assert_allclose(goals, [-0.3, 0.05, 3.0], rtol=1e-6)
+
+
+def test_in_a_world_without_chance_the_forecast_needs_no_correction():
+    # Three tasks at once, an idle server, one rate, one speed: what came of a choice, counted from
+    # each decision on, is what was forecast there, though two tasks wait all the time.
+    arrivals = np.zeros((2, 320), np.int64)
+    arrivals[:, 10] = 3
+    system = random_system(3, 3, arrivals=arrivals, edge_work=np.zeros_like(arrivals))
+    bits = np.full(arrivals.shape, int(system.slot_bits.max()))
+    system = dataclasses.replace(
+        system, slot_bits=bits, observed_bits=bits, speed=np.ones(arrivals.shape)
+    )
+    env, params = system.env, system.params()
+    state, _ = env.reset_at(jnp.int32(0), jnp.int32(10), params)
+    replay = workload.evaluate(env, state, params)
+    waited_s = np.asarray(replay.choices.waiting_cost_s)
+    assert waited_s[-1] > 0
+    forecasts = jax.vmap(workload.forecast, (None, 0, None))(env, replay.states, params).value
+    came = np.asarray(replay.choices.value)[None] + waited_s[:-1, None]
+    for layer in range(4):
+        np.testing.assert_allclose(came[layer, layer:], forecasts[layer, layer:], rtol=1e-4)
+
+
 def test_the_path_taken_gives_less():
     continuation = jnp.asarray([0.1, 0.2, 0.3])
     # Stopped at 2: it continued at 0, which the network values by its next 0.2, and at 1, of which
     # 2 came.
-    goals, known = continuation_value.path_targets(VALUES, continuation, jnp.int32(2))
+    goals, known = path_targets(continuation, 2)
     np.testing.assert_array_equal(known, [True, True, False])
     np.testing.assert_allclose(goals[:2], [0.2, 2.0])
     # Stopped at once: nothing was continued, nothing is learned.
-    assert not continuation_value.path_targets(VALUES, continuation, jnp.int32(0))[1].any()
+    assert not path_targets(continuation, 0)[1].any()
     # Finished on the device: 0.2, 0.3, and of the last step came 3.
-    goals, known = continuation_value.path_targets(VALUES, continuation, jnp.int32(3))
+    goals, known = path_targets(continuation, 3)
     assert known.all()
     np.testing.assert_allclose(goals, [0.2, 0.3, 3.0])
 

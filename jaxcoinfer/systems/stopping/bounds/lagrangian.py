@@ -147,16 +147,19 @@ def _allowed(env: Stopping, params: Params, n_tasks: int) -> Row:
         if like is not None:
             accuracy = like[stopping_samples.image(samples, row, numbers)]
         arrival = jnp.where(arrival <= n_slots, arrival, 0)
-        own = params.accuracy_weight * accuracy - params.energy_weight * params.device_energy_j
+        own = params.accuracy_weight * accuracy
+        own = own - (params.energy_weight * params.device_energy_j)[None]
         air = exogenous.upload_slots(bank, n_points)[row]
-        fits, air = slots[:, None] + air <= n_slots, jnp.minimum(air, n_slots - slots[:, None])
+        fits, air = slots[:, None] + air <= n_slots, jnp.minimum(air, (n_slots - slots)[:, None])
         end = slots[:, None] + air
         air_s = air.astype(jnp.float32) * params.slot_s
         bits = params.upload_bits.astype(jnp.float32)
-        energy_j = transmit_energy_j(air_s, params.transmit_w, bits, params.transmit_j_per_bit)
+        energy_j = transmit_energy_j(
+            air_s, params.transmit_w, bits[None], params.transmit_j_per_bit
+        )
         backlog_s = bank.slots[row, :, BACKLOG][end].astype(jnp.float32) * tick_s
         sent = -params.energy_weight * energy_j - end.astype(jnp.float32) * params.slot_s
-        sent = sent - backlog_s - params.server_s - params.rtt_s
+        sent = sent - backlog_s - (params.server_s + params.rtt_s)[None]
         return Row(
             arrival=arrival,
             own=own + (arrival.astype(jnp.float32) * params.slot_s)[:, None],
@@ -209,8 +212,8 @@ def _subgradient(row: Row, count: jax.Array, prices: jax.Array) -> tuple[jax.Arr
     begin = jnp.arange(n_slots + 1, dtype=jnp.int32)
     radio = paid[1][begin[:, None] + row.air] - paid[1][:, None]
     best_sent, sent_at = _suffix_max(row.sent - radio)
-    done = jnp.minimum(begin[:, None] + row.compute, n_slots)
-    fits = begin[:, None] + row.compute <= n_slots
+    through_layers = begin[:, None] + row.compute[None]
+    done, fits = jnp.minimum(through_layers, n_slots), through_layers <= n_slots
     uploads = jnp.take_along_axis(best_sent, done[:, :-1], axis=0)
     local = -done[:, -1:].astype(jnp.float32) * row.slot_s
     after = jnp.concatenate([uploads, local], axis=1)
