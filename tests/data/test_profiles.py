@@ -296,8 +296,8 @@ def test_the_formulas_on_a_tiny_pair(tmp_path):
     dnn, device = load_dnn(write(tmp_path, "dnn")), load_device(write(tmp_path, "device"))
     # kernels * .5 + flop / 1000: 1 * .5 + 1, 2 * .5 + 3, 1 * .5 + 0
     assert layer_seconds(device, dnn).tolist() == [1.5, 4.0, 0.5]
-    # 2 W * (0, 1.5, 5.5, 6.0) s
-    assert cumulative_energy_j(device, dnn).tolist() == [0.0, 3.0, 11.0, 12.0]
+    # Busy it draws 2 W, idle 1 W: computing adds 1 W * (0, 1.5, 5.5, 6.0) s
+    assert cumulative_energy_j(device, dnn).tolist() == [0.0, 1.5, 5.5, 6.0]
     # .5 + 500 / 1000
     assert head_seconds(device, dnn.exits[0]) == 1.0
     # input; 10 * 32; given; 5 * 32
@@ -319,10 +319,10 @@ def test_a_measured_table_goes_before_the_formula(tmp_path):
     without = load_device(write(tmp_path, "device", "energy_j = [1, 5, 4]", text=text))
     assert cumulative_energy_j(without, dnn).tolist() == [
         0.0,
-        4.0,
-        10.0,
-        12.0,
-    ]  # 2 W * (0, 2, 5, 6) s
+        2.0,
+        5.0,
+        6.0,
+    ]  # (2 - 1) W * (0, 2, 5, 6) s
 
 
 def test_cuts_of_a_tiny_network(tmp_path):

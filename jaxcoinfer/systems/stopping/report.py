@@ -12,7 +12,7 @@ from jaxcoinfer.evaluation import comparison, evaluate, protocol, seeds
 from jaxcoinfer.evaluation.evaluate import Interval, Tasks
 from jaxcoinfer.evaluation.types import Bound, Sheet, Table
 from jaxcoinfer.systems.stopping import status_reports, sweeps, timeline
-from jaxcoinfer.systems.stopping.bounds import lagrangian
+from jaxcoinfer.systems.stopping.bounds import isolated, lagrangian
 from jaxcoinfer.systems.stopping.bounds.dynamic_program import Solution
 from jaxcoinfer.systems.stopping.env import Stopping
 from jaxcoinfer.systems.stopping.params import Params
@@ -59,8 +59,13 @@ def bound_of(
         return Bounds(dict.fromkeys(played, own[EXACT]), "the exact optimum", gain)
     (known,), (reached,) = played[KNOWING], own[KNOWING]
     bound = lagrangian.solve(env, params, evaluate.count_by_row(known), reached)
+    alone = isolated.utility(env, params)
+
+    def least(counts: np.ndarray) -> np.ndarray:
+        return np.minimum(bound.by_row(counts), isolated.by_row(alone, counts))
+
     by_policy = {
-        name: np.stack([bound.by_row(evaluate.count_by_row(one)) for one in seeds_])
+        name: np.stack([least(evaluate.count_by_row(one)) for one in seeds_])
         for name, seeds_ in played.items()
     }
     return Bounds(by_policy, "any policy, the future known", None)

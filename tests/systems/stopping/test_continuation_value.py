@@ -16,6 +16,7 @@ from jaxcoinfer.evaluation import evaluate
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines as policies
 from jaxcoinfer.systems.stopping import continuation_value, price_rule
+from jaxcoinfer.systems.stopping.device import waiting_slots
 from jaxcoinfer.systems.stopping.price_rule import Prices
 from jaxcoinfer.systems.stopping.twin import rollout, workload
 from tests.helpers.stopping import random_system
@@ -185,7 +186,7 @@ def test_with_nothing_learned_it_acts_as_the_rule_it_corrects(name):
 
 def test_the_published_method_corrects_nothing():
     """Its network says 0 before it has learned, whatever the prices: it stops where stopping is
-    expected to be worth 0 or more.
+    expected to be worth 0 or more, what others have waited since the task began taken off.
     """
     scenario = dataclasses.replace(registry.load_scenario("reference-busy"), rows=4, slots=4096)
     env, params = jaxcoinfer.make(scenario, jax.random.key(1))
@@ -199,7 +200,12 @@ def test_the_published_method_corrects_nothing():
     value = jax.jit(jax.vmap(lambda state: workload.forecast(env, state, params).value))(states)
     expected = np.take_along_axis(np.asarray(value), np.asarray(states.layer)[:, None], axis=1)
     stops = decided(env, params, continuation_value.policy(env, config, weights), met)
-    np.testing.assert_array_equal(stops == 1, expected[:, 0] >= 0)
+    waited = jax.vmap(waiting_slots)(
+        states.at_start.now, states.now, states.slot - states.start, states.task
+    )
+    waited_s = np.asarray(waited) * float(params.slot_s)
+    assert (waited_s > 0).any()
+    np.testing.assert_array_equal(stops == 1, expected[:, 0] - waited_s >= 0)
     # It sees the observation, not the features.
     kernel = weights.net["params"]["Dense_0"]["kernel"]
     assert kernel.shape == (timesteps.observation.shape[-1], 8)

@@ -86,7 +86,7 @@ def solve(
     reached [K]: the mean utility of some plan on as many tasks, towards which the steps go: any
     number gives a bound, that of a good plan a close one.
     """
-    rows = _rows(env, params)
+    rows = allowed(env, params)
     known = jnp.asarray(reached * counts, jnp.float32)
     prices = _search(rows, jnp.asarray(counts, jnp.int32), known, n_steps)
     return certify(rows, *(np.asarray(price, np.float64) for price in prices))
@@ -123,7 +123,7 @@ def _each(row: Row, processor: np.ndarray, radio: np.ndarray) -> np.ndarray:
     return (row.own + np.stack(values, axis=1)).max(axis=1)
 
 
-def _rows(env: Stopping, params: Params) -> Row:
+def allowed(env: Stopping, params: Params) -> Row:
     """What each row allows, leaves [K, ...]."""
     most = int(params.bank.slots[:, -1, ARRIVED].max())
     return _allowed(env, params, max(most, 1))
@@ -208,17 +208,17 @@ def _subgradient(row: Row, count: jax.Array, prices: jax.Array) -> tuple[jax.Arr
     """The bound at prices [2, T] of processor and radio, and how many tasks use each slot then."""
     n_slots = prices.shape[1]
     counted = jnp.arange(row.arrival.shape[0]) < count
-    paid = jnp.concatenate([jnp.zeros((2, 1)), _sums(prices.T).T], axis=1)
+    paid = jnp.concatenate([jnp.zeros((2, 1)), sums(prices.T).T], axis=1)
     begin = jnp.arange(n_slots + 1, dtype=jnp.int32)
     radio = paid[1][begin[:, None] + row.air] - paid[1][:, None]
-    best_sent, sent_at = _suffix_max(row.sent - radio)
+    best_sent, sent_at = suffix_max(row.sent - radio)
     through_layers = begin[:, None] + row.compute[None]
     done, fits = jnp.minimum(through_layers, n_slots), through_layers <= n_slots
     uploads = jnp.take_along_axis(best_sent, done[:, :-1], axis=0)
     local = -done[:, -1:].astype(jnp.float32) * row.slot_s
     after = jnp.concatenate([uploads, local], axis=1)
     value = jnp.where(fits, after - (paid[0][done] - paid[0][:, None]), _NEVER)
-    best, begun_at = _suffix_max(value)
+    best, begun_at = suffix_max(value)
     each = row.own + best[row.arrival]
     choice = jnp.argmax(each, axis=1)
     total = jnp.where(counted, each.max(axis=1), 0.0).sum() + prices.sum()
@@ -235,7 +235,7 @@ def _subgradient(row: Row, count: jax.Array, prices: jax.Array) -> tuple[jax.Arr
         ],
         axis=1,
     )
-    return total, _sums(held).T
+    return total, sums(held).T
 
 
 _BLOCK = 128  # slots
@@ -250,7 +250,7 @@ def _blocks(values: jax.Array, filler: float) -> jax.Array:
     return padded.reshape(-1, _BLOCK, values.shape[1]).swapaxes(0, 1)
 
 
-def _suffix_max(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+def suffix_max(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maxima over all later slots of [T+1, C], and the first slot at which each is reached."""
     n_slots, n_choices = values.shape
     slots = jnp.broadcast_to(jnp.arange(n_slots)[:, None], values.shape).astype(jnp.float32)
@@ -276,7 +276,7 @@ def _suffix_max(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return best, reached.astype(jnp.int32)
 
 
-def _sums(values: jax.Array) -> jax.Array:
+def sums(values: jax.Array) -> jax.Array:
     """Sums up to and with each slot, of [T, C]."""
     blocks = _blocks(values, 0.0)
     zero = jnp.zeros(blocks.shape[1:])
