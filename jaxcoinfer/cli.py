@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from jaxcoinfer import __version__, compilation_cache, printing
 from jaxcoinfer.data import profiles
 from jaxcoinfer.data.fields import table_of
+from jaxcoinfer.data.processes import RecordedRate
 from jaxcoinfer.systems import registry
 
 
@@ -79,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(again)
     again.add_argument(
         "--seed", metavar="N", type=_seed, default=0, help="of the fresh rows; default: 0"
+    )
+    again.add_argument(
+        "--links", metavar="FOLDER", type=Path, help="of traces (.csv) to use as the links"
     )
     what = "list the shipped networks, devices, servers and links"
     listed = command("profiles", _profiles, what)
@@ -207,6 +211,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from jaxcoinfer import run_folder
 
     checkpoint = run_folder.load(options.run)
+    if options.links:
+        scenario = _on_links(checkpoint.scenario, options.links)
+        checkpoint = dataclasses.replace(checkpoint, scenario=scenario)
     _start_cache(options)
     system = registry.SYSTEMS[checkpoint.scenario.system].part("run")
     with printing.progress() as progress:
@@ -214,8 +221,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         facts = {"seed_of_rows": options.seed, **run_folder.describe(table, checkpoint)}
         print(json.dumps(facts, allow_nan=False))
-    else:
-        printing.print_policies(table)
+        return
+    printing.print_policies(table)
+    if options.links:
+        printing.print_links(table, checkpoint.chosen["best"])
+
+
+def _on_links(scenario: Any, folder: Path) -> Any:
+    """The scenario with the traces of a folder as its test links, two rows of each."""
+    if not isinstance(getattr(scenario, "rate", None), RecordedRate):
+        raise UsageError(f"--links {folder}: scenario '{scenario.name}' has no recorded links")
+    files = sorted(str(path.absolute()) for path in folder.glob("*.csv"))
+    if not files:
+        raise UsageError(f"--links {folder}: no .csv file in it; give a folder of traces")
+    rate = dataclasses.replace(scenario.rate, test=tuple(files))
+    return dataclasses.replace(scenario, rate=rate, rows=max(2 * len(files), 2))
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -70,6 +70,26 @@ def print_policies(table: Any) -> None:
         print_sheet(*sheet)
 
 
+def print_links(table: Any, learner: str) -> None:
+    """Prints the utility of a learner and of the best baseline on each link of a table."""
+    _, lines = table.sheets["links"]
+    utility = {(policy, link): value for policy, link, value in lines}
+    links = dict.fromkeys(link for _, link, _ in lines)
+    rows = []
+    for link in links:
+        own, other = utility[learner, link], utility[table.compared, link]
+        rows.append([_ending(link), f"{own:.3f}", f"{other:.3f}", f"{own - other:+.3f}"])
+    print()
+    print_sheet(
+        ["link", learner.replace(" ", "\n"), table.compared.replace(" ", "\n"), "gain"], rows
+    )
+
+
+def _ending(name: str, width: int = 44) -> str:
+    """The end of a name that is too long: the part in which files of a folder differ."""
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
 def print_layers(chain: Any, seconds: Sequence[float]) -> None:
     """Prints the layers of a `profiler` chain and their sums, with their seconds if known."""
     layers = chain.layers

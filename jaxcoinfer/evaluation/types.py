@@ -29,8 +29,9 @@ class Checkpoint:
     seed: int
     hidden: dict[str, tuple[int, ...]]  # learner -> widths of the layers of its network
     weights: dict[str, Any]  # learner -> weights of its network, leaves [S, ...] of S seeds
-    # What was chosen on training and validation rows: "compared", the best baseline,
-    # "seed_of_best", of the learner that is exported, and what the system's baselines take.
+    # What was chosen on training and validation rows: "compared", the best baseline, "best", the
+    # learner that is exported, "seed_of_best", which of its seeds, and what the system's baselines
+    # take.
     chosen: dict[str, Any]
 
 

@@ -156,6 +156,7 @@ def run(
     compared = protocol.best_rule(on_validation, clusters, NOT_DEPLOYABLE | set(LEARNERS))
     kept = {
         "compared": compared,
+        "best": BEST,
         "seed_of_best": protocol.best_seed(on_validation[BEST], clusters),
     }
     utilities = table(played, compared, bound, scenario)

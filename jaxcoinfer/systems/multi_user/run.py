@@ -31,7 +31,7 @@ from jaxcoinfer.evaluation.types import (
 from jaxcoinfer.learn import ppo
 from jaxcoinfer.learn.distributions import mode
 from jaxcoinfer.learn.networks import PolicySignature
-from jaxcoinfer.systems.multi_user import network, report, timeline
+from jaxcoinfer.systems.multi_user import bound, network, report, timeline
 from jaxcoinfer.systems.multi_user.env import OBSERVATION, MultiUser
 from jaxcoinfer.systems.multi_user.evaluation import Episodes, best_fixed, first_starts, play
 from jaxcoinfer.systems.multi_user.make import make
@@ -49,7 +49,6 @@ from jaxcoinfer.systems.multi_user.policies import (
 from jaxcoinfer.systems.multi_user.scenario import MultiUserScenario
 
 N_TIMELINE = 100  # tasks
-NO_BOUND = Bound("no bound is known for this system", Interval(np.nan, np.nan), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +103,7 @@ def run(
         tracing = work.start(
             "traced the first tasks", 2, timeline.chrome, env, world, first, key, N_TIMELINE
         )
+        bounding = work.start("computed the bound", 2, bound.reward, world, env.n_channels)
         episodes = trying.result() | playing.result()
         curves = {BEST: seeds.curve(learning[BEST].result())}
     choices = {
@@ -112,7 +112,7 @@ def run(
     }
     rules, by_seed = choosing_by.result(), picking.result()[BEST]
     compared = max(rules, key=lambda name: rules[name][0].reward.mean())
-    rows = table(episodes, compared, env, scenario)
+    rows = table(episodes, compared, bounding.result(), env, scenario)
     return Run(
         checkpoint=Checkpoint(
             scenario=scenario,
@@ -121,6 +121,7 @@ def run(
             weights=jax.device_get(weights),
             chosen={
                 "compared": compared,
+                "best": BEST,
                 "seed_of_best": int(np.argmax([one.reward.mean() for one in by_seed])),
                 "fixed": choosing.result(),
             },
@@ -151,8 +152,9 @@ def evaluate_again(
         playing = work.start(
             f"evaluated {len(policies)} policies", 8, play, env, policies, world, key
         )
+        least = bound.reward(world, env.n_channels)
         episodes = playing.result()
-    return table(episodes, chosen["compared"], env, scenario)
+    return table(episodes, chosen["compared"], least, env, scenario)
 
 
 def portable(checkpoint: Checkpoint) -> Portable:
@@ -186,11 +188,12 @@ def portable(checkpoint: Checkpoint) -> Portable:
 def table(
     episodes: Mapping[str, Sequence[Episodes]],
     compared: str,
+    most: np.ndarray,
     env: MultiUser,
     scenario: MultiUserScenario,
 ) -> Table:
     """Returns one row per policy; utility is the reward of an episode. compared: the baseline that
-    gains are differences to.
+    gains are differences to; most [K]: the bound on the reward of each episode.
     """
     starts = [str(start) for start in range(len(episodes[compared][0].reward))]
     reward = {name: np.stack([one.reward for one in several]) for name, several in episodes.items()}
@@ -198,7 +201,7 @@ def table(
         name: Row(
             protocol.of_seeds([report.measures(one, scenario) for one in several], starts),
             gain=protocol.interval(reward[name] - reward[compared], starts),
-            gap=NO_BOUND.utility,
+            gap=protocol.interval(most[None] - reward[name], starts),
             deployable=True,
         )
         for name, several in episodes.items()
@@ -206,7 +209,8 @@ def table(
     measures = {name: row.measures for name, row in rows.items()}
     shown = report.printed(episodes, measures, env.n_splits)
     differences = comparison.differences_sheet(reward, starts, ())
-    return Table(rows, NO_BOUND, compared, sheets={"differences": differences}, printed=(shown,))
+    what = Bound("any policy", protocol.interval(most[None], starts), None)
+    return Table(rows, what, compared, sheets={"differences": differences}, printed=(shown,))
 
 
 def _starts(

@@ -157,7 +157,7 @@ def run(
     )
     compared = best_baseline(on_validation, scenario)
     utilities = table(played, compared, world, scenario, solving.result())
-    kept = _kept(chosen, on_validation, scenario) | {"compared": compared}
+    kept = _kept(chosen, on_validation, scenario) | {"compared": compared, "best": BEST}
     hidden = {name: config.hidden for name, config in sizes.learners.items()}
     return Run(
         checkpoint=Checkpoint(scenario, seed, hidden, jax.device_get(weights), kept),

@@ -266,6 +266,7 @@ def _report(
                 "threshold": chosen.threshold,
                 "prices": jax.device_get(chosen.prices),
                 "compared": compared,
+                "best": BEST,
                 "seed_of_best": protocol.best_seed(
                     results.validation[BEST],
                     protocol.links(scenario, "validation", scenario.rows),
