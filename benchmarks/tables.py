@@ -1,6 +1,6 @@
-"""The tables of README.md, made from the results; a test checks that both agree.
+"""The tables of README.md and docs/, made from the results; a test checks that both agree.
 
-python -m benchmarks.tables  # writes them into README.md, between the lines that name them
+python -m benchmarks.tables  # writes them into the pages, between the lines that name them
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from training.common import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
+PAGES = (README, README.parent / "docs" / "validation.md")
 CPU = "cpu:cpu"  # the device of the tables of speed
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -35,12 +36,6 @@ def last(question: str, /, **wanted: Any) -> dict[str, Any]:
     return matching[-1]
 
 
-def seeds(question: str, number: str, /, **wanted: Any) -> float:
-    """Mean of a number over the newest line of each seed."""
-    newest = {line["seed"]: line[number] for line in lines(question, **wanted)}
-    return sum(newest.values()) / len(newest)
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     parts = [head, ["---"] * len(head), *rows]
@@ -53,83 +48,68 @@ def within(mean: float, half: float, sign: bool = False) -> str:
     return f"{mean:{'+' if sign else ''}.{digits}f} ± {half:.{digits}f}"
 
 
+def of_policies(scenario: str) -> dict[str, dict[str, Any]]:
+    """The newest result line of each policy of a scenario, the best first, references last."""
+    newest = {line["policy"]: line for line in lines("results", scenario=scenario)}
+    order = sorted(
+        newest, key=lambda name: (not newest[name]["deployable"], -newest[name]["utility"])
+    )
+    return {name: newest[name] for name in order}
+
+
+def shown_name(name: str, line: dict[str, Any]) -> str:
+    """A policy's name, with a star where no device could do the same."""
+    return name if line["deployable"] else f"{name} \\*"
+
+
 def run() -> str:
     """The main job: every policy, by utility."""
-    newest = {line["policy"]: line for line in lines("run", scenario="camera", seed=0)}
     rows = []
-    for name, line in sorted(newest.items(), key=lambda item: -item[1]["utility"]):
+    policies = of_policies("camera")
+    compared = next(iter(policies.values()))["compared"]
+    for name, line in policies.items():
         cells = [
-            name if line["deployable"] else f"{name} \\*",
+            shown_name(name, line),
             within(line["utility"], line["utility_half"]),
             f"{line['gap']:.3f}",
             f"{1e3 * line['latency_s']:.0f}",
             f"{line['accuracy']:.3f}",
-            f"{1e3 * line['energy_j']:.0f}",
+            f"{1e3 * line['energy_j']:.1f}",
             f"{100 * line['deadline_misses']:.1f}",
         ]
-        compared = name == "one-time greedy"
-        gain = "" if compared else within(line["gain"], line["gain_half"], sign=True)
+        gain = "" if name == compared else small(line["gain"], line["gain_half"])
         rows.append([*cells, gain])
-    head = [
-        "policy",
-        "utility",
-        "gap to bound",
-        "delay ms",
-        "accuracy",
-        "energy mJ",
-        "late %",
-        "gain on greedy",
-    ]
-    return table(head, rows)
+    head = ["policy", "utility", "gap to bound", "delay ms", "accuracy", "energy mJ", "late %"]
+    return table([*head, f"gain on {compared}"], rows)
 
 
-def recorded() -> str:
-    """What the differential learner gains on recorded links."""
-    names = ("wifi", "campus-pi", "office-bursts")
-    results = [last("reference", scenario=name, policy="differential value") for name in names]
-    above = {
-        "one-time greedy": "greedy",
-        "one-time waiting": "waiting",
-        "adaptive waiting": "adaptive",
-    }
-    above |= {"clairvoyant": "clairvoyant"}
-    rows = [
-        [
-            baseline,
-            *(within(r[f"above_{key}"], r[f"above_{key}_half"], sign=True) for r in results),
-        ]
-        for baseline, key in above.items()
-    ]
-    return table(["utility per task above …", *(f"`{name}`" for name in names)], rows)
+def small(mean: float, half: float) -> str:
+    """A difference of thousandths with the half width of its interval."""
+    digits = 4 if half < 0.01 else 3 if half < 0.1 else 2
+    return f"{mean:+.{digits}f} ± {half:.{digits}f}"
 
 
-def reference() -> str:
-    """The small system that can be solved exactly."""
-    policies = [
-        "device only",
-        "edge only",
-        "random",
-        "one-time greedy",
-        "one-time waiting",
-        "adaptive waiting",
-    ]
-    policies += ["continuation value", "clairvoyant", "differential value", "exact optimum"]
+def stopping() -> str:
+    """Each learner of `stopping` beside the two strongest rules, and the gap to the bound."""
     rows = []
-    for policy in policies:
-        easy, busy = (
-            last("reference", scenario=s, policy=policy) for s in ("reference", "reference-busy")
-        )
-        utility = [within(line["utility"], line["utility_half"]) for line in (easy, busy)]
-        rows.append(
-            [policy, *utility, within(busy["above_waiting"], busy["above_waiting_half"], sign=True)]
-        )
-    head = [
-        "policy",
-        "`reference` (2 tasks/s)",
-        "`reference-busy` (3 tasks/s)",
-        "above one-time waiting, busy",
-    ]
-    return table(head, rows)
+    names = ("camera", "reference", "reference-busy", "wifi", "campus-pi", "office-bursts")
+    for scenario in names:
+        policies = of_policies(scenario)
+        for name in ("published stopping", "continuation value", "differential value"):
+            line = policies[name]
+            rows.append(
+                [
+                    f"`{scenario}`" if name == "published stopping" else "",
+                    name,
+                    small(line["above_one-time_waiting"], line["above_one-time_waiting_half"]),
+                    small(line["above_price_rule"], line["above_price_rule_half"]),
+                    f"{line['gap']:.3f}",
+                ]
+            )
+    return table(
+        ["scenario", "learner", "above one-time waiting", "above the price rule", "gap to bound"],
+        rows,
+    )
 
 
 def status_reports() -> str:
@@ -156,67 +136,62 @@ def status_reports() -> str:
 
 
 def on_demand() -> str:
-    """The Markov scenario, where the exact optimum is known."""
-    wanted = {"recipe": "table", "scenario": "on-demand-markov"}
-    baselines = ["neurosurgeon", "best fixed action", "edgent", "greedy"]
-    learners = ["proximal policy", "deep Q", "soft actor-critic"]
+    """What each policy of `on-demand` gains on the look-up table."""
+    names = ("markov", "5g", "outages", "fading", "wifi", "campus")
+    policies = ["soft actor-critic", "memory actor-critic", "deep Q", "proximal policy"]
+    policies += ["LinUCB", "greedy", "best fixed action", "exact optimum", "exact with memory"]
+    found = {name: of_policies(f"on-demand-{name}") for name in names}
     rows = [
-        [name, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"] for name in baselines
+        ["look-up table (utility)"]
+        + [f"{found[name]['look-up table']['utility']:.3f}" for name in names]
     ]
-    learned = [name for name in learners if lines("on_demand", policy=name, **wanted)]
-    rows += [
-        [f"{n}, five seeds", f"{seeds('on_demand', 'utility', policy=n, **wanted):.3f}"]
-        for n in learned
-    ]
-    known = (
-        ("exact optimum given the observations", "exact optimum"),
-        ("full information", "full information"),
-    )
-    rows += [
-        [label, f"{last('on_demand', policy=name, **wanted)['utility']:.3f}"]
-        for label, name in known
-    ]
-    return table(["`on-demand-markov`", "utility per task"], rows)
+    for policy in policies:
+        cells = []
+        for name in names:
+            line = found[name].get(policy)
+            key = "above_look-up_table"
+            cells.append(small(line[key], line[f"{key}_half"]) if line else "")
+        rows.append([policy, *cells])
+    return table(["gain on the look-up table", *(f"`…-{name}`" for name in names)], rows)
 
 
 def fleet() -> str:
-    """Cost above the certified bound, by number of devices."""
-    sizes = (4, 16, 64)
-    wanted = {"recipe": "table", "scenario": "fleet"}
-    rows = []
-    for name in ("one version", "equal shares", "alternating"):
-        gaps = [last("fleet", policy=name, devices=size, **wanted)["gap_ratio"] for size in sizes]
-        rows.append([name, *(f"{100 * gap:.2f} %" for gap in gaps)])
-    gaps = [
-        seeds("fleet", "gap_ratio", policy="price network", devices=size, **wanted)
-        for size in sizes
+    """Cost above the certified bound, by scenario."""
+    names = ("fleet", "fleet-cloud", "fleet-late")
+    found = {name: of_policies(name) for name in names}
+    policies = dict.fromkeys(policy for name in names for policy in found[name])
+    rows = [
+        [
+            policy,
+            *(
+                f"{100 * found[name][policy]['gap_ratio']:.2f} % ± "
+                f"{100 * found[name][policy]['gap_ratio_half']:.2f}"
+                if policy in found[name]
+                else ""
+                for name in names
+            ),
+        ]
+        for policy in policies
+        if policy not in ("device only", "edge only", "greedy")
     ]
-    rows.append(["price network, five seeds", *(f"{100 * gap:.2f} %" for gap in gaps)])
-    return table(["cost above the bound", *(f"{size} devices" for size in sizes)], rows)
+    return table(["cost above the bound", *(f"`{name}`" for name in names)], rows)
 
 
 def multi_user() -> str:
-    """Reward per episode and cost per task of every policy; of the learner, over its seeds."""
-    wanted = {"recipe": "table", "scenario": "multi-user"}
-    rows = []
-    for name in ("all local", "random", "greedy", "best fixed split", "proximal policy"):
-        if name == "proximal policy":
-            means = {
-                key: seeds("multi_user", key, policy=name, **wanted)
-                for key in ("reward", "cost", "delay_s", "energy_j")
-            }
-        else:
-            means = last("multi_user", policy=name, **wanted)
-        shown = f"{name}, five seeds" if name == "proximal policy" else name
-        numbers = [
-            f"{means['reward']:.2f}",
-            *(f"{1e3 * means[key]:.0f}" for key in ("cost", "delay_s", "energy_j")),
+    """Reward per episode and cost per task of every policy."""
+    rows = [
+        [
+            name,
+            within(line["utility"], line["utility_half"]),
+            f"{1e3 * line['cost']:.0f}",
+            f"{1e3 * line['latency_s']:.0f}",
+            f"{1e3 * line['energy_j']:.0f}",
+            f"{line['gap']:.2f}",
         ]
-        rows.append([shown, *numbers])
-    return table(
-        ["`multi-user`", "reward per episode", "cost per task, 10⁻³", "delay ms", "energy mJ"],
-        rows,
-    )
+        for name, line in of_policies("multi-user").items()
+    ]
+    head = ["`multi-user`", "reward per episode", "cost per task, 10⁻³", "delay ms", "energy mJ"]
+    return table([*head, "gap to bound"], rows)
 
 
 def network() -> str:
@@ -302,6 +277,37 @@ def compared() -> str:
     )
 
 
+def theory() -> str:
+    """Mean backlog of the server, simulated and by formula."""
+    newest = {(line["jobs"], line["load"]): line for line in lines("validation", what="theory")}
+    rows = [
+        [
+            jobs,
+            f"{load:g}",
+            f"{line['formula_s']:.4f}",
+            f"{line['least_s']:.4f} to {line['most_s']:.4f}",
+            f"{line['simulated_s']:.4f} ± {line['half_s']:.4f}",
+        ]
+        for (jobs, load), line in newest.items()
+    ]
+    return table(["jobs", "load", "formula", "with slots", "simulated"], rows)
+
+
+def ciw() -> str:
+    """Waits of uploads, here and in Ciw."""
+    newest = {line["scenario"]: line for line in lines("validation", what="ciw")}
+    rows = [
+        [
+            f"`{name}`",
+            f"{line['uploads']:,} of {line['jobs']:,}",
+            f"{line['mean_wait_s']:.4f} s",
+            f"{line['largest_difference_s']:.1e} s",
+        ]
+        for name, line in newest.items()
+    ]
+    return table(["scenario", "uploads of all jobs", "mean wait", "largest difference"], rows)
+
+
 def _count(number: float) -> str:
     for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= scale:
@@ -311,8 +317,7 @@ def _count(number: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "run": run,
-    "recorded": recorded,
-    "reference": reference,
+    "stopping": stopping,
     "status-reports": status_reports,
     "on-demand": on_demand,
     "fleet": fleet,
@@ -321,17 +326,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "features": features,
     "speed": speed,
     "compared": compared,
+    "theory": theory,
+    "ciw": ciw,
 }
 
 
 def made(text: str) -> str:
-    """README's text with every named table made again."""
+    """A page's text with every named table made again."""
     return PLACE.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}", text)
 
 
-def main(readme: Path = README) -> None:
+def main(pages: Sequence[Path] = PAGES) -> None:
     """Writes the tables."""
-    readme.write_text(made(readme.read_text("utf-8")), encoding="utf-8")
+    for page in pages:
+        page.write_text(made(page.read_text("utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     what = "list the shipped networks, devices, servers and links"
     listed = command("profiles", _profiles, what)
     listed.add_argument("--sources", action="store_true", help="add the source of every number")
+    listed.add_argument(
+        "--assumed", action="store_true", help="list what is assumed, and what hangs on it"
+    )
     command("scenarios", _scenarios, "list the shipped scenarios")
     what = "make a DNN profile from an ONNX file, and time its layers on this machine"
     _add_profile_options(command("profile", _profile, what))
@@ -249,6 +252,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _profiles(options: argparse.Namespace) -> None:
+    if options.assumed:
+        return _assumed(options)
     loaded = {
         kind: [getattr(profiles, f"load_{kind}")(name) for name in names]
         for kind, names in profiles.list_profiles().items()
@@ -270,6 +275,36 @@ def _profiles(options: argparse.Namespace) -> None:
                 numbers,
                 *(sources if options.sources else []),
             )
+
+
+def _assumed(options: argparse.Namespace) -> None:
+    """Lists every number that is assumed, and who is best with other ones."""
+    named = {
+        f"{kind} {name}": getattr(profiles, f"load_{kind}")(name)
+        for kind, names in profiles.list_profiles().items()
+        for name in names
+    }
+    named |= {
+        f"scenario {name}": registry.load_scenario(name) for name in registry.list_scenarios()
+    }
+    assumed = {
+        name: {field: text for field, text in record.source if text.startswith("assumed:")}
+        for name, record in named.items()
+    }
+    header, *rows = profiles.read_sensitivity()
+    if options.json:
+        table = [dict(zip(header, row, strict=True)) for row in rows]
+        print(json.dumps({"assumed": assumed, "sensitivity": table}))
+        return
+    for name, fields in assumed.items():
+        if fields:
+            lines = [f"- {field}: {text}" for field, text in fields.items()]
+            printing.print_entry(name, *lines)
+    print(
+        f"\nScenario {rows[0][0]} with each number times a factor: who is best, and what the best"
+    )
+    print("learner gains on the best rule (nothing is tuned or trained again)")
+    printing.print_sheet(header[1:], [row[1:] for row in rows])
 
 
 def _scenarios(options: argparse.Namespace) -> None:

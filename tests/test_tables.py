@@ -1,4 +1,4 @@
-"""The tables of README.md are what the results say."""
+"""The tables of README.md and docs/ are what the results say."""
 
 import re
 
@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks import curves, tables
 
-TEXT = tables.README.read_text("utf-8")
+TEXT = "".join(page.read_text("utf-8") for page in tables.PAGES)
 
 
-def test_readme_shows_what_the_results_say():
+def test_pages_show_what_the_results_say():
     assert tables.made(TEXT) == TEXT, "run `python -m benchmarks.tables`"
 
 
@@ -23,8 +23,8 @@ def test_a_changed_number_is_seen():
 
 
 def test_a_missing_result_says_which():
-    with pytest.raises(LookupError, match=r"reference\.jsonl has no line with"):
-        tables.last("reference", scenario="nowhere")
+    with pytest.raises(LookupError, match=r"validation\.jsonl has no line with"):
+        tables.last("validation", scenario="nowhere")
 
 
 def test_numbers_as_they_are_printed():

@@ -3,6 +3,7 @@ policies: `training.results`.
 
     python -m training.on_demand samples [--scenario on-demand-markov ...] [--seeds 5]
     python -m training.on_demand reliability [--scenario on-demand-markov ...] [--tasks 1000000]
+        [--policies "reliable table" greedy ...]
 
 `samples` counts the steps soft
 actor-critic needs, with the twin and without it, until its reward stays at 97 % of the exact
@@ -87,17 +88,22 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
         record("on_demand", line)
 
 
-def reliability(scenario: OnDemandScenario, n_tasks: int) -> None:
+def reliability(scenario: OnDemandScenario, n_tasks: int, names: list[str] | None) -> None:
     """Appends one line per policy and class: the share of late tasks among at least n_tasks of the
     class, and its time.
     """
     env, params = make_world(scenario, TRAIN_DRAW)
-    chosen = choose(env, params, key_of(0, TUNE))
+    targets = [c.target_miss_ratio for c in scenario.classes]
+    chosen = choose(env, params, targets, key_of(0, TUNE))
     others = baseline_policies(env, chosen, solve(scenario, env, params))
     policies = {
-        name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0]) for name in LEARNERS
+        name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0])
+        for name in LEARNERS
+        if names is None or name in names
     }
-    policies |= {name: (env, policy) for name, policy in others.items()}
+    policies |= {
+        name: (env, policy) for name, policy in others.items() if names is None or name in names
+    }
     rarest = min(c.share for c in scenario.classes)
     wide = dataclasses.replace(scenario, rows=_WIDE_ROWS)
     n_draws = int(np.ceil(1.02 * n_tasks / (rarest * wide.rows * wide.slots)))
@@ -147,13 +153,14 @@ def main() -> None:
     command.add_argument("--scenario", nargs="+")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--tasks", type=int, default=1_000_000)
+    command.add_argument("--policies", nargs="+", help="of `reliability`; default: all")
     options = command.parse_args()
     for name in options.scenario or _SCENARIOS[options.recipe]:
         scenario = registry.load_scenario(name)
         if options.recipe == "samples":
             samples(scenario, options.seeds)
         else:
-            reliability(scenario, options.tasks)
+            reliability(scenario, options.tasks, options.policies)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ schema. Nothing here imports JAX. Letters: L layers, E exits (the last is the wh
 multiply-add is 2 FLOP; SI units throughout.
 """
 
+import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,14 @@ def profiles_root() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "_profiles"
     return installed if installed.is_dir() else package.parent / "profiles"
+
+
+def read_sensitivity() -> list[list[str]]:
+    """Returns the table of `sensitivity.csv`, header first: who is best on the default scenario by
+    factor on each of its assumed numbers.
+    """
+    with open(profiles_root() / "sensitivity.csv", newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
 
 
 def list_profiles() -> dict[str, tuple[str, ...]]:

@@ -44,6 +44,7 @@ STYLES = {
     "best fixed action": ("#CC79A7", "X", ":"),
     "full information": ("#000000", "D", ":"),
     "look-up table": ("#117733", "*", "-."),
+    "reliable table": ("#999933", "X", "--"),
     "LinUCB": ("#AA4466", "H", "-."),
     "exact with memory": ("#000000", "H", "-."),
     # of fleet

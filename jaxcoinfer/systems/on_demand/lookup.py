@@ -1,13 +1,16 @@
-"""Baselines for `on-demand` that learn from the training rows without a network: a look-up table
-and LinUCB.
+"""Baselines for `on-demand` that learn from the training rows without a network: a look-up table,
+one that keeps to targets, and LinUCB.
 
 Link and speeds move on by themselves, so a task is a contextual bandit. *Look-up table*: what every
-action earned in the mean, by context; it needs what the twin tells of actions not taken. *LinUCB*
-(Li et al., WWW 2010): a linear model of what each action earns, learned from actions taken under
-optimism. Axes: A actions, F features, R bins of the observed rate, D, E those of device and edge
-speed, G deadline classes.
+action earned in the mean, by context; it needs what the twin tells of actions not taken. *Reliable
+table*: the same with what a miss costs found rather than given: for each class the least multiplier
+of the miss ratio at which its target is met, the dual of "most utility such that at most so many
+tasks are late". *LinUCB* (Li et al., WWW 2010): a linear model of what each action earns, learned
+from actions taken under optimism. Axes: A actions, F features, R bins of the observed rate, D, E
+those of device and edge speed, G deadline classes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -39,18 +42,53 @@ class Linear(struct.PyTreeNode):
     weights: jax.Array  # float32 [A, F]
 
 
-def look_up(env: OnDemand, params: Params) -> LookUp:
+def look_up(env: OnDemand, params: Params, targets: Sequence[float] | None = None) -> LookUp:
     """Returns the table of a bank to learn from; a context that never occurs takes what is best in
     the mean of all. Call it outside jit.
+
+    targets [G]: share of late tasks that each class may have on these rows, where the table is to
+    keep to them; a class that cannot misses as few as it can.
     """
     slots = np.asarray(params.bank.slots[:, :-1])
     edges = [_edges(slots[..., column]) for column in (OBSERVED_RATE, DEVICE_SPEED, EDGE_SPEED)]
     shape = (*(len(edge) + 1 for edge in edges), env.n_classes)
     empty = LookUp(jnp.zeros(shape, jnp.int32), *(jnp.asarray(edge, jnp.float32) for edge in edges))
-    total, count = (np.asarray(x, np.float64) for x in _sums(env, params, empty))
-    overall = total.sum(axis=0) / count.sum()
-    mean = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], overall)
-    return empty.replace(action=jnp.asarray(mean.argmax(axis=1).reshape(shape), jnp.int32))
+    total, late, count = (np.asarray(x, np.float64) for x in _sums(env, params, empty))
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        overall = sums.sum(axis=0) / count.sum()
+        return np.where(count[:, None] > 0, sums / np.maximum(count, 1)[:, None], overall)
+
+    utility, misses, best = mean(total), mean(late), mean(total).argmax(axis=1)
+    for task_class, target in enumerate(targets or ()):
+        own = np.arange(len(best)) % env.n_classes == task_class  # the class is the last axis
+        best[own] = _within(utility[own], misses[own], count[own], target)
+    return empty.replace(action=jnp.asarray(best.reshape(shape), jnp.int32))
+
+
+def _within(
+    utility: np.ndarray, misses: np.ndarray, count: np.ndarray, target: float
+) -> np.ndarray:
+    """The actions by context of most utility whose misses keep to a target, two standard errors of
+    their share included; arrays [contexts, A], count [contexts].
+    """
+    n_tasks = max(count.sum(), 1.0)
+
+    def at(multiplier: float) -> tuple[np.ndarray, float]:
+        actions = (utility - multiplier * misses).argmax(axis=1)
+        late = misses[np.arange(len(actions)), actions]
+        share = (late * count).sum() / n_tasks
+        return actions, float(share + 2.0 * np.sqrt(share / n_tasks))
+
+    low, high = 0.0, 1.0
+    if at(low)[1] <= target:
+        return at(low)[0]
+    while at(high)[1] > target and high < 1e9:
+        low, high = high, 4.0 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if at(middle)[1] <= target else (middle, high)
+    return at(high)[0]
 
 
 def look_up_policy(table: LookUp) -> Policy:
@@ -86,27 +124,29 @@ def _context(table: LookUp, state: State) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _sums(env: OnDemand, params: Params, table: LookUp) -> tuple[jax.Array, jax.Array]:
-    """What each action earned in each context, [contexts, A], and how often each occurred."""
+def _sums(env: OnDemand, params: Params, table: LookUp) -> tuple[jax.Array, ...]:
+    """What each action earned in each context, and how often it was late, [contexts, A] each, and
+    how often each context occurred, [contexts].
+    """
     n_contexts = table.action.size
 
-    def in_slot(row: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def in_slot(row: jax.Array, slot: jax.Array) -> tuple[jax.Array, ...]:
         state, _ = env.reset_at(row, slot, params)
-        earned = twin.evaluate(env, state, params).utility
-        return _context(table, state), jnp.where(jnp.isfinite(earned), earned, -1e9)
+        choices = twin.evaluate(env, state, params)
+        earned = jnp.where(jnp.isfinite(choices.utility), choices.utility, -1e9)
+        late = choices.latency_s > params.deadline_s[state.task_class]
+        return _context(table, state), earned, late.astype(jnp.float32)
 
-    def in_row(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def in_row(row: jax.Array) -> tuple[jax.Array, ...]:
         slots = jnp.arange(1, params.bank.n_slots, dtype=jnp.int32)
-        contexts, earned = jax.vmap(in_slot, (None, 0))(row, slots)
-        ones = jnp.ones(contexts.shape)
-        return (
-            jax.ops.segment_sum(earned, contexts, n_contexts),
-            jax.ops.segment_sum(ones, contexts, n_contexts),
+        contexts, earned, late = jax.vmap(in_slot, (None, 0))(row, slots)
+        return tuple(
+            jax.ops.segment_sum(values, contexts, n_contexts)
+            for values in (earned, late, jnp.ones(contexts.shape))
         )
 
     rows = jnp.arange(params.bank.n_rows, dtype=jnp.int32)
-    total, count = jax.lax.map(in_row, rows)
-    return total.sum(axis=0), count.sum(axis=0)
+    return tuple(sums.sum(axis=0) for sums in jax.lax.map(in_row, rows))
 
 
 def linear_features(observation: jax.Array) -> jax.Array:

@@ -64,7 +64,7 @@ LEARNERS = {
     PROXIMAL: Learner(ppo),
 }
 WITHOUT_TWIN = "actor-critic, no twin"  # of the learning curves
-GREEDY, LOOK_UP, LINEAR = "greedy", "look-up table", "LinUCB"
+GREEDY, LOOK_UP, RELIABLE, LINEAR = "greedy", "look-up table", "reliable table", "LinUCB"
 INFORMED, EXACT, EXACT_MEMORY = "full information", "exact optimum", "exact with memory"
 # The first knows the true slot, the others the distribution of the world.
 NOT_DEPLOYABLE = frozenset({INFORMED, EXACT, EXACT_MEMORY})
@@ -83,14 +83,18 @@ class Chosen:
 
     fixed: int  # the best fixed action
     table: LookUp
+    reliable: LookUp  # keeps to the targets of the classes
     linear: Linear
 
 
-def choose(env: OnDemand, params: Params, key: jax.Array) -> Chosen:
-    """Returns what is best on a draw to learn from; consumes the key."""
+def choose(env: OnDemand, params: Params, targets: Sequence[float], key: jax.Array) -> Chosen:
+    """Returns what is best on a draw to learn from; targets [G]: share of late tasks that each
+    class may have. Consumes the key.
+    """
     return Chosen(
         baselines.best_fixed(env, params),
         lookup.look_up(env, params),
+        lookup.look_up(env, params, targets),
         lookup.lin_ucb(key, params, env=env),
     )
 
@@ -106,6 +110,7 @@ def baseline_policies(
     policies = {
         GREEDY: baselines.greedy(env),
         LOOK_UP: lookup.look_up_policy(chosen.table),
+        RELIABLE: lookup.look_up_policy(chosen.reliable),
         LINEAR: lookup.linear_policy(chosen.linear),
         "edgent": baselines.edgent(env),
         "neurosurgeon": baselines.neurosurgeon(env),

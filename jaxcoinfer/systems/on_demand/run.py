@@ -123,9 +123,8 @@ def run(
         both = [validation, world]
         work.over("drew the rows", 2)
         learning = _start_learning(work, env, params, key_of(seed, executor.LEARN), sizes)
-        choosing = work.start(
-            "tuned the baselines", 1, choose, env, params, key_of(seed, executor.TUNE)
-        )
+        known = params, _targets(scenario), key_of(seed, executor.TUNE)
+        choosing = work.start("tuned the baselines", 1, choose, env, *known)
         solving = work.start("computed the exact optimum", 1, solve, scenario, env, params)
         chosen = choosing.result()
         others = baseline_policies(env, chosen, solving.result())
@@ -169,6 +168,10 @@ def run(
     )
 
 
+def _targets(scenario: OnDemandScenario) -> tuple[float, ...]:
+    return tuple(c.target_miss_ratio for c in scenario.classes)
+
+
 def _kept(
     chosen: Chosen, validation: comparison.Played, scenario: OnDemandScenario
 ) -> dict[str, Any]:
@@ -178,6 +181,7 @@ def _kept(
         "seed_of_best": protocol.best_seed(validation[BEST], clusters),
         "fixed": chosen.fixed,
         "table": jax.device_get(chosen.table),
+        "reliable": jax.device_get(chosen.reliable),
         "linear": jax.device_get(chosen.linear),
     }
 
@@ -231,6 +235,7 @@ def chosen_of(checkpoint: Checkpoint) -> Chosen:
     return Chosen(
         stored["fixed"],
         executor.record_of(LookUp, stored["table"]),
+        executor.record_of(LookUp, stored["reliable"]),
         executor.record_of(Linear, stored["linear"]),
     )
 

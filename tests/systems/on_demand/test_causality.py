@@ -124,7 +124,7 @@ def test_policies_do_without_what_only_the_world_knows():
     seen, known = env.visible(state, params)
     assert seen.row is None and seen.now is None and known.bank is None
     assert state.now is not None and params.bank is not None
-    chosen = policies.choose(env, params, jax.random.key(1))
+    chosen = policies.choose(env, params, [0.1] * env.n_classes, jax.random.key(1))
     deployable = policies.baseline_policies(env, chosen, None)
     informed = deployable.pop(INFORMED)
     assert not NOT_DEPLOYABLE & set(deployable) and isinstance(informed, Oracle)

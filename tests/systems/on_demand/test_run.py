@@ -175,7 +175,7 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     policies = {
         name: policy
         for name, policy in baseline_policies(
-            env, choose(env, params, jax.random.key(1)), solution
+            env, choose(env, params, [0.1] * env.n_classes, jax.random.key(1)), solution
         ).items()
         if name in (GREEDY, INFORMED, EXACT, EXACT_MEMORY)
     }
