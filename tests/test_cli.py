@@ -12,7 +12,7 @@ from jaxcoinfer.data import profiles
 from jaxcoinfer.evaluation.evaluate import Interval
 from jaxcoinfer.evaluation.types import Bound, Row, Table
 from jaxcoinfer.systems import registry
-from jaxcoinfer.systems.stopping import continuation_value, differential_value
+from jaxcoinfer.systems.stopping import continuation_value, differential_value, sweeps
 from jaxcoinfer.systems.stopping import run as stopping
 
 SCENARIO = (profiles.profiles_root() / "scenarios" / "wifi.toml").read_text()
@@ -110,6 +110,37 @@ def test_profiles_and_scenarios_are_listed(capsys):
     assert "wifi" in json.dumps(json.loads(capsys.readouterr().out))
 
 
+def test_what_is_assumed_is_listed_with_what_hangs_on_it(capsys):
+    assert cli.main(["profiles", "--assumed", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "arrivals" in facts["assumed"]["scenario camera"]
+    assert all(
+        text.startswith("assumed:")
+        for fields in facts["assumed"].values()
+        for text in fields.values()
+    )
+    numbers = {row["number"] for row in facts["sensitivity"]}
+    assert numbers == set(sweeps.CONSTANTS)
+    own = {row["ranking"] for row in facts["sensitivity"] if float(row["factor"]) == 1.0}
+    assert len(own) == 1  # at a factor of one every number is that of the scenario
+    assert cli.main(["profiles", "--assumed"]) == 0
+    printed = capsys.readouterr().out
+    assert "others_jobs" in printed and max(map(len, printed.splitlines())) <= 80
+
+
+def test_links_of_a_folder_take_the_place_of_the_test_links(tmp_path):
+    camera = registry.load_scenario("camera")
+    with pytest.raises(cli.UsageError, match=r"--links .*: no \.csv file in it"):
+        cli._on_links(camera, tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.csv").write_text("time_s,mbps\n0,9\n1,8\n")
+    there = cli._on_links(camera, tmp_path)
+    assert there.rate.test == (str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    assert there.rows == 4 and there.rate.train == camera.rate.train
+    with pytest.raises(cli.UsageError, match="'reference' has no recorded links"):
+        cli._on_links(registry.load_scenario("reference"), tmp_path)
+
+
 def test_help_names_every_system(capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
@@ -191,6 +222,14 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
     again = json.loads(capsys.readouterr().out)
     assert set(again["policies"]) == set(summary["policies"])
     assert again["compared_with"] == summary["compared_with"]
+    links = tmp_path / "links"
+    links.mkdir()
+    for name, mbps in (("fast", 9), ("slow", 6)):
+        lines = "".join(f"{second},{mbps}\n" for second in range(30))
+        (links / f"{name}.csv").write_text(f"time_s,mbps\n{lines}")
+    assert cli.main(["evaluate", str(out), "--links", str(links)]) == 0
+    printed = capsys.readouterr().out
+    assert "fast.csv" in printed and "slow.csv" in printed
     damaged = out / "checkpoint.msgpack"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1

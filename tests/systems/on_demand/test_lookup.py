@@ -3,14 +3,17 @@ context, and LinUCB is ridge regression.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxcoinfer
 from jaxcoinfer.core.rollout import act
-from jaxcoinfer.systems.on_demand import lookup
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.on_demand import lookup, misses
 from tests.helpers.on_demand import ROWS, SLOTS, random_system
 from tests.reference import on_demand as reference
 
@@ -157,3 +160,38 @@ def test_linucb_keeps_the_inverse_of_what_it_observed(seed):
         value = weights @ features(timestep.observation)
         taken = int(act(env, policy, KEY, state, timestep.observation, params))
         assert taken in valid and value[taken] == pytest.approx(value[valid].max(), rel=1e-5)
+
+
+def test_the_reliable_table_keeps_to_its_targets_at_the_least_cost():
+    # One context. Action 0 earns most and is late in 3 of 10 tasks, 1 in 1 of 10, 2 never.
+    utility, misses = np.array([[0.9, 0.7, 0.5]]), np.array([[0.3, 0.1, 0.0]])
+    count = np.array([1e8])  # of which two standard errors are nothing
+    for target, action in ((0.5, 0), (0.31, 0), (0.2, 1), (0.11, 1), (0.05, 2), (0.0, 2)):
+        assert lookup._within(utility, misses, count, target).tolist() == [action], target
+    # Few tasks say less: .1 + 2 sqrt(.1 / 40) = .2.
+    assert lookup._within(utility, misses, np.array([40.0]), 0.15).tolist() == [2]
+    # Where no action keeps to it, the one that misses least.
+    assert lookup._within(utility, misses + 0.2, count, 0.1).tolist() == [2]
+
+
+def test_the_reliable_table_is_the_table_where_nothing_is_late():
+    system = random_system(4)
+    env, params = system.env, system.params()
+    table = lookup.look_up(env, params)
+    kept = lookup.look_up(env, params, [1.0] * env.n_classes)
+    np.testing.assert_array_equal(table.action, kept.action)
+
+
+def test_the_reliable_table_misses_less_on_rows_it_has_not_seen():
+    scenario = dataclasses.replace(registry.load_scenario("on-demand-markov"), rows=16)
+    env, params = jaxcoinfer.make(scenario, KEY)
+    _, fresh = jaxcoinfer.make(scenario, jax.random.key(1), split="test")
+    targets = [c.target_miss_ratio for c in scenario.classes]
+    late = {}
+    for name, wanted in (("best", None), ("reliable", targets)):
+        policy = lookup.look_up_policy(lookup.look_up(env, params, wanted))
+        counted = jax.jit(partial(misses.count, env, policy=policy))(params=fresh, key=KEY)
+        missed, tasks = (np.asarray(x).sum(axis=0) for x in counted)
+        late[name] = missed / tasks
+    assert (late["reliable"] <= late["best"]).all() and (late["best"] > targets).any()
+    assert (late["reliable"] <= targets).all()
