@@ -12,6 +12,7 @@ compared.
 """
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,7 @@ def theory(law: str, load: float, rows: int, slots: int) -> None:
 
 def same_draws(scenario: str, n_tasks: int) -> None:
     """Appends one line: how far the waits of a played row are from those of Ciw, seconds."""
-    import ciw
-
+    ciw = importlib.import_module("ciw")
     small = dataclasses.replace(registry.load_scenario(scenario), rows=2, slots=65536)
     env, params = jaxcoinfer.make(small, jax.random.key(0), split="test")
     policy = baselines.adaptive_waiting(env)

@@ -222,8 +222,8 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
     optimiser, devices, time steps).
     """
     net: Any = network(env, config)
-    mended = not config.published and hyper.prices is not None
-    prices = hyper.prices if mended else price_rule.free(params)
+    given = None if config.published else hyper.prices
+    prices = price_rule.free(params) if given is None else given
     optimiser = cosine_adam(
         hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation
     )

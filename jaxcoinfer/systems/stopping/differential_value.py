@@ -13,17 +13,17 @@ nothing is bootstrapped: two copies of a device that differ in one decision live
 recorded world until they meet again; what one earned more than the other is then a sample.
 What both suffer alike, most of the noise, cancels too; and it stays right where the observation
 hides part of the state (links, bursts). A network learns the mean of such samples as a correction
-to the forecast, on the states the policy visits, and the policy stops where A_l >= 0 (policy
+to a rule, on the states the policy visits, and the policy stops where A_l >= 0 (policy
 iteration).
 
 Large samples belong to states where the decision is clear, and would drown the rest: an error
 counts by `1 / (1 + (A_l / focus)^2)`, which depends on what is known only and so moves no mean.
 
-Compared with proximal policy optimisation on the path taken (`learn.ppo`, discounts .9, .99, .998,
-as many tasks), by utility above one-time waiting: `reference-busy` .135 against -.052, .111, .107;
-`campus-pi` .012 against -.019, -.021, -.021 (`python -m training.stopping algorithms`). A discount
-that sees a whole busy period drowns one decision in the noise of all that follow; the pair's other
-device takes that noise away.
+The rule that is corrected is the price rule; of an image, what is expected of it stands for what a
+choice got right (`twin.rollout.expected`), which leaves the mean as it is and takes out most of the
+noise. `python -m training.stopping algorithms` compares with proximal policy optimisation on the
+path taken: a discount that sees a whole busy period drowns one decision in the noise of all that
+follow; the pair's other device takes that noise away.
 
 Axes: B pairs, P = Le+1 decisions of a task, F features.
 """

@@ -31,7 +31,7 @@ NUMBERS = {
 }
 JOBS, RATE = "others_jobs", "link_rate"  # length of the others' jobs, at the same load
 CONSTANTS = (*NUMBERS, JOBS, RATE)
-_ROWS, _SLOTS = 24, 8192  # of a world, at most
+_ROWS, _SLOTS = 24, 4096  # of a world, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,4 +156,4 @@ def _utility(tasks: Tasks, clusters: Sequence[str]) -> Interval:
         return Interval(np.nan, np.nan)
     total = np.bincount(tasks.row, tasks.utility, minlength=tasks.n_rows)
     mean = total[has_tasks] / count[has_tasks]
-    return protocol.interval(mean[None], [clusters[row] for row in has_tasks])
+    return protocol.interval(mean[None], [clusters[int(row)] for row in has_tasks])

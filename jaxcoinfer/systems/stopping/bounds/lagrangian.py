@@ -120,7 +120,7 @@ def _each(row: Row, processor: np.ndarray, radio: np.ndarray) -> np.ndarray:
         after = -done * slot_s if local else best_sent[done, choice]
         value = np.where(fits, after - (of_processor[done] - of_processor[begin]), _NEVER)
         values.append(np.maximum.accumulate(value[::-1])[::-1][row.arrival])
-    return (row.own + np.stack(values, axis=1)).max(axis=1)
+    return np.asarray(row.own + np.stack(values, axis=1)).max(axis=1)
 
 
 def allowed(env: Stopping, params: Params) -> Row:
@@ -144,7 +144,7 @@ def _allowed(env: Stopping, params: Params, n_tasks: int) -> Row:
         numbers = jnp.arange(n_tasks, dtype=jnp.int32)
         arrival = bank.arrival_slot[row, :n_tasks]
         accuracy = jnp.broadcast_to(params.accuracy, (len(numbers), n_points + 1))
-        if like is not None:
+        if samples is not None and like is not None:
             accuracy = like[stopping_samples.image(samples, row, numbers)]
         arrival = jnp.where(arrival <= n_slots, arrival, 0)
         own = params.accuracy_weight * accuracy

@@ -78,7 +78,7 @@ class StatusTwinEnv(Wrapper):
         """Returns which actions are valid, bool [2]."""
         return self.env.mask(state.truth, params)
 
-    def visible(self, state: BeliefState, params: StatusParams) -> tuple[BeliefState, StatusParams]:
+    def visible(self, state: BeliefState, params: StatusParams) -> tuple[State, Params]:
         """Returns what the server believes, without the truth."""
         believed, known = self.env.visible(state, params)
         return believed.replace(truth=None), known
