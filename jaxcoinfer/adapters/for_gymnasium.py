@@ -1,6 +1,10 @@
 """Gymnasium 1.x: one environment as its `Env`, a batch of them as its `VectorEnv`. NumPy in, NumPy
 out.
 
+Rewards are centred by default: a task that finishes is paid what it gives above the running mean of
+those before it. How many tasks come is not for a policy to decide, so the ranking of policies
+stays, and a trainer's discount, which counts decisions, does not favour whoever takes few of them.
+
 `info["action_mask"]` says which actions are valid, int8, as `Discrete.sample(mask)` takes it;
 `action_masks()` returns the same as bool, as sb3-contrib's `MaskablePPO` wants it. Starts are drawn
 from `np_random`.
@@ -18,25 +22,28 @@ from jaxcoinfer.core.contract import Env, select
 _SEEDS = 1 << 32
 
 
-def gymnasium_env(env: Env, params: Any) -> Any:
+def gymnasium_env(env: Env, params: Any, *, centred: bool = True) -> Any:
     """Returns `env` as a `gymnasium.Env`. Where a record ends the world would go on, so its end is
-    a truncation.
+    a truncation. centred: whether rewards are.
 
     Raises TypeError where an action is not one number, ImportError where gymnasium is not
     installed.
     """
-    return _classes()[0](_one_number(env), params)
+    return _classes()[0](_one_number(env), params, centred)
 
 
-def gymnasium_vector(env: Env, params: Any, n_envs: int, *, autoreset: str = "NextStep") -> Any:
-    """Returns n_envs of `env` as a `gymnasium.vector.VectorEnv`, stepped in one call.
+def gymnasium_vector(
+    env: Env, params: Any, n_envs: int, *, autoreset: str = "NextStep", centred: bool = True
+) -> Any:
+    """Returns n_envs of `env` as a `gymnasium.vector.VectorEnv`, stepped in one call. centred:
+    whether rewards are, with one mean for all.
 
     autoreset: a value of `gymnasium.vector.AutoresetMode`. "NextStep": the step after an end
     ignores the action and returns the first observation of a new start with reward 0. "SameStep":
     the step that ends returns it already, and the last one in `info["final_obs"]`. "Disabled"
     raises ValueError. Else raises as `gymnasium_env`.
     """
-    return _classes()[1](_one_number(env), params, n_envs, autoreset)
+    return _classes()[1](_one_number(env), params, n_envs, autoreset, centred)
 
 
 @cache
@@ -66,7 +73,8 @@ def _move(
 ) -> tuple[Any, tuple[jax.Array, ...]]:
     state, timestep = env.step(state, action, params)
     view = (timestep.observation, env.mask(state, params))
-    return state, (*view, timestep.reward, timestep.terminated, timestep.truncated)
+    task = (timestep.outcome.finished, timestep.outcome.utility)
+    return state, (*view, timestep.reward, timestep.terminated, timestep.truncated, *task)
 
 
 _start_one, _move_one = (jax.jit(function, static_argnums=0) for function in (_start, _move))
@@ -102,17 +110,36 @@ def _require_no_options(options: dict[str, Any] | None) -> None:
         )
 
 
+class _Mean:
+    """The running mean of the utilities of finished tasks."""
+
+    def __init__(self, centred: bool) -> None:
+        self._centred, self._mean, self._count = centred, 0.0, 0
+
+    def centre(self, reward: Any, finished: Any, utility: Any) -> Any:
+        """Returns the rewards less the mean for each task that finished, then counts these."""
+        if not self._centred:
+            return reward
+        paid = reward - np.where(finished, self._mean, 0.0)
+        number = int(np.sum(finished))
+        if number:
+            self._count += number
+            total = float(np.sum(np.where(finished, utility, 0.0)))
+            self._mean += (total - number * self._mean) / self._count
+        return paid
+
+
 class _One:
     """What a `gymnasium.Env` leaves to its subclasses."""
 
     np_random: np.random.Generator
 
-    def __init__(self, env: Env, params: Any) -> None:
+    def __init__(self, env: Env, params: Any, centred: bool) -> None:
         spaces = needed("gymnasium.spaces", "gymnasium")
         self.observation_space = spaces.Box(0.0, 1.0, env.observation_shape, np.float32)
         self.action_space = spaces.Discrete(env.n_actions)
         self._env, self._params, self._state = env, params, None
-        self._mask = np.ones(env.n_actions, bool)
+        self._mask, self._mean = np.ones(env.n_actions, bool), _Mean(centred)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -133,7 +160,8 @@ class _One:
         if not 0 <= action < self._env.n_actions:
             raise ValueError(f"step: action = {action}; allowed: 0 to {self._env.n_actions - 1}")
         self._state, view = _move_one(self._env, self._state, np.int32(action), self._params)
-        observation, self._mask, reward, terminated, truncated = _owned(view)
+        observation, self._mask, reward, terminated, truncated, *task = _owned(view)
+        reward = self._mean.centre(reward, *task)
         info = {"action_mask": self._mask.astype(np.int8)}
         return observation, float(reward), bool(terminated), bool(truncated), info
 
@@ -146,7 +174,7 @@ class _Many:
 
     np_random: np.random.Generator
 
-    def __init__(self, env: Env, params: Any, n_envs: int, autoreset: str) -> None:
+    def __init__(self, env: Env, params: Any, n_envs: int, autoreset: str, centred: bool) -> None:
         spaces = needed("gymnasium.spaces", "gymnasium")
         vector = needed("gymnasium.vector", "gymnasium")
         if autoreset not in ("NextStep", "SameStep"):
@@ -160,7 +188,7 @@ class _Many:
         batched = needed("gymnasium.vector.utils", "gymnasium").batch_space
         self.observation_space = batched(self.single_observation_space, n_envs)
         self.action_space = batched(self.single_action_space, n_envs)
-        self._env, self._params, self._state = env, params, None
+        self._env, self._params, self._state, self._mean = env, params, None, _Mean(centred)
         self._mask, self._over = np.ones((n_envs, env.n_actions), bool), np.zeros(n_envs, bool)
 
     def reset(
@@ -191,7 +219,8 @@ class _Many:
         self._state, view = _move_many(
             self._env, self._state, actions.astype(np.int32), self._params
         )
-        observation, self._mask, reward, terminated, truncated = _owned(view)
+        observation, self._mask, reward, terminated, truncated, *task = _owned(view)
+        reward = self._mean.centre(reward, *task)
         if self._same_step:
             over, final = terminated | truncated, self._final(observation, terminated | truncated)
             observation = self._restart(over, view[:2]) if final else observation

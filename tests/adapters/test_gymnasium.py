@@ -44,12 +44,18 @@ def step_of(world):
 def test_gymnasiums_checker_has_nothing_to_say(name):
     # Registered, so that it has a specification: without one the checker warns that it cannot make
     # a second.
-    gymnasium.register(f"jaxcoinfer/{name}-v0", entry_point=lambda: gymnasium_env(*WORLDS[name]))
+    gymnasium.register(
+        f"jaxcoinfer/{name}-v0", entry_point=lambda: gymnasium_env(*WORLDS[name], centred=False)
+    )
     check_env(gymnasium.make(f"jaxcoinfer/{name}-v0").unwrapped)
 
 
 def test_it_steps_as_the_environment_does(world):
-    face, step, generator = gymnasium_env(*world), step_of(world), np.random.default_rng(3)
+    face, step, generator = (
+        gymnasium_env(*world, centred=False),
+        step_of(world),
+        np.random.default_rng(3),
+    )
     observation, info = face.reset(seed=3)
     state, timestep = start_of(world, generator)
     for i in range(400):
@@ -74,7 +80,7 @@ def test_a_vector_resets_as_its_mode_says(world, mode):
     """Each replica against the native environment, whose starts are drawn beside it."""
     env, params = world
     n_envs, generator, step = 4, np.random.default_rng(5), step_of(world)
-    vector = gymnasium_vector(env, params, n_envs, autoreset=mode)
+    vector = gymnasium_vector(env, params, n_envs, autoreset=mode, centred=False)
     draw = jax.jit(lambda seed: env.reset(jax.random.key(seed), params))
 
     def starts():
@@ -120,8 +126,8 @@ def test_a_vector_speaks_as_gymnasiums_own(mode):
     them.
     """
     env, params = WORLDS["on-demand"]
-    ours = gymnasium_vector(env, params, 2, autoreset=mode)
-    makers = [lambda: gymnasium_env(env, params)] * 2
+    ours = gymnasium_vector(env, params, 2, autoreset=mode, centred=False)
+    makers = [lambda: gymnasium_env(env, params, centred=False)] * 2
     theirs = gymnasium.vector.SyncVectorEnv(
         makers, autoreset_mode=gymnasium.vector.AutoresetMode(mode)
     )
@@ -202,3 +208,26 @@ def test_stable_baselines_checks_it_and_learns_on_it():
     with jax.numpy_dtype_promotion("standard"):
         trained = sb3.PPO("MlpPolicy", face, n_steps=32, batch_size=32, device="cpu").learn(64)
     assert trained.num_timesteps == 64
+
+
+def test_rewards_are_centred_by_the_tasks_before():
+    """A task that finishes is paid what it gives above the mean of all before it; a step in which
+    none does keeps its reward.
+    """
+    env, params = WORLDS["stopping"]
+    faces = [gymnasium_vector(env, params, 3, centred=centred) for centred in (True, False)]
+    for face in faces:
+        face.reset(seed=4)
+    generator, utilities = np.random.default_rng(0), []
+    state, finished_at_all = None, 0
+    for _ in range(60):
+        state = faces[1]._state
+        actions = generator.integers(0, 2, 3)
+        centred, plain = (face.step(actions)[1] for face in faces)
+        outcome = jax.vmap(env.step, (0, 0, None))(state, jnp.asarray(actions), params)[1].outcome
+        finished = np.asarray(outcome.finished)
+        mean = np.mean(utilities) if utilities else 0.0
+        np.testing.assert_allclose(centred, plain - finished * mean, atol=1e-4)
+        utilities += np.asarray(outcome.utility)[finished].tolist()
+        finished_at_all += finished.sum()
+    assert finished_at_all > 20

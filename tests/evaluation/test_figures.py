@@ -57,6 +57,11 @@ def made(name: str) -> Figure:
             return figures.sweeps(
                 {"arrival rate, tasks/s": (POINTS, LINES, 2.0), "load, share": (POINTS, LINES, 1.0)}
             )
+        case "sensitivity":
+            names = ("device time", "server time", "others jobs", "link rate")
+            return figures.sensitivity(
+                {f"{name}, factor": ((0.5, 1.0, 2.0), LINES, 1.0) for name in names}
+            )
         case "delays":
             return figures.delays(LATENCY_S, 1.0)
         case "decisions":
@@ -101,7 +106,7 @@ def made(name: str) -> Figure:
             raise ValueError(name)
 
 
-STOPPING = ["utility", "sweeps", "delays", "decisions", "messages"]
+STOPPING = ["utility", "sweeps", "sensitivity", "delays", "decisions", "messages"]
 FLEET = ["cost", "gap", "versions", "shares"]
 ON_DEMAND = ["band", "class delays", "choices", "misses", "deadlines"]
 

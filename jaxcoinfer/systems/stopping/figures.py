@@ -58,6 +58,8 @@ def sensitivity(
         for name, line in means.items():
             axes.plot(factors, line, label=name, **plots.line(styles[name]))
         axes.set_xscale("log")
+        axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
+        axes.set_xticks([], minor=True)
         axes.axvline(own, color="black", linewidth=1, alpha=0.5)
         axes.set_xlabel(label)
         top, low = (f([*means.values()]) for f in (np.nanmax, np.nanmin))
