@@ -154,11 +154,8 @@ def run(
         bound, _ = bounding.result()
     clusters = protocol.links(scenario, "validation", rows)
     compared = protocol.best_rule(on_validation, clusters, NOT_DEPLOYABLE | set(LEARNERS))
-    kept = {
-        "compared": compared,
-        "best": BEST,
-        "seed_of_best": protocol.best_seed(on_validation[BEST], clusters),
-    }
+    seed_of_best = protocol.best_seed(on_validation[BEST], clusters)
+    kept = {"compared": compared, "best": BEST, "seed_of_best": seed_of_best}
     utilities = table(played, compared, bound, scenario)
     results = _Results(
         curves,
