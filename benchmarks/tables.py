@@ -48,6 +48,12 @@ def within(mean: float, half: float, sign: bool = False) -> str:
     return f"{mean:{'+' if sign else ''}.{digits}f} ± {half:.{digits}f}"
 
 
+def measured(names: Sequence[str]) -> list[str]:
+    """Those of the scenarios that have result lines."""
+    known = {line["scenario"] for line in lines("results")}
+    return [name for name in names if name in known]
+
+
 def of_policies(scenario: str) -> dict[str, dict[str, Any]]:
     """The newest result line of each policy of a scenario, the best first, references last."""
     newest = {line["policy"]: line for line in lines("results", scenario=scenario)}
@@ -93,7 +99,7 @@ def stopping() -> str:
     """Each learner of `stopping` beside the two strongest rules, and the gap to the bound."""
     rows = []
     names = ("camera", "reference", "reference-busy", "wifi", "campus-pi", "office-bursts")
-    for scenario in names:
+    for scenario in measured(names):
         policies = of_policies(scenario)
         for name in ("published stopping", "continuation value", "differential value"):
             line = policies[name]
@@ -139,7 +145,15 @@ def on_demand() -> str:
     """What each policy of `on-demand` gains on the look-up table."""
     names = ("markov", "5g", "outages", "fading", "wifi", "campus")
     policies = ["soft actor-critic", "memory actor-critic", "deep Q", "proximal policy"]
-    policies += ["LinUCB", "greedy", "best fixed action", "exact optimum", "exact with memory"]
+    policies += [
+        "reliable table",
+        "LinUCB",
+        "greedy",
+        "best fixed action",
+        "exact optimum",
+        "exact with memory",
+    ]
+    names = [name for name in names if measured([f"on-demand-{name}"])]
     found = {name: of_policies(f"on-demand-{name}") for name in names}
     rows = [
         ["look-up table (utility)"]
@@ -157,7 +171,7 @@ def on_demand() -> str:
 
 def fleet() -> str:
     """Cost above the certified bound, by scenario."""
-    names = ("fleet", "fleet-cloud", "fleet-late")
+    names = measured(("fleet", "fleet-cloud", "fleet-late"))
     found = {name: of_policies(name) for name in names}
     policies = dict.fromkeys(policy for name in names for policy in found[name])
     rows = [

@@ -244,7 +244,7 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
         choice = first_stop(_explore(key, decisions.stops, hyper.exploration))
         values, counts = expected(replay, params).value, jnp.ones_like(decisions.stops)
         # What each choice gave from each decision on, less what it pays there.
-        waited_s = replay.choices.waiting_cost_s[:-1] * (not config.published)
+        waited_s = replay.choices.waiting_cost_s[:-1] * (0.0 if config.published else 1.0)
         since = values[None] + waited_s[:, None] - decisions.charges
         if not config.twin:
             target, counts = path_targets(since, decisions.continuation, choice, waited_s)
