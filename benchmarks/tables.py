@@ -169,45 +169,6 @@ def on_demand() -> str:
     return table(["gain on the look-up table", *(f"`…-{name}`" for name in names)], rows)
 
 
-def fleet() -> str:
-    """Cost above the certified bound, by scenario."""
-    names = measured(("fleet", "fleet-cloud", "fleet-late"))
-    found = {name: of_policies(name) for name in names}
-    policies = dict.fromkeys(policy for name in names for policy in found[name])
-    rows = [
-        [
-            policy,
-            *(
-                f"{100 * found[name][policy]['gap_ratio']:.2f} % ± "
-                f"{100 * found[name][policy]['gap_ratio_half']:.2f}"
-                if policy in found[name]
-                else ""
-                for name in names
-            ),
-        ]
-        for policy in policies
-        if policy not in ("device only", "edge only", "greedy")
-    ]
-    return table(["cost above the bound", *(f"`{name}`" for name in names)], rows)
-
-
-def multi_user() -> str:
-    """Reward per episode and cost per task of every policy."""
-    rows = [
-        [
-            name,
-            within(line["utility"], line["utility_half"]),
-            f"{1e3 * line['cost']:.0f}",
-            f"{1e3 * line['latency_s']:.0f}",
-            f"{1e3 * line['energy_j']:.0f}",
-            f"{line['gap']:.2f}",
-        ]
-        for name, line in of_policies("multi-user").items()
-    ]
-    head = ["`multi-user`", "reward per episode", "cost per task, 10⁻³", "delay ms", "energy mJ"]
-    return table([*head, "gap to bound"], rows)
-
-
 def network() -> str:
     """The measured network: accuracy by width and exit."""
     from jaxcoinfer.data import profiles
@@ -334,8 +295,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "stopping": stopping,
     "status-reports": status_reports,
     "on-demand": on_demand,
-    "fleet": fleet,
-    "multi-user": multi_user,
     "network": network,
     "features": features,
     "speed": speed,

@@ -141,7 +141,7 @@ def _check_numbers(out, summary, reference):
         assert gap > -1e-5 and gap >= least - 1e-5
     assert policies[compared]["measures"]["utility_gain"]["mean"] == 0.0
     chosen = json.loads((out / "config.json").read_text())["chosen"]
-    assert chosen == {"compared": compared, "seed_of_best": chosen["seed_of_best"]}
+    assert chosen == {"compared": compared, "best": BEST, "seed_of_best": chosen["seed_of_best"]}
     assert chosen["seed_of_best"] in (0, 1)
     differences = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))
     assert {row["above"] for row in differences} == {*policies} - {INFORMED}

@@ -106,7 +106,8 @@ def test_a_run_writes_everything_and_is_read_back(capsys, tmp_path, monkeypatch)
         assert sum(ratio["tasks"] for ratio in counted) == n_seeds * 3 * 199
     config = json.loads((out / "config.json").read_text())["chosen"]
     assert config["compared"] == summary["compared_with"] and config["seed_of_best"] in (0, 1)
-    assert set(config) == {"compared", "seed_of_best", "fixed", "table", "linear"}
+    tables = {"table", "reliable", "linear"}
+    assert set(config) == {"compared", "best", "seed_of_best", "fixed"} | tables
     links = list(csv.DictReader((out / "links.csv").read_text().splitlines()))
     assert {row["link"] for row in links} == {"0", "1", "2"} and len(links) == 3 * len(PLAYED) + 3
     differences = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))

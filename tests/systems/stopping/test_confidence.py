@@ -152,7 +152,7 @@ def test_a_run_reads_the_results_of_the_images_once(
     small = run.resolved(scenario, run.QUICK)
     assert bounds.model_of(small) is None
     worlds = [make(small, KEY, split=split)[1] for split in ("train", "test")]
-    assert len(sweeps.plan(small, (1.0,), (0.3,), KEY).worlds) > 0
+    assert len(sweeps.plan(small, (1.0,), (0.3,), (2.0,), KEY).worlds) > 0
     make(status_reports.varied(small), KEY, split="test")
     assert all(world.samples is not None for world in worlds)
     assert reads.count("looked-at.npz") == 1
@@ -373,12 +373,12 @@ def test_a_threshold_settles_where_the_head_is_sure(
 @pytest.mark.slow
 def test_the_threshold_is_chosen_by_what_it_gains(world: tuple[Stopping, Params]):
     env, params = world
-    found = choose(env, params, n_tasks=100)
+    found = choose(env, params, KEY, n_tasks=100)
     assert found.threshold is not None and 0.0 < found.threshold <= 1.001
     # Where accuracy is all, the head is believed where it is right more often than the whole
     # network, .75.
     dear = params.replace(accuracy_weight=jnp.float32(1e5))
-    assert 0.6 < choose(env, dear, n_tasks=100).threshold < 0.95
+    assert 0.6 < choose(env, dear, KEY, n_tasks=100).threshold < 0.95
 
 
 def test_the_server_is_told_how_sure_the_head_is(scenario: StoppingScenario):
