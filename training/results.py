@@ -79,7 +79,7 @@ def sensitivity(seed: int, seeds: int) -> None:
             order = sorted(by_policy, key=lambda name: -by_policy[name])
             rules = max(value for name, value in by_policy.items() if name not in LEARNERS)
             gain = by_policy[BEST] - rules
-            ranking = " > ".join(order[:3])
+            ranking = " > ".join(order[:2])
             writer.writerow((scenario.name, axis, factor, ranking, f"{gain:.4f}"))
 
 
