@@ -61,7 +61,8 @@ class Executor:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        # Only an error leaves work undone: what was started and not yet asked for ends first.
+        self._pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
 
     def over(self, what: str, work: int) -> None:
         """Reports that `work` of the total is done."""
