@@ -37,6 +37,12 @@ FOLDER = profiles_root() / "traces"
 LINKS = tuple(name for name in shipped_traces() if name.startswith("wifi"))
 ARRIVALS = tuple(name for name in shipped_traces() if not name.startswith("wifi"))
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data"
+LINK_AND_SLOT = {
+    "mbps": st.lists(st.floats(0, 1e3), min_size=2, max_size=30),
+    "step_s": st.floats(0.01, 10),
+    "slots_per_trace": st.floats(1, 500),
+    "start_share": st.floats(0, 0.99),
+}
 
 
 def write(folder, text, name="mine.csv"):
@@ -444,10 +450,7 @@ def test_observed_bits_by_hand():
 
 @settings(deadline=None, max_examples=200)
 @given(
-    mbps=st.lists(st.floats(0, 1e3), min_size=2, max_size=30),
-    step_s=st.floats(0.01, 10),
-    slots_per_trace=st.floats(1, 500),
-    start_share=st.floats(0, 0.99),
+    **LINK_AND_SLOT,
     moment=st.floats(0, 1),
 )
 def test_what_is_observed_says_nothing_of_the_present_step_or_later(
@@ -531,10 +534,7 @@ def test_time_scale_gives_the_wanted_rate(name):
 
 @settings(deadline=None, max_examples=200)
 @given(
-    mbps=st.lists(st.floats(0, 1e3), min_size=2, max_size=30),
-    step_s=st.floats(0.01, 10),
-    slots_per_trace=st.floats(1, 500),
-    start_share=st.floats(0, 0.99),
+    **LINK_AND_SLOT,
 )
 def test_no_bit_is_lost_whatever_the_slot(mbps, step_s, slots_per_trace, start_share):
     trace = rate_trace(step_s, mbps)

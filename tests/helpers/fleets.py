@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcoinfer.systems.fleet import baselines
 from jaxcoinfer.systems.fleet.allocation import FleetTables
 from jaxcoinfer.systems.fleet.env import Fleet, FleetState
 from jaxcoinfer.systems.fleet.exogenous import FleetBank
@@ -15,6 +16,15 @@ from tests.reference import fleet as reference
 
 KINDS, VERSIONS, CUTS = 3, 2, 3
 ROWS, SLOTS = 2, 4
+POLICIES = (
+    baselines.device_only,
+    baselines.edge_only,
+    baselines.one_version,
+    baselines.equal_shares,
+    baselines.greedy,
+    baselines.alternating,
+    baselines.dual_recovery,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxcoinfer.core.rollout import act
 from jaxcoinfer.systems.fleet import baselines, twin
 from jaxcoinfer.systems.fleet import env as fleet
 from jaxcoinfer.systems.fleet.bound import solve
-from tests.helpers.fleets import SLOTS, System, random_fleet, reset_at, step
+from tests.helpers.fleets import POLICIES, SLOTS, System, random_fleet, reset_at, step
 from tests.reference import fleet as reference
 
 KEY = jax.random.key(0)
@@ -103,15 +103,7 @@ def test_observation_and_mask_show_nothing_of_the_present_but_its_tasks():
 
 @pytest.mark.parametrize(
     "policy",
-    [
-        baselines.device_only,
-        baselines.edge_only,
-        baselines.one_version,
-        baselines.equal_shares,
-        baselines.greedy,
-        baselines.alternating,
-        baselines.dual_recovery,
-    ],
+    POLICIES,
     ids=lambda policy: policy.__name__,
 )
 def test_policies_decide_on_what_is_known(policy):

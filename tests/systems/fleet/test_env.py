@@ -19,19 +19,10 @@ from jaxcoinfer.systems.fleet import env as fleet
 from jaxcoinfer.systems.fleet.bound import solve
 from jaxcoinfer.systems.fleet.env import Fleet, FleetAction
 from jaxcoinfer.systems.fleet.make import distance_m, processes
-from tests.helpers.fleets import CUTS, ROWS, SLOTS, VERSIONS, random_fleet, step, step_all
+from tests.helpers.fleets import CUTS, POLICIES, ROWS, SLOTS, VERSIONS, random_fleet, step, step_all
 from tests.reference import fleet as reference
 
 KEY = jax.random.key(0)
-POLICIES = (
-    baselines.device_only,
-    baselines.edge_only,
-    baselines.one_version,
-    baselines.equal_shares,
-    baselines.greedy,
-    baselines.alternating,
-    baselines.dual_recovery,
-)
 evaluate = jax.jit(twin.evaluate, static_argnums=0)
 
 
