@@ -28,7 +28,7 @@ from jaxcoinfer.systems.stopping.bounds import dynamic_program, isolated
 from jaxcoinfer.systems.stopping.bounds import exact as stopping_bound
 from jaxcoinfer.systems.stopping.twin import workload
 
-STEPS = 256  # of a loop that is timed
+STEPS, TURNS = 256, 16  # of a loop that is timed: of steps, and of what takes longer
 SINGLE = ("reference", "wifi", "camera", "on-demand-markov")  # worlds of one device
 MANY = ("fleet", "fleet-cloud")  # worlds of many devices that all decide
 
@@ -43,6 +43,7 @@ class Case(NamedTuple):
     once: Callable | None = None  # one turn of the loop, whose bytes and FLOP are counted
     once_arguments: tuple = ()
     once_items: int = 1  # that one call of `once(*once_arguments)` makes
+    turns: int = 1  # of the loop, in one call of `loop(*arguments)`
 
 
 def world(name: str) -> tuple[Any, Any]:
@@ -117,9 +118,9 @@ def _steps(
         begin = (state, seeds, first.observation, jnp.zeros(size))
         return jax.lax.scan(step, begin, None, length=n_steps, unroll=UNROLL if items else 1)[0]
 
-    n_steps = STEPS if items else 16
+    n_steps = STEPS if items else TURNS
     arguments = (state, jax.random.bits(jax.random.key(2), shape), params)
-    case = Case(f"{name} step", (items or size) * n_steps, loop, arguments)
+    case = Case(f"{name} step", (items or size) * n_steps, loop, arguments, turns=n_steps)
     return case._replace(once=once, once_arguments=arguments, once_items=items) if items else case
 
 
@@ -138,7 +139,7 @@ def _null(size: int) -> Case:
         return jax.lax.scan(step, (state, seeds, jnp.zeros(size)), None, length=STEPS)[0]
 
     arguments = (tuple(jnp.zeros(size) for _ in range(8)), jnp.arange(size, dtype=jnp.uint32))
-    return Case("null step", size * STEPS, loop, arguments, once, arguments, size)
+    return Case("null step", size * STEPS, loop, arguments, once, arguments, size, STEPS)
 
 
 def twins(size: int) -> Iterator[Case]:
@@ -188,9 +189,9 @@ def _twin(
             state, utility = one(state, params)
             return (state, total + utility), None
 
-        return jax.lax.scan(task, (state, jnp.float32(0)), None, length=16)[0]
+        return jax.lax.scan(task, (state, jnp.float32(0)), None, length=TURNS)[0]
 
-    return Case(name, 16 * items, loop, arguments, one, arguments, items)
+    return Case(name, TURNS * items, loop, arguments, one, arguments, items, TURNS)
 
 
 def bounds(size: int) -> Iterator[Case]:
@@ -205,7 +206,7 @@ def bounds(size: int) -> Iterator[Case]:
             (params,),
         )
     env, params = world("fleet")
-    solve = jax.vmap(lambda state, params: dual.solve(fleet.tables(state, params)), (0, None))
+    solve = jax.vmap(lambda state, params: dual.solve(fleet.tables(state.now, params)), (0, None))
     yield Case("dual bound", size, solve, (starts(env, params, size)[0], params))
 
 

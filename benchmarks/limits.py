@@ -2,27 +2,39 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from training.common import measure
 
-# float32 numbers in each of three arrays: in memory, and in the cache of a CPU.
-_LARGE, _SMALL = 1 << 24, 1 << 17
-_FUSED = 64  # multiply-adds on each number
+
+class _Sizes(NamedTuple):
+    """float32 numbers per array, of which each sweep keeps two: past all caches, within one, and in
+    registers; and multiply-adds on each number in registers.
+    """
+
+    memory: int
+    cache: int
+    registers: int
+    fused: int
+
+
+_CPU = _Sizes(1 << 24, 1 << 17, 1 << 22, 64)
+_GPU = _Sizes(1 << 26, 1 << 22, 1 << 24, 512)  # a launch takes microseconds: each must be worth it
 
 
 def limits() -> dict[str, float]:
     """Returns bytes/s of `b = b / 2 + c`, many times over, on arrays of 64 MiB and of 0.5 MiB, and
     FLOP/s of multiply-adds on numbers in registers: memory_bytes_per_s, cache_bytes_per_s,
-    flop_per_s.
+    flop_per_s. On a GPU of 256 MiB and of 16 MiB.
     """
+    sizes = _CPU if jax.default_backend() == "cpu" else _GPU
     return {
-        "memory_bytes_per_s": _triad(_LARGE, 16),
-        "cache_bytes_per_s": _triad(_SMALL, 256),
-        "flop_per_s": _multiply_adds(),
+        "memory_bytes_per_s": _triad(sizes.memory, 16),
+        "cache_bytes_per_s": _triad(sizes.cache, 256),
+        "flop_per_s": _multiply_adds(sizes.registers, sizes.fused),
     }
 
 
@@ -87,13 +99,13 @@ def _triad(size: int, times: int) -> float:
     return 3 * 4 * size * times / timed["median_s"]
 
 
-def _multiply_adds(size: int = 1 << 22) -> float:
+def _multiply_adds(size: int, fused: int) -> float:
     x = jnp.full(size, 0.5)
-    timed = measure("multiply-add", partial(_chain, jnp.float32(0.999), jnp.float32(0.001)), x)
-    return 2.0 * _FUSED * size / timed["median_s"]
+    chain = partial(_chain, fused, jnp.float32(0.999), jnp.float32(0.001))
+    return 2.0 * fused * size / measure("multiply-add", chain, x)["median_s"]
 
 
-def _chain(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
-    for _ in range(_FUSED):
+def _chain(fused: int, a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
+    for _ in range(fused):
         x = a * x + b
     return x

@@ -12,7 +12,7 @@ and GPU. Bounds, learners and worlds of many devices are measured at fewer sizes
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import cases, limits
@@ -46,15 +46,8 @@ def main() -> None:
     for kind in options.kinds:
         smallest, largest = SIZES.get(kind, (1, max(options.sizes)))
         for size in (size for size in options.sizes if smallest <= size <= largest):
-            null_per_s = None
-            for case in KINDS[kind](size):
-                if options.only not in (None, case.name) and case.name != "null step":
-                    continue
-                line = _line(case, size, limit, options.repeats)
-                null_per_s = line["items_per_s"] if case.name == "null step" else null_per_s
-                if null_per_s is not None and case.once is not None:
-                    line["share_of_null"] = line["items_per_s"] / null_per_s
-                record("speed", {"kind": kind, "name": case.name, "size": size} | line)
+            for line in lines(kind, size, limit, options.repeats, options.only):
+                record("speed", line)
     if "bounds" in options.kinds:
         for name, find in cases.optima().items():
             if options.only in (None, name):
@@ -67,6 +60,21 @@ def main() -> None:
                         "items_per_s": 1.0 / _second_call_s(find),
                     },
                 )
+
+
+def lines(
+    kind: str, size: int, limit: dict[str, float], repeats: int = 7, only: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yields the line of every case of a kind at a size, against the limits of the machine."""
+    null_per_s = None
+    for case in KINDS[kind](size):
+        if only not in (None, case.name) and case.name != "null step":
+            continue
+        line = _line(case, size, limit, repeats)
+        null_per_s = line["items_per_s"] if case.name == "null step" else null_per_s
+        if null_per_s is not None and case.once is not None:
+            line["share_of_null"] = line["items_per_s"] / null_per_s
+        yield {"kind": kind, "name": case.name, "size": size} | line
 
 
 def _line(case: Case, size: int, limit: dict[str, float], repeats: int) -> dict[str, Any]:

@@ -85,11 +85,11 @@ def _memory_mib(used: Any) -> float:
     return sum(getattr(used, part, 0) for part in parts) / 2**20
 
 
-def record(question: str, line: Mapping[str, Any]) -> None:
+def record(question: str, line: Mapping[str, Any], folder: Path = RESULTS) -> None:
     """Appends one JSON line to the results of a question, and prints its numbers."""
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     whole = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **line, **machine()}
-    with open(RESULTS / f"{question}.jsonl", "a", encoding="utf-8") as file:
+    with open(folder / f"{question}.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(whole) + "\n")
     shown = ", ".join(
         f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
