@@ -56,8 +56,9 @@ def _stopping(env: Any, sizes: Sizes) -> tuple[resumable.TrainSpec, Any]:
 
 
 def _on_demand(env: Any, sizes: Sizes) -> tuple[resumable.TrainSpec, Any]:
-    learner = on_demand_policies.LEARNERS[on_demand_policies.BEST]
-    config = dataclasses.replace(on_demand.FULL.learners[on_demand_policies.BEST], **sizes)
+    # The one that starts from nothing: its weights are all there is of it.
+    learner = on_demand_policies.LEARNERS[on_demand_policies.PUBLISHED]
+    config = dataclasses.replace(on_demand.FULL.learners[on_demand_policies.PUBLISHED], **sizes)
     spec = resumable.TrainSpec(
         learner.module, learner.env(env), config, on_demand_policies.outcomes
     )

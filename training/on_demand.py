@@ -27,10 +27,11 @@ from jaxcoinfer.systems.on_demand import misses
 from jaxcoinfer.systems.on_demand import run as runs
 from jaxcoinfer.systems.on_demand.bound import solve
 from jaxcoinfer.systems.on_demand.env import OnDemand
+from jaxcoinfer.systems.on_demand.lookup import LookUp, look_up
 from jaxcoinfer.systems.on_demand.params import Params
 from jaxcoinfer.systems.on_demand.policies import (
-    BEST,
     LEARNERS,
+    PUBLISHED,
     baseline_policies,
     choose,
 )
@@ -54,7 +55,7 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
         raise SystemExit(f"{scenario.name}: its exact optimum is not known")
     # Few steps between batches, so that it is steps that are scarce.
     config = dataclasses.replace(
-        runs.FULL.learners[BEST],
+        runs.FULL.learners[PUBLISHED],
         n_envs=8,
         n_steps=1,
         n_batches=4,
@@ -66,9 +67,8 @@ def samples(scenario: OnDemandScenario, seeds: int) -> None:
     needed = {}
     for twin in (True, False):
         chosen = dataclasses.replace(config, twin=twin)
-        learned = LEARNERS[BEST].train(
-            jax.random.split(key_of(0, LEARN), seeds), params, env, chosen
-        )
+        keys = jax.random.split(key_of(0, LEARN), seeds)
+        learned = LEARNERS[PUBLISHED].train(keys, params, look_up(env, params), env, chosen)
         curves, steps = np.asarray(learned.curve), np.asarray(learned.steps)
         needed[twin] = [
             first_lasting(c, s, _NEAR * solution.gain) for c, s in zip(curves, steps, strict=True)
@@ -94,10 +94,10 @@ def reliability(scenario: OnDemandScenario, n_tasks: int, names: list[str] | Non
     """
     env, params = make_world(scenario, TRAIN_DRAW)
     targets = [c.target_miss_ratio for c in scenario.classes]
-    chosen = choose(env, params, targets, key_of(0, TUNE))
+    chosen = choose(env, params, look_up(env, params), targets, key_of(0, TUNE))
     others = baseline_policies(env, chosen, solve(scenario, env, params))
     policies = {
-        name: (LEARNERS[name].env(env), _learn(name, env, params, 1)[0][0])
+        name: (LEARNERS[name].env(env), _learn(name, env, params, chosen.table))
         for name in LEARNERS
         if names is None or name in names
     }
@@ -137,13 +137,12 @@ def reliability(scenario: OnDemandScenario, n_tasks: int, names: list[str] | Non
             record("on_demand", line)
 
 
-def _learn(name: str, env: OnDemand, params: Params, seeds: int) -> tuple[list[Policy], float]:
-    """The greedy policy of each seed, and the seconds that all took to learn."""
-    learner, config, begin_s = LEARNERS[name], runs.FULL.learners[name], time.perf_counter()
-    learned = learner.train(jax.random.split(key_of(0, LEARN), seeds), params, env, config)
-    every = learner.learned(env, config, learned.weights)
-    policies = [every.policy(pick(every.weights, seed)) for seed in range(seeds)]
-    return policies, time.perf_counter() - begin_s
+def _learn(name: str, env: OnDemand, params: Params, table: LookUp) -> Policy:
+    """The greedy policy of the first seed."""
+    learner, config = LEARNERS[name], runs.FULL.learners[name]
+    learned = learner.train(key_of(0, LEARN)[None], params, table, env, config)
+    every = learner.learned(env, config, learned.weights, table)
+    return every.policy(pick(every.weights, 0))
 
 
 def main() -> None:

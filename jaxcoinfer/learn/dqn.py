@@ -21,6 +21,7 @@ from jaxcoinfer.learn.networks import cosine_adam, descend
 from jaxcoinfer.learn.replay import (
     Algorithm,
     ReplayConfig,
+    Rule,
     Transition,
     network,
     policy,
@@ -48,6 +49,7 @@ class Hyper(struct.PyTreeNode):
     focus: Any = 0.05  # distance from the best value at which an error counts half
     tau: Any = 0.01  # share of the network that goes into its slow copy with every batch
     huber_delta: Any = 10.0  # the error from which on the loss grows linearly
+    rule: Rule | None = None  # a pytree that the values correct; None: they start from zero
 
 
 def loss(
@@ -73,7 +75,7 @@ def algorithm(env: Env, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (weights, slow weights, state of the
     optimiser).
     """
-    net: Any = network(env, config)
+    net = network(env, config, hyper.rule)
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
 
     def start(key: jax.Array, observation: jax.Array) -> tuple[Any, Any, Any]:

@@ -2,7 +2,7 @@
 steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ import optax
 from flax import struct
 
 from jaxcoinfer.core.sharding import replicate
+
+# A rule's values times this are its logits: of two choices, the one that is worth .05 more is taken
+# twelve times as often.
+RULE_SHARPNESS = 50.0
 
 
 class TrainResult(struct.PyTreeNode):
@@ -55,6 +59,33 @@ class Mlp(nn.Module):
         for width in self.hidden:
             x = nn.tanh(nn.Dense(width, kernel_init=orthogonal)(x))
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A rule and what is learned on top of it: `scale rule(x) + net(x)`, as a Flax module behind
+    `init` and `apply`. With nothing learned it is the rule.
+
+    Of a network with several outputs the rule is part of the first.
+    """
+
+    net: nn.Module
+    rule: Callable[[jax.Array], jax.Array] | None  # x [..., F] -> [..., outputs]; None: zero
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, x: jax.Array) -> Any:
+        """Returns the weights of the network; consumes the key."""
+        return self.net.init(key, x)
+
+    def apply(self, weights: Any, x: jax.Array) -> Any:
+        """Returns the sum; no gradient goes to the rule."""
+        learned: Any = self.net.apply(weights, x)
+        if self.rule is None:
+            return learned
+        base = jax.lax.stop_gradient(self.scale * self.rule(x))
+        if isinstance(learned, tuple):
+            return base + learned[0], *learned[1:]
+        return base + learned
 
 
 def cosine_adam(learning_rate: jax.Array | float, n_updates: int) -> optax.GradientTransformation:

@@ -36,8 +36,15 @@ from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop
 from jaxcoinfer.learn.advantages import advantages, centred_rewards
 from jaxcoinfer.learn.loop import TrainingLoop
-from jaxcoinfer.learn.networks import Mlp, TrainResult, cosine_adam, descend
-from jaxcoinfer.learn.replay import Outcomes
+from jaxcoinfer.learn.networks import (
+    RULE_SHARPNESS,
+    Corrected,
+    Mlp,
+    TrainResult,
+    cosine_adam,
+    descend,
+)
+from jaxcoinfer.learn.replay import Outcomes, Rule
 
 # (env, state, observation, params) -> what the network takes
 View = Callable[[Any, Any, Any, Any], Any]
@@ -94,6 +101,7 @@ class Hyper(struct.PyTreeNode):
     clip: Any = 0.2  # eps
     entropy_weight: Any = 0.001  # of the bonus in the loss
     value_weight: Any = 0.5  # of the value in the loss
+    rule: Rule | None = None  # a pytree whose values the logits correct; None: they start from zero
 
 
 class Step(struct.PyTreeNode):
@@ -143,9 +151,11 @@ def advantage_of_actions(
     )
 
 
-def policy(env: Env, config: Config, weights: Any) -> Policy:
-    """The most probable valid action of each decision, the median where it is a number."""
-    net = config.network(env, config)
+def policy(env: Env, config: Config, weights: Any, rule: Rule | None = None) -> Policy:
+    """The most probable valid action of each decision, the median where it is a number; rule: as in
+    `Hyper`.
+    """
+    net = Corrected(config.network(env, config), rule, RULE_SHARPNESS)
 
     def act(key: jax.Array, state: Any, observation: jax.Array, params: Any) -> Any:
         decisions, _ = net.apply(weights, config.view(env, state, observation, params))
@@ -198,7 +208,7 @@ class _Training:
     hyper: Hyper
     config: Config
     outcomes: Outcomes | None  # None without the twin
-    net: Any
+    net: Corrected
     optimiser: optax.GradientTransformation
 
     def init(self, key: jax.Array) -> tuple[Any, Any, jax.Array]:
@@ -239,7 +249,7 @@ class _Training:
 
     def evaluate(self, learner_state: Any, test: Any) -> jax.Array:
         """As `TrainingLoop.evaluate`."""
-        act = policy(self.env, self.config, learner_state[0][0])
+        act = policy(self.env, self.config, learner_state[0][0], self.hyper.rule)
         return mean_reward(self.env, self.params, act, test, self.config.evaluation_steps)
 
     def _play(self, key: jax.Array, weights: Any, envs: Any) -> tuple[Any, Step]:
@@ -346,7 +356,7 @@ def training_loop(
         hyper,
         config,
         outcomes if config.twin else None,
-        config.network(env, config),
+        Corrected(config.network(env, config), hyper.rule, RULE_SHARPNESS),
         cosine_adam(
             hyper.learning_rate, config.n_evaluations * config.updates_per_evaluation * n_fits
         ),

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,14 @@ from jaxcoinfer.core.rollout import Policy, mean_reward, restart_ended
 from jaxcoinfer.core.sharding import replicate, shard
 from jaxcoinfer.learn import distributions, loop
 from jaxcoinfer.learn.loop import TrainingLoop
-from jaxcoinfer.learn.networks import Mlp, TrainResult
+from jaxcoinfer.learn.networks import Corrected, Mlp, TrainResult
 
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only where
 # several are taken at once
 Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
+Rule = Callable[
+    [jax.Array], jax.Array
+]  # observation [..., F] -> what each action is worth [..., A]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class ReplayConfig(ABC):
     evaluation_envs: int = 256
     evaluation_steps: int = 100
     twin: bool = True  # learn from what every action would have earned
+
+    rule_scale: ClassVar[float] = 1.0  # of a rule's values in what `policy` compares
 
     @abstractmethod
     def algorithm(self, env: Env, hyper: Any) -> "Algorithm":
@@ -140,14 +145,14 @@ def collect(
     return jax.lax.scan(step, shard(start), jax.random.split(key, n_steps))
 
 
-def network(env: Env, config: ReplayConfig) -> Mlp:
-    """Logits, or values, of all actions [A] from one observation [F]."""
-    return Mlp(config.hidden, env.n_actions)
+def network(env: Env, config: ReplayConfig, rule: Rule | None = None) -> Corrected:
+    """Logits, or values, of all actions [A] from one observation [F]; rule: what they correct."""
+    return Corrected(Mlp(config.hidden, env.n_actions), rule, config.rule_scale)
 
 
-def policy(env: Env, config: ReplayConfig, weights: Any) -> Policy:
-    """The valid action of the largest logit, or value."""
-    net: Any = network(env, config)
+def policy(env: Env, config: ReplayConfig, weights: Any, rule: Rule | None = None) -> Policy:
+    """The valid action of the largest logit, or value; rule: as in its `Hyper`."""
+    net = network(env, config, rule)
 
     def act(key: jax.Array, state: Any, observation: jax.Array, params: Any) -> jax.Array:
         return distributions.masked_argmax(net.apply(weights, observation), env.mask(state, params))
@@ -166,6 +171,7 @@ class _Training:
     config: ReplayConfig
     outcomes: Outcomes | None  # None without the twin
     algorithm: Algorithm
+    rule: Rule | None
 
     def init(self, key: jax.Array) -> tuple[Any, Any, jax.Array]:
         """As `TrainingLoop.init`."""
@@ -199,7 +205,7 @@ class _Training:
 
     def evaluate(self, learner_state: Any, test: Any) -> jax.Array:
         """As `TrainingLoop.evaluate`."""
-        act = policy(self.env, self.config, self.weights(learner_state))
+        act = policy(self.env, self.config, self.weights(learner_state), self.rule)
         return mean_reward(self.env, self.params, act, test, self.config.evaluation_steps)
 
     def weights(self, learner_state: Any) -> Any:
@@ -233,9 +239,9 @@ def training_loop(
             f"buffer_size: {config.buffer_size}; must be a multiple of n_envs * n_steps, "
             "which is written at once."
         )
-    training = _Training(
-        env, params, config, outcomes if config.twin else None, config.algorithm(env, hyper)
-    )
+    outcomes = outcomes if config.twin else None
+    algorithm = config.algorithm(env, hyper)
+    training = _Training(env, params, config, outcomes, algorithm, hyper.rule)
     return TrainingLoop(
         training.init,
         training.update,

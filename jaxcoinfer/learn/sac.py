@@ -21,9 +21,10 @@ Christodoulou (arXiv 1910.07207): the method of Niu et al. (arXiv 2201.02968); n
 are ours. Axes: N transitions, A actions.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,11 @@ from flax import struct
 
 from jaxcoinfer.core.contract import Env
 from jaxcoinfer.learn import distributions
-from jaxcoinfer.learn.networks import cosine_adam, descend
+from jaxcoinfer.learn.networks import RULE_SHARPNESS, Corrected, cosine_adam, descend
 from jaxcoinfer.learn.replay import (
     Algorithm,
     ReplayConfig,
+    Rule,
     Transition,
     network,
     policy,
@@ -49,6 +51,8 @@ __all__ = ["Config", "Hyper", "network", "policy", "train", "training_loop"]  # 
 class Config(ReplayConfig):
     """What decides shapes and branches: see `ReplayConfig`."""
 
+    rule_scale: ClassVar[float] = RULE_SHARPNESS  # the policy compares logits
+
     def algorithm(self, env: Env, hyper: Any) -> Algorithm:
         return algorithm(env, self, hyper)
 
@@ -61,6 +65,7 @@ class Hyper(struct.PyTreeNode):
     entropy_share: Any = 0.1  # h: the entropy that is kept, as a share of the largest possible
     focus: Any = 0.05  # distance from the best value at which an error counts half
     tau: Any = 0.01  # share of the critics that goes into their slow copies with every batch
+    rule: Rule | None = None  # a pytree that policy and critics correct; None: they start from zero
 
 
 class Weights(struct.PyTreeNode):
@@ -123,25 +128,27 @@ def _mean(values: jax.Array, valid: jax.Array) -> jax.Array:
 
 def algorithm(env: Env, config: ReplayConfig, hyper: Hyper) -> Algorithm:
     """Returns what `replay.train` runs; a learner is (Weights, states of the three optimisers)."""
-    net: Any = network(env, config)
+    actor_net = network(env, config, hyper.rule)
+    critic_net = dataclasses.replace(actor_net, scale=1.0)
     adam = cosine_adam(hyper.learning_rate, config.n_updates)
 
     def start(key: jax.Array, observation: jax.Array) -> tuple[Weights, tuple]:
         key_actor, key_critic = jax.random.split(key)
-        critic = jax.vmap(net.init, (0, None))(jax.random.split(key_critic), observation)
-        weights = Weights(
-            net.init(key_actor, observation), critic, critic, jnp.log(jnp.float32(0.1))
-        )
+        critic = jax.vmap(critic_net.init, (0, None))(jax.random.split(key_critic), observation)
+        actor = actor_net.init(key_actor, observation)
+        weights = Weights(actor, critic, critic, jnp.log(jnp.float32(0.1)))
         return weights, tuple(adam.init(part) for part in _learned(weights))
 
     def explore(key: jax.Array, learner: Any, observation: jax.Array, mask: jax.Array) -> jax.Array:
-        logits = distributions.masked_log_softmax(net.apply(learner[0].actor, observation), mask)
+        logits = distributions.masked_log_softmax(
+            actor_net.apply(learner[0].actor, observation), mask
+        )
         return jax.random.categorical(key, logits).astype(jnp.int32)
 
     def learn(key: jax.Array, learner: Any, batch: Transition) -> tuple[Weights, tuple]:
         weights, states = learner
         parts = _learned(weights)
-        losses = _losses(net, hyper, batch, weights)
+        losses = _losses(actor_net, critic_net, hyper, batch, weights)
         gradients = [jax.grad(loss)(part) for loss, part in zip(losses, parts, strict=True)]
         stepped = [descend(adam, *each) for each in zip(gradients, parts, states, strict=True)]
         (critic, actor, log_temperature), states = zip(*stepped, strict=True)
@@ -157,15 +164,15 @@ def _learned(weights: Weights) -> tuple[Any, Any, jax.Array]:
 
 
 def _losses(
-    net: Any, hyper: Hyper, batch: Transition, weights: Weights
+    actor_net: Corrected, critic_net: Corrected, hyper: Hyper, batch: Transition, weights: Weights
 ) -> tuple[Callable[[Any], jax.Array], ...]:
     """Returns the losses of critic, actor and temperature, each a function of its own weights, with
     all other weights as they are.
     """
-    both = jax.vmap(net.apply, (0, None))
+    both = jax.vmap(critic_net.apply, (0, None))
     temperature = jnp.exp(weights.log_temperature)
     log_next = distributions.masked_log_softmax(
-        net.apply(weights.actor, batch.next_observation), batch.next_mask
+        actor_net.apply(weights.actor, batch.next_observation), batch.next_mask
     )
     ahead = state_value(
         log_next, both(weights.slow, batch.next_observation), batch.next_mask, temperature
@@ -177,7 +184,8 @@ def _losses(
     weight = jnp.where(batch.reward_mask, weight, 0.0)
 
     def log_policy(actor: Any) -> jax.Array:
-        return distributions.masked_log_softmax(net.apply(actor, batch.observation), batch.mask)
+        logits = actor_net.apply(actor, batch.observation)
+        return distributions.masked_log_softmax(logits, batch.mask)
 
     def of_critic(critic: Any) -> jax.Array:
         return critic_loss(both(critic, batch.observation), targets, weight, batch.valid)

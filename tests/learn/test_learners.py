@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from jaxcoinfer.core.contract import TimeStep
-from jaxcoinfer.learn import distributions, dqn, loop, ppo, replay, sac
+from jaxcoinfer.learn import distributions, dqn, loop, networks, ppo, replay, sac
 from tests.helpers import probes
 
 KEY = jax.random.key(0)
@@ -235,6 +236,65 @@ def test_values_and_actions_of_five_worlds(name, twin):
         )
     for world, seen, expected in probes.ACTIONS:
         assert int(act(world, jnp.asarray(seen), mask(world))) == expected, (world, seen)
+
+
+# --- starting from a rule -------------------------------------------------------------------------
+
+
+class Preference(struct.PyTreeNode):
+    """A rule of two actions, the same wherever one is."""
+
+    values: jax.Array
+
+    def __call__(self, observation):
+        return jnp.broadcast_to(self.values, (*observation.shape[:-1], 2))
+
+
+@pytest.mark.parametrize("module", [sac, dqn, ppo])
+def test_with_nothing_learned_it_is_the_rule(module):
+    env, params, config = probes.Probe(), probes.World(jnp.int32(4)), module.Config(hidden=(4,))
+    state, timestep = env.reset(KEY, params)
+    if module is ppo:
+        weights = config.network(env, config).init(KEY, timestep.observation)
+    else:
+        weights = module.network(env, config).init(KEY, timestep.observation)
+    for values, expected in (((0.1, 0.2), 1), ((0.2, 0.1), 0)):
+        rule = Preference(jnp.asarray(values))
+        act = module.policy(env, config, weights, rule)
+        assert int(act(KEY, state, timestep.observation, params)) == expected
+
+
+def test_a_rule_is_corrected_and_does_not_change():
+    # 2 (1, 3) + (0, 0) of a network whose last layer starts at zero, and the value beside it.
+    pair = networks.Corrected(ppo.ActorCritic((4,), 2), Preference(jnp.asarray([1.0, 3.0])), 2.0)
+    x = jnp.ones((5, 3))
+    weights = pair.init(KEY, x)
+    logits, value = pair.apply(weights, x)
+    np.testing.assert_array_equal(logits, [[2.0, 6.0]] * 5)
+    np.testing.assert_array_equal(value, np.zeros(5))
+
+    def total(rule, weights):
+        return networks.Corrected(pair.net, rule).apply(weights, x)[0].sum()
+
+    to_rule, to_weights = jax.grad(total, (0, 1))(pair.rule, weights)
+    np.testing.assert_array_equal(to_rule.values, [0.0, 0.0])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(to_weights))
+
+
+def test_what_is_learned_makes_good_for_a_wrong_rule():
+    env, world = probes.Probe(), probes.World(jnp.int32(4))
+    config = dqn.Config(**REPLAY | {"updates_per_evaluation": 100})
+    numbers = {"discount": probes.DISCOUNT, "learning_rate": 5e-3, "tau": 0.05}
+    expected = [(seen, value) for at, seen, value in probes.VALUES if at == 4]
+    assert expected
+    for wrong in ((0.0, 0.0), (3.0, -3.0)):
+        rule = Preference(jnp.asarray(wrong))
+        hyper = dqn.Hyper(**numbers, rule=rule)
+        learned = dqn.train(KEY, world, hyper, env=env, config=config, outcomes=probes.outcomes)
+        net = dqn.network(env, config, rule)
+        for seen, value in expected:
+            q = net.apply(learned.weights, jnp.asarray(seen))
+            assert abs(float(q.max()) - value) < 0.1, (wrong, seen)
 
 
 # --- the buffer, and one trace --------------------------------------------------------------------

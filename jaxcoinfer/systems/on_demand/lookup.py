@@ -20,7 +20,7 @@ from flax import struct
 
 from jaxcoinfer.core.rollout import Policy
 from jaxcoinfer.systems.on_demand import twin
-from jaxcoinfer.systems.on_demand.env import OnDemand, State
+from jaxcoinfer.systems.on_demand.env import OBSERVATION, OnDemand, State
 from jaxcoinfer.systems.on_demand.exogenous import DEVICE_SPEED, EDGE_SPEED, OBSERVED_RATE
 from jaxcoinfer.systems.on_demand.params import Params
 
@@ -28,12 +28,34 @@ _MAX_BINS = 12  # of each number of a context
 
 
 class LookUp(struct.PyTreeNode):
-    """The best action by context, and the edges between contexts."""
+    """What every action is worth by context, which one is taken, and the edges between contexts,
+    all in the units of the observation; called with an observation it says what the actions are
+    worth.
+    """
 
     action: jax.Array  # int32 [R, D, E, G]
-    rates_bps: jax.Array  # float32 [R-1]
-    device_speeds: jax.Array  # float32 [D-1]
-    edge_speeds: jax.Array  # float32 [E-1]
+    values: jax.Array  # float32 [R, D, E, G, A], 0 where an action is invalid
+    rate: jax.Array  # float32 [R-1]
+    device_speed: jax.Array  # float32 [D-1]
+    edge_speed: jax.Array  # float32 [E-1]
+
+    def context(self, observation: jax.Array) -> jax.Array:
+        """Returns the index of the context in the flattened table, int32 [...]; observation [...,
+        F], of which the latest comes first.
+        """
+        edges = (self.rate, self.device_speed, self.edge_speed)
+        bins = [
+            jnp.searchsorted(edge, observation[..., i], side="right")
+            for i, edge in enumerate(edges)
+        ]
+        first, n_classes = len(OBSERVATION), self.action.shape[-1]
+        task_class = jnp.argmax(observation[..., first : first + n_classes], axis=-1)
+        index = jnp.ravel_multi_index((*bins, task_class), self.action.shape, mode="clip")
+        return index.astype(jnp.int32)
+
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        """Returns what each action is worth in the mean of the context, [..., A]."""
+        return self.values.reshape(-1, self.values.shape[-1])[self.context(observation)]
 
 
 class Linear(struct.PyTreeNode):
@@ -49,10 +71,10 @@ def look_up(env: OnDemand, params: Params, targets: Sequence[float] | None = Non
     targets [G]: share of late tasks that each class may have on these rows, where the table is to
     keep to them; a class that cannot misses as few as it can.
     """
-    slots = np.asarray(params.bank.slots[:, :-1])
-    edges = [_edges(slots[..., column]) for column in (OBSERVED_RATE, DEVICE_SPEED, EDGE_SPEED)]
+    edges = _edges(params)
     shape = (*(len(edge) + 1 for edge in edges), env.n_classes)
-    empty = LookUp(jnp.zeros(shape, jnp.int32), *(jnp.asarray(edge, jnp.float32) for edge in edges))
+    action, values = jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, env.n_actions))
+    empty = LookUp(action, values, *(jnp.asarray(edge, jnp.float32) for edge in edges))
     total, late, count = (np.asarray(x, np.float64) for x in _sums(env, params, empty))
 
     def mean(sums: np.ndarray) -> np.ndarray:
@@ -63,7 +85,10 @@ def look_up(env: OnDemand, params: Params, targets: Sequence[float] | None = Non
     for task_class, target in enumerate(targets or ()):
         own = np.arange(len(best)) % env.n_classes == task_class  # the class is the last axis
         best[own] = _within(utility[own], misses[own], count[own], target)
-    return empty.replace(action=jnp.asarray(best.reshape(shape), jnp.int32))
+    worth = np.where(np.asarray(params.valid), utility, 0.0).reshape(*shape, env.n_actions)
+    return empty.replace(
+        action=jnp.asarray(best.reshape(shape), jnp.int32), values=jnp.asarray(worth, jnp.float32)
+    )
 
 
 def _within(
@@ -95,32 +120,28 @@ def look_up_policy(table: LookUp) -> Policy:
     """Takes the action of the context."""
 
     def act(key: jax.Array, state: State, observation: jax.Array, params: Params) -> jax.Array:
-        return table.action.reshape(-1)[_context(table, state)]
+        return table.action.reshape(-1)[table.context(observation)]
 
     return act
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
+def _edges(params: Params) -> list[np.ndarray]:
+    """Edges of rate, device speed and edge speed, as they are observed."""
+    slots = np.asarray(params.bank.slots[:, :-1])
+    edges = [
+        np.float32(_between(slots[..., column]))
+        for column in (OBSERVED_RATE, DEVICE_SPEED, EDGE_SPEED)
+    ]
+    middles = (np.float32(params.typical_bps), np.float32(1.0), np.float32(1.0))
+    return [edge / (edge + middle) for edge, middle in zip(edges, middles, strict=True)]
+
+
+def _between(values: np.ndarray) -> np.ndarray:
     """Edges between the distinct values, or between as many quantiles as there may be bins."""
     distinct = np.unique(values)
     if len(distinct) <= _MAX_BINS:
         return (distinct[1:] + distinct[:-1]) / 2
     return np.unique(np.quantile(values, np.arange(1, _MAX_BINS) / _MAX_BINS))
-
-
-def _context(table: LookUp, state: State) -> jax.Array:
-    """Index of the context in the flattened table, int32."""
-    bins = [
-        jnp.searchsorted(edges, value, side="right")
-        for edges, value in (
-            (table.rates_bps, state.seen.rate_bps),
-            (table.device_speeds, state.seen.device_speed),
-            (table.edge_speeds, state.seen.edge_speed),
-        )
-    ]
-    return jnp.ravel_multi_index((*bins, state.task_class), table.action.shape, mode="clip").astype(
-        jnp.int32
-    )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -131,11 +152,11 @@ def _sums(env: OnDemand, params: Params, table: LookUp) -> tuple[jax.Array, ...]
     n_contexts = table.action.size
 
     def in_slot(row: jax.Array, slot: jax.Array) -> tuple[jax.Array, ...]:
-        state, _ = env.reset_at(row, slot, params)
+        state, timestep = env.reset_at(row, slot, params)
         choices = twin.evaluate(env, state, params)
         earned = jnp.where(jnp.isfinite(choices.utility), choices.utility, -1e9)
         late = choices.latency_s > params.deadline_s[state.task_class]
-        return _context(table, state), earned, late.astype(jnp.float32)
+        return table.context(timestep.observation), earned, late.astype(jnp.float32)
 
     def in_row(row: jax.Array) -> tuple[jax.Array, ...]:
         slots = jnp.arange(1, params.bank.n_slots, dtype=jnp.int32)

@@ -28,18 +28,25 @@ from jaxcoinfer.systems.on_demand.params import Params
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """How one learner learns, and what it observes."""
+    """How one learner learns, what it observes, and whether it starts from the look-up table."""
 
     module: Any  # of `jaxcoinfer.learn`: with `Config`, `Hyper`, `train` and `policy`
     memory: int = 1  # how many observations it decides on
+    corrects: bool = True  # the table; else it starts from nothing
 
     def env(self, env: OnDemand) -> Any:
         """Returns the environment as this learner sees it."""
         return env if self.memory == 1 else Stacked(env, self.memory)
 
-    def train(self, keys: jax.Array, params: Params, env: OnDemand, config: Any) -> TrainResult:
+    def rule(self, table: LookUp) -> LookUp | None:
+        """Returns what it corrects."""
+        return table if self.corrects else None
+
+    def train(
+        self, keys: jax.Array, params: Params, table: LookUp, env: OnDemand, config: Any
+    ) -> TrainResult:
         """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
-        learner_env, hyper = self.env(env), self.module.Hyper()
+        learner_env, hyper = self.env(env), self.module.Hyper(rule=self.rule(table))
 
         def train_once(key: jax.Array) -> TrainResult:
             return self.module.train(
@@ -48,22 +55,26 @@ class Learner:
 
         return seeds.train(keys, train_once)
 
-    def learned(self, env: OnDemand, config: Any, weights: Any) -> Learned:
-        """Returns its greedy policies, for `self.env(env)`; weights: leaves [S, ...]."""
-        build = partial(self.module.policy, self.env(env), config)
+    def learned(self, env: OnDemand, config: Any, weights: Any, table: LookUp) -> Learned:
+        """Returns its greedy policies, for `self.env(env)`; weights: leaves [S, ...]; table: the
+        one that it learned with.
+        """
+        build = partial(self.module.policy, self.env(env), config, rule=self.rule(table))
         return Learned(build, jax.tree.map(jnp.asarray, weights))
 
 
-# BEST also learns without the twin, and is the one that figures show and that is exported.
+# BEST is the one that figures show and that is exported. PUBLISHED is the method of the paper: it
+# starts from nothing, and also learns without the twin.
 BEST, MEMORY = "soft actor-critic", "memory actor-critic"
-DEEP_Q, PROXIMAL = "deep Q", "proximal policy"
+PUBLISHED, DEEP_Q, PROXIMAL = "published actor-critic", "deep Q", "proximal policy"
 LEARNERS = {
+    PUBLISHED: Learner(sac, corrects=False),
     BEST: Learner(sac),
     MEMORY: Learner(sac, memory=8),
     DEEP_Q: Learner(dqn),
     PROXIMAL: Learner(ppo),
 }
-WITHOUT_TWIN = "actor-critic, no twin"  # of the learning curves
+WITHOUT_TWIN = "published, no twin"  # of the learning curves
 GREEDY, LOOK_UP, RELIABLE, LINEAR = "greedy", "look-up table", "reliable table", "LinUCB"
 INFORMED, EXACT, EXACT_MEMORY = "full information", "exact optimum", "exact with memory"
 # The first knows the true slot, the others the distribution of the world.
@@ -87,13 +98,15 @@ class Chosen:
     linear: Linear
 
 
-def choose(env: OnDemand, params: Params, targets: Sequence[float], key: jax.Array) -> Chosen:
-    """Returns what is best on a draw to learn from; targets [G]: share of late tasks that each
-    class may have. Consumes the key.
+def choose(
+    env: OnDemand, params: Params, table: LookUp, targets: Sequence[float], key: jax.Array
+) -> Chosen:
+    """Returns what is best on a draw to learn from, whose look-up table is `table`; targets [G]:
+    share of late tasks that each class may have. Consumes the key.
     """
     return Chosen(
         baselines.best_fixed(env, params),
-        lookup.look_up(env, params),
+        table,
         lookup.look_up(env, params, targets),
         lookup.lin_ucb(key, params, env=env),
     )

@@ -24,7 +24,7 @@ from jaxcoinfer.evaluation.executor import Executor, Learned, key_of, make_world
 from jaxcoinfer.evaluation.types import Bound, Checkpoint, Portable, Progress, Run, Sheet, Table
 from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.learn.networks import PolicySignature
-from jaxcoinfer.systems.on_demand import misses, report
+from jaxcoinfer.systems.on_demand import lookup, misses, report
 from jaxcoinfer.systems.on_demand.bound import Solution, solve
 from jaxcoinfer.systems.on_demand.env import OBSERVATION, OnDemand, observe
 from jaxcoinfer.systems.on_demand.lookup import Linear, LookUp
@@ -41,6 +41,7 @@ from jaxcoinfer.systems.on_demand.policies import (
     MEMORY,
     NOT_DEPLOYABLE,
     PROXIMAL,
+    PUBLISHED,
     WITHOUT_TWIN,
     Chosen,
     baseline_policies,
@@ -84,7 +85,7 @@ _REPLAY: dict[str, Any] = _ALL | {
 }
 _SAC, _DQN = sac.Config(**_REPLAY), dqn.Config(**_REPLAY)
 _PPO = ppo.Config(hidden=(64, 64), n_evaluations=30, evaluation_envs=64)
-FULL = Sizes({BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
+FULL = Sizes({PUBLISHED: _SAC, BEST: _SAC, MEMORY: _SAC, DEEP_Q: _DQN, PROXIMAL: _PPO})
 QUICK = Sizes(
     {
         BEST: dataclasses.replace(_SAC, n_evaluations=12),
@@ -118,12 +119,15 @@ def run(
     rows, slots = min(scenario.rows, sizes.rows), min(scenario.slots, sizes.slots)
     scenario = dataclasses.replace(scenario, rows=rows, slots=slots)
     key, bits = key_of(seed, executor.PLAY), report.widths(scenario)
-    with Executor(progress, 24 + 16 * (len(sizes.learners) + sizes.without_twin)) as work:
+    with Executor(progress, 25 + 16 * (len(sizes.learners) + sizes.without_twin)) as work:
         env, params, validation, world = _draw(scenario, seed)
         both = [validation, world]
         work.over("drew the rows", 2)
-        learning = _start_learning(work, env, params, key_of(seed, executor.LEARN), sizes)
-        known = params, _targets(scenario), key_of(seed, executor.TUNE)
+        tabulate = work.start("filled the look-up table", 1, lookup.look_up, env, params)
+        table_of = tabulate.result()
+        known = params, table_of
+        learning = _start_learning(work, env, *known, key_of(seed, executor.LEARN), sizes)
+        known = *known, _targets(scenario), key_of(seed, executor.TUNE)
         choosing = work.start("tuned the baselines", 1, choose, env, *known)
         solving = work.start("computed the exact optimum", 1, solve, scenario, env, params)
         chosen = choosing.result()
@@ -131,7 +135,7 @@ def run(
         what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, both, key, tasks_in=executor.n_played)
         weights = {name: learning[name].result().weights for name in sizes.learners}
-        learned = _learned(env, sizes.learners, weights)
+        learned = _learned(env, sizes.learners, weights, chosen.table)
         what = f"evaluated {', '.join(learned)}"
         trying = work.start(
             what, 6, play_learners, env, learned, both, key, tasks_in=executor.n_played
@@ -213,12 +217,13 @@ def evaluate_again(
         env, world = make_world(make, scenario, key_of(seed, executor.FRESH), split="test")
         solution = solve(scenario, env, world)
         work.over("drew fresh rows", 4)
-        others = baseline_policies(env, chosen_of(checkpoint), solution)
+        chosen = chosen_of(checkpoint)
+        others = baseline_policies(env, chosen, solution)
         configs = {
             name: LEARNERS[name].module.Config(hidden=hidden)
             for name, hidden in checkpoint.hidden.items()
         }
-        learned = _learned(env, configs, checkpoint.weights)
+        learned = _learned(env, configs, checkpoint.weights, chosen.table)
         what = f"evaluated {len(others)} baselines and references"
         playing = work.start(what, 8, play, env, others, [world], key, tasks_in=executor.n_played)
         what = f"evaluated {', '.join(learned)}"
@@ -245,8 +250,8 @@ def portable(checkpoint: Checkpoint) -> Portable:
     # Only which actions are valid is used of the numbers.
     scenario = dataclasses.replace(checkpoint.scenario, rows=2, slots=16)
     env, params = make_world(make, scenario, key_of(0, executor.FRESH), split="test")
-    module = LEARNERS[BEST].module
-    net: Any = module.network(env, module.Config(hidden=checkpoint.hidden[BEST]))
+    module, rule = LEARNERS[BEST].module, LEARNERS[BEST].rule(chosen_of(checkpoint).table)
+    net = module.network(env, module.Config(hidden=checkpoint.hidden[BEST]), rule)
     every = jax.tree.map(jnp.asarray, checkpoint.weights[BEST])
     weights = seeds.pick(every, checkpoint.chosen["seed_of_best"])
     features = (*OBSERVATION, *(f"is_{c.name}" for c in scenario.classes))
@@ -314,24 +319,25 @@ def late(played: comparison.Played, params: Params, scenario: OnDemandScenario) 
 
 
 def _start_learning(
-    work: Executor, env: OnDemand, params: Params, key: jax.Array, sizes: Sizes
+    work: Executor, env: OnDemand, params: Params, table: LookUp, key: jax.Array, sizes: Sizes
 ) -> dict[str, Future]:
-    """Starts every learner, and BEST without the twin; by name."""
+    """Starts every learner, and the published one without the twin; by name."""
     trainings = {
-        name: partial(LEARNERS[name].train, params=params, env=env, config=config)
+        name: partial(LEARNERS[name].train, params=params, table=table, env=env, config=config)
         for name, config in sizes.learners.items()
     }
     if sizes.without_twin:
-        config = dataclasses.replace(sizes.learners[BEST], twin=False)
-        trainings[WITHOUT_TWIN] = partial(trainings[BEST], config=config)
+        config = dataclasses.replace(sizes.learners[PUBLISHED], twin=False)
+        trainings[WITHOUT_TWIN] = partial(trainings[PUBLISHED], config=config)
     return seeds.start(work, 16, jax.random.split(key, sizes.seeds), trainings)
 
 
 def _learned(
-    env: OnDemand, configs: Mapping[str, Any], weights: Mapping[str, Any]
+    env: OnDemand, configs: Mapping[str, Any], weights: Mapping[str, Any], table: LookUp
 ) -> dict[str, Learned]:
     return {
-        name: LEARNERS[name].learned(env, config, weights[name]) for name, config in configs.items()
+        name: LEARNERS[name].learned(env, config, weights[name], table)
+        for name, config in configs.items()
     }
 
 

@@ -16,6 +16,7 @@ from jaxcoinfer.learn import sac
 from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines, bound, policies
 from jaxcoinfer.systems.on_demand.exogenous import OBSERVED_RATE, RATE
+from jaxcoinfer.systems.on_demand.lookup import look_up
 from jaxcoinfer.systems.on_demand.policies import EXACT, INFORMED, NOT_DEPLOYABLE
 from jaxcoinfer.systems.registry import make
 from tests.helpers.on_demand import random_system
@@ -124,7 +125,8 @@ def test_policies_do_without_what_only_the_world_knows():
     seen, known = env.visible(state, params)
     assert seen.row is None and seen.now is None and known.bank is None
     assert state.now is not None and params.bank is not None
-    chosen = policies.choose(env, params, [0.1] * env.n_classes, jax.random.key(1))
+    table = look_up(env, params)
+    chosen = policies.choose(env, params, table, [0.1] * env.n_classes, jax.random.key(1))
     deployable = policies.baseline_policies(env, chosen, None)
     informed = deployable.pop(INFORMED)
     assert not NOT_DEPLOYABLE & set(deployable) and isinstance(informed, Oracle)

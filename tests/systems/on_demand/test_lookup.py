@@ -39,7 +39,12 @@ def discrete(system, seed):
 
 
 def inside(edges, value):
-    return sum(value >= edge for edge in edges)
+    return int(np.sum(value >= np.asarray(edges)))
+
+
+def observed(value, middle=1.0):
+    """A rate or speed in the observation."""
+    return np.float32(value) / (np.float32(value) + np.float32(middle))
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -48,20 +53,22 @@ def test_the_table_is_the_best_mean_by_context(world, delay):
     system = random_system(4, delay_slots=delay)
     system = discrete(system, 0) if world == "discrete" else system
     env, params = system.env, system.params()
-    table = lookup.look_up(env, params)
+    table, typical = lookup.look_up(env, params), np.float32(params.typical_bps)
     if world == "discrete":
         assert table.action.shape == (3, 2, 1, 2)
-        np.testing.assert_allclose(table.rates_bps, [0.5e6, 2e6])
-        np.testing.assert_allclose(table.device_speeds, [0.75])
+        edges = [0.5e6 / (0.5e6 + typical), 2e6 / (2e6 + typical)]
+        np.testing.assert_allclose(table.rate, edges, rtol=1e-6)
+        np.testing.assert_allclose(table.device_speed, [0.75 / 1.75], rtol=1e-6)
     else:
         # Twelve of each, but for quantiles of the rate that are one: the link is often out.
         quantiles = np.quantile(system.draws[0], np.arange(1, 12) / 12)
         assert quantiles[0] == 0.0 and len(np.unique(quantiles)) < 11
         assert table.action.shape == (len(np.unique(quantiles)) + 1, 12, 12, 2)
-        np.testing.assert_allclose(table.rates_bps, np.unique(quantiles), rtol=1e-5)
+        distinct = np.unique(quantiles)
+        np.testing.assert_allclose(table.rate, distinct / (distinct + typical), rtol=1e-5)
         # About as many slots in each bin.
-        edges = np.asarray(table.device_speeds)
-        count = np.bincount([inside(edges, v) for v in system.draws[1].ravel()], minlength=12)
+        speeds = observed(system.draws[1].ravel())
+        count = np.bincount([inside(table.device_speed, v) for v in speeds], minlength=12)
         assert count.min() >= ROWS * SLOTS // 12 - 1 and count.max() <= ROWS * SLOTS // 12 + 1
     by_context, everything = {}, []
     for row in range(ROWS):
@@ -69,9 +76,9 @@ def test_the_table_is_the_best_mean_by_context(world, delay):
         for slot in range(1, SLOTS):
             known = slot - delay
             context = (
-                inside(np.asarray(table.rates_bps), rates[known]),
-                inside(np.asarray(table.device_speeds), device[known]),
-                inside(np.asarray(table.edge_speeds), edge[known]),
+                inside(table.rate, observed(rates[known], typical)),
+                inside(table.device_speed, observed(device[known])),
+                inside(table.edge_speed, observed(edge[known])),
                 int(kinds[slot]),
             )
             rewards = earned(system, row, slot)
@@ -83,6 +90,8 @@ def test_the_table_is_the_best_mean_by_context(world, delay):
         mean = np.mean(by_context.get(context, everything), axis=0)
         # Where it is not the best, it is a tie.
         np.testing.assert_allclose(mean[action[context]], mean.max(), rtol=1e-5, atol=1e-6)
+        worth = np.where(np.isfinite(mean), mean, 0.0)
+        np.testing.assert_allclose(table.values[context], worth, rtol=1e-4, atol=1e-5)
     assert len(by_context) < action.size or world == "discrete"
     # The policy reads what the device knows.
     policy = lookup.look_up_policy(table)
@@ -91,12 +100,18 @@ def test_the_table_is_the_best_mean_by_context(world, delay):
         state, timestep = env.reset_at(jnp.int32(row), jnp.int32(slot), params)
         known = slot - delay
         wanted = action[
-            inside(np.asarray(table.rates_bps), rates[known]),
-            inside(np.asarray(table.device_speeds), device[known]),
-            inside(np.asarray(table.edge_speeds), edge[known]),
+            inside(table.rate, observed(rates[known], typical)),
+            inside(table.device_speed, observed(device[known])),
+            inside(table.edge_speed, observed(edge[known])),
             int(kinds[slot]),
         ]
         assert int(act(env, policy, KEY, state, timestep.observation, params)) == wanted
+        # Called with observations, of which the latest comes first, it says what actions are worth.
+        older = jnp.full_like(timestep.observation, 9.0)
+        worth = table(jnp.concatenate([timestep.observation, older])[None])
+        assert worth.shape == (1, env.n_actions)
+        valid = np.asarray(params.valid)
+        assert valid[wanted] and float(worth[0, wanted]) == worth[0, valid].max()
 
 
 def test_a_link_of_one_rate_has_one_context():

@@ -20,6 +20,7 @@ from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.on_demand import baselines, misses, report
 from jaxcoinfer.systems.on_demand import run as on_demand
 from jaxcoinfer.systems.on_demand.bound import solve
+from jaxcoinfer.systems.on_demand.lookup import look_up
 from jaxcoinfer.systems.on_demand.misses import MissRatio
 from jaxcoinfer.systems.on_demand.policies import (
     BEST,
@@ -151,7 +152,7 @@ def _check_export(out, target, capsys):
     assert portable.signature.features[-3:] == ("is_interactive", "is_control", "is_safety")
     assert "-inf where an action is invalid" in portable.signature.meaning
     config = LEARNERS[BEST].module.Config(hidden=checkpoint.hidden[BEST])
-    learned = LEARNERS[BEST].learned(env, config, checkpoint.weights[BEST])
+    learned = LEARNERS[BEST].learned(env, config, checkpoint.weights[BEST], stored.table)
     assert learned.n_seeds == 2
     policy = learned.policy(seeds.pick(learned.weights, checkpoint.chosen["seed_of_best"]))
     act = jax.vmap(policy, (None, 0, 0, None))
@@ -173,11 +174,11 @@ def test_the_bound_is_the_optimum_that_remembers_where_that_is_more():
     scenario = dataclasses.replace(registry.load_scenario("on-demand-outages"), rows=3, slots=100)
     env, params = jaxcoinfer.make(scenario)
     solution = solve(scenario, env, params)
+    targets = [0.1] * env.n_classes
+    chosen = choose(env, params, look_up(env, params), targets, jax.random.key(1))
     policies = {
         name: policy
-        for name, policy in baseline_policies(
-            env, choose(env, params, [0.1] * env.n_classes, jax.random.key(1)), solution
-        ).items()
+        for name, policy in baseline_policies(env, chosen, solution).items()
         if name in (GREEDY, INFORMED, EXACT, EXACT_MEMORY)
     }
     (tasks,) = on_demand.play(env, policies, [params], jax.random.key(0))
