@@ -144,8 +144,10 @@ def status_reports() -> str:
 def on_demand() -> str:
     """What each policy of `on-demand` gains on the look-up table."""
     names = ("markov", "5g", "outages", "fading", "wifi", "campus")
-    policies = ["soft actor-critic", "memory actor-critic", "deep Q", "proximal policy"]
+    policies = ["published actor-critic", "soft actor-critic", "memory actor-critic"]
     policies += [
+        "deep Q",
+        "proximal policy",
         "reliable table",
         "LinUCB",
         "greedy",
@@ -167,6 +169,63 @@ def on_demand() -> str:
             cells.append(small(line[key], line[f"{key}_half"]) if line else "")
         rows.append([policy, *cells])
     return table(["gain on the look-up table", *(f"`…-{name}`" for name in names)], rows)
+
+
+def fleet() -> str:
+    """What each policy costs above the certified bound, in per cent of it."""
+    scenarios = measured(("fleet", "fleet-late", "fleet-cloud"))
+    policies = {scenario: of_policies(scenario) for scenario in scenarios}
+    rows = []
+    for name in dict.fromkeys(name for lines in policies.values() for name in lines):
+        of = [lines.get(name) for lines in policies.values()]
+        cells = ["" if line is None else _above_bound(line) for line in of]
+        known = next(line for line in of if line is not None)
+        rows.append([shown_name(name, known), *cells])
+    return table(["cost above the bound", *(f"`{name}`" for name in scenarios)], rows)
+
+
+def _above_bound(line: dict[str, Any]) -> str:
+    percent = [100.0 * line[key] / abs(line["bound"]) for key in ("gap", "gap_half")]
+    return f"{percent[0]:.2f} ± {percent[1]:.2f} %"
+
+
+def decision_time() -> str:
+    """Milliseconds of a decision for 64 devices, alone and among 64 slots at once."""
+    newest = {line["policy"]: line for line in lines("fleet", recipe="speed", scenario="fleet")}
+    rows = [
+        [name, *(f"{1e3 * line[key]:.3g}" for key in ("one_at_a_time_s", "batched_s"))]
+        for name, line in newest.items()
+    ]
+    return table(["ms per decision, 64 devices", "one slot", "64 slots at once, each"], rows)
+
+
+def multi_user() -> str:
+    """Reward per episode of every policy, and its gap to the bound."""
+    rows = [
+        [
+            shown_name(name, line),
+            within(line["utility"], line["utility_half"]),
+            f"{line['gap']:.2f}",
+            small(line["gain"], line["gain_half"]),
+        ]
+        for name, line in of_policies("multi-user").items()
+    ]
+    compared = last("results", scenario="multi-user")["compared"]
+    return table(["`multi-user`", "reward", "gap to bound", f"gain on {compared}"], rows)
+
+
+def twin() -> str:
+    """Steps to the level that a learner reaches with the twin and without."""
+    newest = {line["scenario"]: line for line in lines("twin")}
+    rows = []
+    for name, line in newest.items():
+        needed = [line["steps_with_twin"], line["steps_without"]]
+        cells = ["not reached" if steps is None else f"{steps:,.0f}" for steps in needed]
+        times = "" if line["times_fewer"] is None else f"{line['times_fewer']:.1f}"
+        ends = [f"{line[key]:.4f}" for key in ("with_twin", "without")]
+        rows.append([f"`{name}`", *cells, times, *ends])
+    head = ["steps to a common level", "with the twin", "without", "times"]
+    return table([*head, "end with it", "end without"], rows)
 
 
 def network() -> str:
@@ -346,6 +405,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "stopping": stopping,
     "status-reports": status_reports,
     "on-demand": on_demand,
+    "fleet": fleet,
+    "decision-time": decision_time,
+    "multi-user": multi_user,
+    "twin": twin,
     "network": network,
     "features": features,
     "speed": speed,

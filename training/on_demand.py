@@ -1,14 +1,11 @@
-"""`on-demand` at full length: what the twin is worth, and how rare misses are. Tables of all
-policies: `training.results`.
+"""`on-demand` at full length: how rare late tasks are. Tables of all policies: `training.results`;
+what the twin is worth: `training.twin`.
 
-    python -m training.on_demand samples [--scenario on-demand-markov ...] [--seeds 5]
     python -m training.on_demand reliability [--scenario on-demand-markov ...] [--tasks 1000000]
         [--policies "reliable table" greedy ...]
 
-`samples` counts the steps soft
-actor-critic needs, with the twin and without it, until its reward stays at 97 % of the exact
-optimum. `reliability` runs the first seed's learners and their baselines until the rarest class has
-had --tasks tasks, and reports the share of late ones by class.
+`reliability` runs the first seed's learners and their baselines until the rarest class has had
+--tasks tasks, and reports the share of late ones by class.
 """
 
 import dataclasses
@@ -31,61 +28,13 @@ from jaxcoinfer.systems.on_demand.lookup import LookUp, look_up
 from jaxcoinfer.systems.on_demand.params import Params
 from jaxcoinfer.systems.on_demand.policies import (
     LEARNERS,
-    PUBLISHED,
     baseline_policies,
     choose,
 )
 from jaxcoinfer.systems.on_demand.scenario import OnDemandScenario
 from training.common import make_world, parser, record
-from training.curves import first_lasting
 
-_CHAINS = ["on-demand-markov", "on-demand-5g", "on-demand-outages"]
-_SCENARIOS = {"samples": _CHAINS, "reliability": ["on-demand-markov"]}
 _WIDE_ROWS = 1024  # of a draw in which late tasks are counted: all step side by side
-_NEAR = 0.97  # of the exact optimum
-
-
-def samples(scenario: OnDemandScenario, seeds: int) -> None:
-    """Appends one line per seed: steps until the reward stays at 97 % of the exact optimum, with
-    twin and without.
-    """
-    env, params = make_world(scenario, TRAIN_DRAW)
-    solution = solve(scenario, env, params)
-    if solution is None:
-        raise SystemExit(f"{scenario.name}: its exact optimum is not known")
-    # Few steps between batches, so that it is steps that are scarce.
-    config = dataclasses.replace(
-        runs.FULL.learners[PUBLISHED],
-        n_envs=8,
-        n_steps=1,
-        n_batches=4,
-        updates_per_evaluation=20,
-        n_evaluations=100,
-        evaluation_envs=256,
-        evaluation_steps=200,
-    )
-    needed = {}
-    for twin in (True, False):
-        chosen = dataclasses.replace(config, twin=twin)
-        keys = jax.random.split(key_of(0, LEARN), seeds)
-        learned = LEARNERS[PUBLISHED].train(keys, params, look_up(env, params), env, chosen)
-        curves, steps = np.asarray(learned.curve), np.asarray(learned.steps)
-        needed[twin] = [
-            first_lasting(c, s, _NEAR * solution.gain) for c, s in zip(curves, steps, strict=True)
-        ]
-    for seed, (with_twin, without) in enumerate(zip(needed[True], needed[False], strict=True)):
-        line = {
-            "recipe": "samples",
-            "scenario": scenario.name,
-            "seed": seed,
-            "share_of_optimum": _NEAR,
-        }
-        line |= {
-            "steps_with_twin": with_twin,
-            "steps_without": without,
-            "steps_at_most": int(steps[0, -1]),
-        }
-        record("on_demand", line)
 
 
 def reliability(scenario: OnDemandScenario, n_tasks: int, names: list[str] | None) -> None:
@@ -146,20 +95,15 @@ def _learn(name: str, env: OnDemand, params: Params, table: LookUp) -> Policy:
 
 
 def main() -> None:
-    """Runs one of the recipes."""
+    """Runs the recipe."""
     command = parser(__doc__)
-    command.add_argument("recipe", choices=list(_SCENARIOS))
-    command.add_argument("--scenario", nargs="+")
-    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("recipe", choices=["reliability"])
+    command.add_argument("--scenario", nargs="+", default=["on-demand-markov"])
     command.add_argument("--tasks", type=int, default=1_000_000)
-    command.add_argument("--policies", nargs="+", help="of `reliability`; default: all")
+    command.add_argument("--policies", nargs="+", help="default: all")
     options = command.parse_args()
-    for name in options.scenario or _SCENARIOS[options.recipe]:
-        scenario = registry.load_scenario(name)
-        if options.recipe == "samples":
-            samples(scenario, options.seeds)
-        else:
-            reliability(scenario, options.tasks, options.policies)
+    for name in options.scenario:
+        reliability(registry.load_scenario(name), options.tasks, options.policies)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,14 @@ KINDS = {
     "twins": (cases.twins, 4),
     "bounds of a world": (cases.bounds, 1),
     "bounds of a batch": (cases.bounds, 4),
+    "learners": (cases.learners, 64),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lowers_to_cuda(kind):
-    _lowers(*KINDS[kind])
-
-
-@pytest.mark.slow
-def test_learners_lower_to_cuda():
-    _lowers(cases.learners, 64)
-
-
-def _lowers(make, size):
+    make, size = KINDS[kind]
     names = []
     for case in make(size):
         lowered = export.export(jax.jit(case.loop), platforms=["cuda"])(*case.arguments)

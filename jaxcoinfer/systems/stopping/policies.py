@@ -37,7 +37,7 @@ class Learner:
     corrects_prices: bool = True  # whether it starts from the price rule
 
     def train(
-        self, keys: jax.Array, params: Params, env: Stopping, config: Any, prices: Prices
+        self, keys: jax.Array, params: Params, env: Stopping, config: Any, prices: Prices | None
     ) -> TrainResult:
         """Returns what it learned from each of the keys [S]: every leaf [S, ...]; consumes them."""
         hyper = self.module.Hyper(prices=prices if self.corrects_prices else None)

@@ -140,7 +140,7 @@ def test_the_twin_is_the_environment_for_every_action():
     np.testing.assert_allclose(
         told.utility[:, valid], outcome.utility[:, valid], rtol=1e-5, atol=1e-6
     )
-    np.testing.assert_array_equal(told.utility[:, valid] == done.reward[:, valid], True)
+    np.testing.assert_allclose(told.utility[:, valid], done.reward[:, valid], rtol=1e-5, atol=1e-6)
     assert (told.utility[:, ~valid] == -np.inf).all()
     parts = np.minimum(
         told.device_s + told.upload_s + told.edge_s, told.latency_s.max(axis=1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Tests; a package, as others install one of this name."""
