@@ -1,13 +1,15 @@
-"""`stopping` at full length: what reports are worth, and other algorithms. Tables of all policies:
-`training.results`; what the twin is worth: `training.twin`.
+"""`stopping` at full length: what reports are worth, other algorithms, and what pruning saves.
+Tables of all policies: `training.results`; what the twin is worth: `training.twin`.
 
     python -m training.stopping status-reports [--scenario reference wifi] [--rows 24] [--slots N]
     python -m training.stopping algorithms [--scenario reference-busy campus-pi] [--rows 48]
+    python -m training.stopping pruning [--scenario camera ...]
 
-Both take --seed. `status-reports` measures what reports to the server are worth, at thresholds of
+All take --seed. `status-reports` measures what reports to the server are worth, at thresholds of
 the status twin from 0 to infinity, while the learner of differential values decides on what the
 server believes. `algorithms` compares that learner with proximal policy optimisation, which learns
-from the actions taken, at several discounts.
+from the actions taken, at several discounts. `pruning` counts the choices that the twin rules out
+before the server is asked, after a replay and at a decision.
 """
 
 import dataclasses
@@ -25,11 +27,13 @@ from jaxcoinfer.systems import registry
 from jaxcoinfer.systems.stopping import baselines, differential_value
 from jaxcoinfer.systems.stopping import status_reports as reports
 from jaxcoinfer.systems.stopping.scenario import StoppingScenario
+from jaxcoinfer.systems.stopping.twin import pruning
 from training.common import make_world, parser, record, rounded
 
 _SCENARIOS = {
     "status-reports": ["reference", "wifi"],
     "algorithms": ["reference-busy", "campus-pi"],
+    "pruning": ["camera", "reference", "reference-busy", "wifi", "campus-pi", "office-bursts"],
 }
 
 
@@ -115,6 +119,14 @@ def algorithms(scenario: StoppingScenario, rows: int, slots: int, seed: int) -> 
         record("algorithms", line | rounded(compared, 4))
 
 
+def pruned(scenario: StoppingScenario, seed: int) -> None:
+    """Appends a line: shares of choices that are ruled out."""
+    env, params = make_world(scenario, HELD_OUT, seed)
+    after_replay, at_decision = pruning.shares(key_of(seed, PLAY), params, env=env)
+    shares = {"after_replay": float(after_replay), "at_decision": float(at_decision)}
+    record("pruning", {"scenario": scenario.name, "seed": seed} | shares)
+
+
 def main() -> None:
     """Runs one of the recipes."""
     command = parser(__doc__)
@@ -126,6 +138,9 @@ def main() -> None:
     options = command.parse_args()
     for name in options.scenario or _SCENARIOS[options.recipe]:
         scenario = registry.load_scenario(name)
+        if options.recipe == "pruning":
+            pruned(scenario, options.seed)
+            continue
         endless = isinstance(scenario.rate, processes.ConstantRate)  # a recorded link ends
         slots = options.slots or (400_000 if endless else scenario.slots)
         recipe = {"status-reports": status_reports, "algorithms": algorithms}[options.recipe]

@@ -47,7 +47,7 @@ from jaxcoinfer.systems.stopping.observation import observe
 from jaxcoinfer.systems.stopping.params import Params
 from jaxcoinfer.systems.stopping.price_rule import Prices, charges
 from jaxcoinfer.systems.stopping.state import State
-from jaxcoinfer.systems.stopping.twin import workload
+from jaxcoinfer.systems.stopping.twin import pruning, workload
 from jaxcoinfer.systems.stopping.twin.rollout import (
     expected,
     first_stop,
@@ -187,12 +187,26 @@ def _decide(
     return Decisions(**vars(parts), continuation=continuation, charges=pays)
 
 
-def _explore(key: jax.Array, stops: jax.Array, probability: jax.Array) -> jax.Array:
-    """With `probability`, makes a task stop at a uniformly drawn point instead."""
+def _explore(
+    key: jax.Array, stops: jax.Array, probability: jax.Array, worth_trying: jax.Array
+) -> jax.Array:
+    """With `probability`, makes a task stop at a uniformly drawn choice instead, of those worth
+    trying, bool [P+1].
+    """
     key_whether, key_where = jax.random.split(key)
-    point = jax.random.randint(key_where, (), 0, stops.shape[0] + 1)
+    point = jax.random.categorical(key_where, jnp.where(worth_trying, 0.0, -jnp.inf))
     drawn = jnp.arange(stops.shape[0]) == point
     return jnp.where(jax.random.bernoulli(key_whether, probability), drawn, stops)
+
+
+def _worth_trying(config: Config, replay: Replay, params: Params) -> jax.Array:
+    """Which choices exploration draws from, bool [P+1]: by the published method, for which a task
+    is worth what it gives itself, those that the twin's lemma does not rule out. A choice that
+    cannot win its own task may be right for those that come after it.
+    """
+    if not config.published:
+        return jnp.ones(replay.choices.value.shape, bool)
+    return pruning.can_win(params, pruning.after_replay(replay), replay.choices.value[-1])
 
 
 def loss(
@@ -241,7 +255,8 @@ def training_loop(params: Params, hyper: Hyper, *, env: Stopping, config: Config
     def one_task(key: jax.Array, state: State, weights: Any):
         replay = workload.evaluate(env, state, params)
         decisions = _decide(env, config, Weights(weights, prices), replay, params)
-        choice = first_stop(_explore(key, decisions.stops, hyper.exploration))
+        worth_trying = _worth_trying(config, replay, params)
+        choice = first_stop(_explore(key, decisions.stops, hyper.exploration, worth_trying))
         values, counts = expected(replay, params).value, jnp.ones_like(decisions.stops)
         # What each choice gave from each decision on, less what it pays there.
         waited_s = replay.choices.waiting_cost_s[:-1] * (0.0 if config.published else 1.0)

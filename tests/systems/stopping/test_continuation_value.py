@@ -47,6 +47,28 @@ def test_targets_are_less_what_is_paid_at_the_decision_itself():
     np.testing.assert_array_equal(continuation_value.targets(values, stops), [5.0, 13.0, 23.0])
 
 
+def test_exploration_draws_only_what_is_worth_trying():
+    stops, worth = jnp.asarray([False, True, False]), jnp.asarray([True, False, False, True])
+    explore = jax.vmap(continuation_value._explore, (0, None, None, None))
+    keys = jax.random.split(jax.random.key(0), 200)
+    drawn = jax.vmap(rollout.first_stop)(explore(keys, stops, jnp.float32(1.0), worth))
+    counts = np.bincount(np.asarray(drawn), minlength=4)
+    assert (counts[[1, 2]] == 0).all() and counts[[0, 3]].min() > 70
+    never = explore(keys, stops, jnp.float32(0.0), worth)
+    np.testing.assert_array_equal(never, np.broadcast_to(stops, never.shape))
+
+
+def test_the_published_method_tries_no_choice_that_the_twin_rules_out():
+    env, params = jaxcoinfer.make("reference", jax.random.key(0))
+    state, _ = env.reset(jax.random.key(1), params)
+    replay = workload.evaluate(env, state, params)
+    published = continuation_value.Config(published=True)
+    worth = continuation_value._worth_trying(published, replay, params)
+    # One more layer costs energy and saves the server next to nothing: only all or none.
+    np.testing.assert_array_equal(worth, [True, False, False, True])
+    assert continuation_value._worth_trying(continuation_value.Config(), replay, params).all()
+
+
 def test_published_targets_by_hand():
     # G[2] = 3 (the device); G[1] = max(V[2] = 2, C[2] = 2.5); G[0] = max(V[1] = 5, C[1] = 9). What
     # the network says of continuing at 0 is no part of it.

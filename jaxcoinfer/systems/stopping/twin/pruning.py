@@ -54,6 +54,8 @@ P = L+1 uploads, P+1 choices. Source: in the manner of Hu et al. (arXiv 2405.176
 are ours.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -199,6 +201,39 @@ def stop_now(params: Params, sure: Sure, value: jax.Array) -> jax.Array:
         ceiling(params, sure)[None] <= value[:, None]
     )
     return ~jnp.triu(~loses, 1).any(axis=1) & (jnp.arange(value.shape[0]) >= sure.first)
+
+
+@partial(jax.jit, static_argnames=("env", "n_devices", "n_tasks"))
+def shares(
+    key: jax.Array, params: Params, *, env: Stopping, n_devices: int = 256, n_tasks: int = 50
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the share of choices that are ruled out after a replay, and of those still open at a
+    decision: twin evaluations that nobody has to ask the server for. Devices follow the forecast.
+
+    Consumes the key.
+    """
+    of_bank = limits(params)
+
+    def task(state: State) -> tuple[State, tuple[jax.Array, ...]]:
+        replay = workload.evaluate(env, state, params)
+        told = can_win(params, after_replay(replay), replay.choices.value[-1])
+        sure = jax.vmap(at_decision, (None, 0, None, None))(env, replay.states, params, of_bank)
+        known_open = jax.vmap(can_win, (None, 0))(params, sure)
+        layer = jnp.arange(env.n_layers + 1)
+        choice = jnp.argmax(workload.forecast(env, state, params).value).astype(jnp.int32)
+        is_open = (jnp.arange(told.shape[0])[None] >= layer[:, None]) & (layer <= choice)[:, None]
+        counts = (~told).sum(), told.size, (is_open & ~known_open).sum(), is_open.sum()
+        counted = tuple(jnp.where(state.done, 0, count) for count in counts)
+        return workload.follow(replay, choice, params), counted
+
+    def tasks(states: State, _: None) -> tuple[State, tuple[jax.Array, ...]]:
+        states, counted = jax.vmap(task)(states)
+        return states, tuple(count.sum() for count in counted)
+
+    states, _ = jax.vmap(env.reset, (0, None))(jax.random.split(key, n_devices), params)
+    _, counted = jax.lax.scan(tasks, states, None, length=n_tasks)
+    told, all_told, known_away, all_open = (count.sum().astype(jnp.float32) for count in counted)
+    return told / all_told, known_away / all_open
 
 
 def saved(kept: jax.Array) -> jax.Array:

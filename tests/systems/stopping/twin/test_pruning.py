@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxcoinfer
 from jaxcoinfer.systems.stopping.env import CONTINUE, STOP, Stopping
 from jaxcoinfer.systems.stopping.exogenous import BACKLOG, TICKS, Draw, make_bank
 from jaxcoinfer.systems.stopping.params import Params, make_params
@@ -500,3 +501,11 @@ def test_saves_on_the_reference_scenario(arrivals: float):
     first = np.where(stop.any(axis=1), stop.argmax(axis=1), 3)
     needed = kept & (np.arange(4)[None, :] <= first[:, None])
     assert 0.5 < float(pruning.saved(needed)) < 0.75
+
+
+def test_shares_over_many_tasks():
+    env, params = jaxcoinfer.make("reference", jax.random.key(0))
+    told, known = pruning.shares(jax.random.key(1), params, env=env, n_devices=8, n_tasks=10)
+    # Two of four choices, as above. At the first decision the same two are known to lose; who goes
+    # on has fewer left, of which fewer are.
+    assert float(told) == 0.5 and 0.2 < float(known) < 0.5
