@@ -2,15 +2,15 @@
 environment, in one run.
 
     python -m benchmarks.training [--scenario on-demand-markov] [--steps 200000]
-    python -m benchmarks.training --sb3 [--scenario reference] [--steps 20000]
+    python -m benchmarks.training --sb3 [--scenario reference] [--steps 200000] [--seeds 3]
 
 Same network, environments, steps and batches; only learning is timed, on both sides. The other
 trainer is rejax (python -m pip install 'jaxcoinfer[bench]') through `jaxcoinfer.adapters`; without
 it only ours is timed.
 
-`--sb3`: Stable-Baselines3's proximal policy optimisation instead, through the Gymnasium adapter:
-mean reward per step of its deterministic policy before and after, on the same held-out starts, and
-its steps per second.
+`--sb3`: Stable-Baselines3's proximal policy optimisation instead, through the Gymnasium adapter
+with rewards as they are by default: its deterministic policy on the test rows against one-time
+waiting, from --seeds seeds, and its steps per second.
 """
 
 import importlib
@@ -20,12 +20,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxcoinfer
-from jaxcoinfer.adapters import GymnaxFive, gymnasium_env, gymnasium_vector
+from jaxcoinfer.adapters import GymnaxFive, gymnasium_env
+from jaxcoinfer.core.rollout import Policy
+from jaxcoinfer.evaluation import evaluate
+from jaxcoinfer.evaluation.executor import HELD_OUT, PLAY, TRAIN_DRAW, key_of
 from jaxcoinfer.learn import ppo, sac
-from training.common import measure, parser, record
+from jaxcoinfer.systems import registry
+from jaxcoinfer.systems.stopping import baselines
+from training.common import make_world, measure, parser, record, rounded
 
 HIDDEN, LEARNING_RATE = (64, 64), 1e-3
 
@@ -93,58 +97,72 @@ def theirs(name: str, env: Any, params: Any, steps: int) -> tuple[Any, int]:
     return lambda key: trainer.train(key)[0].actor_ts.params, taken
 
 
-def stable_baselines(scenario: str, env: Any, params: Any, steps: int) -> None:
-    """Trains theirs for `steps` steps and records its mean reward before and after."""
-    model: Any = importlib.import_module("stable_baselines3").PPO(
-        "MlpPolicy",
-        gymnasium_env(env, params),
-        n_steps=1024,
-        batch_size=256,
-        gamma=0.9,
-        seed=0,
-        device="cpu",
-    )
-    before = _mean_reward(model, env, params)
-    begin = time.perf_counter()
-    model.learn(steps)
-    line = {
-        "scenario": scenario,
-        "algorithm": "ppo",
-        "trainer": "stable-baselines3",
-        "steps": model.num_timesteps,
+def stable_baselines(scenario: str, steps: int, seeds: int) -> None:
+    """Trains theirs for `steps` steps from each seed; records its utility on the test rows and the
+    difference to one-time waiting.
+    """
+    env, params = make_world(registry.load_scenario(scenario), TRAIN_DRAW)
+    _, world = make_world(registry.load_scenario(scenario), HELD_OUT)
+    for seed in range(seeds):
+        model: Any = importlib.import_module("stable_baselines3").PPO(
+            "MlpPolicy",
+            gymnasium_env(env, params),
+            n_steps=1024,
+            batch_size=256,
+            gamma=0.9,
+            seed=seed,
+            device="cpu",
+        )
+        begin = time.perf_counter()
+        model.learn(steps)
+        facts = {
+            "scenario": scenario,
+            "algorithm": "ppo",
+            "trainer": "stable-baselines3",
+            "seed": seed,
+            "steps": model.num_timesteps,
+            "steps_per_s": model.num_timesteps / (time.perf_counter() - begin),
+        }
+        policies = {"theirs": _policy_of(model), "waiting": baselines.one_time_waiting(env)}
+        played = evaluate.evaluate(env, world, policies, key_of(0, PLAY))
+        compared = {
+            name: evaluate.interval(evaluate.by_row(tasks, tasks.utility))
+            for name, tasks in played.items()
+        }
+        compared["above_waiting"] = evaluate.difference(played["theirs"], played["waiting"])
+        record("training", facts | rounded(compared, 4))
+
+
+def _policy_of(model: Any) -> Policy:
+    """Its deterministic policy: the largest logit of layers with tanh between them."""
+    weights = {
+        name: jnp.asarray(tensor.numpy()) for name, tensor in model.policy.state_dict().items()
     }
-    line |= {"steps_per_s": model.num_timesteps / (time.perf_counter() - begin)}
-    record(
-        "training",
-        line | {"reward_before": before, "reward_after": _mean_reward(model, env, params)},
-    )
+    layers = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
 
+    def act(key: jax.Array, state: Any, observation: jax.Array, params: Any) -> jax.Array:
+        x = observation
+        for layer in layers[:-1]:
+            x = jnp.tanh(weights[f"{layer}.weight"] @ x + weights[f"{layer}.bias"])
+        logits = weights[f"{layers[-1]}.weight"] @ x + weights[f"{layers[-1]}.bias"]
+        return jnp.argmax(logits).astype(jnp.int32)
 
-def _mean_reward(model: Any, env: Any, params: Any, n_envs: int = 64, n_steps: int = 500) -> float:
-    """Mean reward per step of its deterministic policy, from starts that seed 1 draws."""
-    vector = gymnasium_vector(env, params, n_envs, autoreset="SameStep")
-    observation, _ = vector.reset(seed=1)
-    rewards = []
-    for _ in range(n_steps):
-        action, _ = model.predict(observation, deterministic=True)
-        observation, reward, *_ = vector.step(action)
-        rewards.append(reward)
-    return float(np.mean(rewards))
+    return act
 
 
 def main() -> None:
     """Times both trainers of both algorithms."""
     command = parser(__doc__)
     command.add_argument("--scenario")
-    command.add_argument("--steps", type=int)
+    command.add_argument("--steps", type=int, default=200_000)
+    command.add_argument("--seeds", type=int, default=3)
     command.add_argument("--sb3", action="store_true")
     options = command.parse_args()
     options.scenario = options.scenario or ("reference" if options.sb3 else "on-demand-markov")
-    options.steps = options.steps or (20_000 if options.sb3 else 200_000)
-    env, params = jaxcoinfer.make(options.scenario, jax.random.key(0))
     if options.sb3:
-        stable_baselines(options.scenario, env, params, options.steps)
+        stable_baselines(options.scenario, options.steps, options.seeds)
         return
+    env, params = jaxcoinfer.make(options.scenario, jax.random.key(0))
     trainers = {"jaxcoinfer": ours} | (
         {"rejax": theirs} if importlib.util.find_spec("rejax") else {}
     )
