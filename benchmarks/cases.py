@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import UNROLL, coins
+from benchmarks.harness import coins, unroll
 from benchmarks.multi_user import action_of
 from jaxcoinfer.learn import dqn, ppo, sac
 from jaxcoinfer.systems import registry
@@ -116,7 +116,7 @@ def _steps(
             return (state, seeds, observation, total + reward), None
 
         begin = (state, seeds, first.observation, jnp.zeros(size))
-        return jax.lax.scan(step, begin, None, length=n_steps, unroll=UNROLL if items else 1)[0]
+        return jax.lax.scan(step, begin, None, length=n_steps, unroll=unroll() if items else 1)[0]
 
     n_steps = STEPS if items else TURNS
     arguments = (state, jax.random.bits(jax.random.key(2), shape), params)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcoinfer
-from benchmarks.harness import UNROLL, coins
+from benchmarks.harness import coins, unroll
 from jaxcoinfer.core.contract import TimeStep
 from jaxcoinfer.core.rollout import restart_ended
 from jaxcoinfer.systems import registry
@@ -44,7 +44,7 @@ def stopping_loop(env: Stopping, n_envs: int, n_blocks: int) -> Callable:
 
         def block(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
             (state, timestep, seeds, total), _ = jax.lax.scan(
-                step, carry, None, length=BLOCK, unroll=UNROLL
+                step, carry, None, length=BLOCK, unroll=unroll()
             )
             state, timestep = restart_ended(env, params, key, state, timestep)
             return (state, timestep, seeds, total), None

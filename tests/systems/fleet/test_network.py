@@ -142,7 +142,7 @@ def test_it_learns_to_beat_equal_shares_at_other_numbers_of_devices_too():
     env, params = made(8)
     hyper = ppo.Hyper(learning_rate=1e-2)
     learned = ppo.train(KEY, params, hyper, env=env, config=CONFIG, outcomes=outcomes)
-    for devices in (8, 2, 32):
+    for devices in (2, 32):
         other, numbers = made(devices, key=9)
         start = jax.vmap(other.reset_at, (0, None, None))(jnp.arange(4), jnp.int32(0), numbers)
         rewards = {
