@@ -13,7 +13,7 @@ tests       those that compare with a reference in NumPy, run on this backend, w
 training    the best learner of every system: seconds and score after each stage
 
 A question that fails leaves a line that says why. Needs no network and nothing but the core
-dependencies and pytest; the same on CPU, whose lines the tables set beside those of the GPU.
+dependencies and pytest; the same on CPU.
 """
 
 import os

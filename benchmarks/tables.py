@@ -294,39 +294,6 @@ def gpu() -> str:
     return table([*head, "bytes per item", "of the bandwidth"], rows)
 
 
-def gpu_training() -> str:
-    """Seconds of each system's best learner to the score with which it ends on the CPU, or to a
-    thousandth below, as floats differ.
-    """
-    rows = []
-    for system in dict.fromkeys(line["system"] for line in lines("gpu", question="training")):
-        trained = lines("gpu", question="training", system=system)
-        on_cpu = [line for line in trained if line["device"] == CPU]
-        on_gpu = [line for line in trained if line["device"] != CPU]
-        if not on_cpu or not on_gpu:
-            continue
-        pair = on_gpu[-1], on_cpu[-1]
-        goal = pair[1]["score"][-1] - 0.001 * abs(pair[1]["score"][-1])
-        rows.append(
-            [
-                f"`{pair[0]['scenario']}`",
-                *(f"{line['score'][-1]:.4f}" for line in pair),
-                *(_seconds_to(goal, line) for line in pair),
-                *(_count(line["steps_per_s"]) for line in pair),
-                *(f"{line['compile_s']:.0f}" for line in pair),
-            ]
-        )
-    columns = ("score at the end", "s to the CPU's score", "steps per s", "s to compile")
-    head = [f"{column}, {device}" for column in columns for device in ("GPU", "CPU")]
-    return table(["trained on", *head], rows)
-
-
-def _seconds_to(goal: float, line: dict[str, Any]) -> str:
-    curve = zip(line["seconds"], line["score"], strict=True)
-    reached = (f"{seconds:.2f}" for seconds, score in curve if score >= goal)
-    return next(reached, f"not in {line['seconds'][-1]:.2f}")
-
-
 def compared() -> str:
     """What is compared with something else in one run: the ratio of the rates."""
     cartpole, adapter = (
@@ -413,7 +380,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "features": features,
     "speed": speed,
     "gpu": gpu,
-    "gpu-training": gpu_training,
     "compared": compared,
     "theory": theory,
     "ciw": ciw,
