@@ -8,8 +8,7 @@ def unroll() -> int:
     """Steps per turn of a loop that is timed: but for the last of them, none has to copy what it
     carries.
 
-    Two on a CPU, where more is slower. On an H200 `reference` makes 4.2, 7.2 and 10.3 G decisions/s
-    with 1, 2 and 4 at 2^20 environments, and .9, 1.3, 2.0 and 2.5 G with 1, 2, 4 and 8 at 2^14.
+    Two on a CPU, where more is slower; four on a GPU, where copies cost as much as the step.
     """
     return 2 if jax.default_backend() == "cpu" else 4
 

@@ -201,16 +201,16 @@ def decision_time() -> str:
 
 def multi_user() -> str:
     """Reward per episode of every policy, and its gap to the bound."""
+    compared = last("results", scenario="multi-user")["compared"]
     rows = [
         [
             shown_name(name, line),
             within(line["utility"], line["utility_half"]),
             f"{line['gap']:.2f}",
-            small(line["gain"], line["gain_half"]),
+            "" if name == compared else small(line["gain"], line["gain_half"]),
         ]
         for name, line in of_policies("multi-user").items()
     ]
-    compared = last("results", scenario="multi-user")["compared"]
     return table(["`multi-user`", "reward", "gap to bound", f"gain on {compared}"], rows)
 
 
@@ -277,19 +277,21 @@ def speed() -> str:
 
 
 def gpu() -> str:
-    """Items per second on a GPU at each size, and at the largest the share of its limits."""
+    """Items per second on a GPU at each size, and at 1,048,576 the share of its bandwidth."""
     sizes = (16384, 131072, 1048576, 2097152)
-    measured = [line for line in lines("gpu", question="speed") if "size" in line]
-    measured = [line for line in measured if line["device"] != CPU]
+    measured = [
+        line
+        for line in lines("gpu", question="speed")
+        if line["device"] != CPU and line.get("size") in sizes
+    ]
     rows = []
     for name in dict.fromkeys(line["name"] for line in measured):
         of_size = {line["size"]: line for line in measured if line["name"] == name}
         rates = [_count(of_size[size]["items_per_s"]) if size in of_size else "" for size in sizes]
-        share = of_size.get(1048576, {}).get("share_of_memory", 0.0)
-        moved = of_size.get(1048576, {}).get("bytes_per_item", 0.0)
-        rows.append(
-            [name, *rates, f"{moved:.0f}" if moved else "", f"{share:.0%}" if share else ""]
-        )
+        large = of_size.get(1048576, {})
+        moved = f"{large['bytes_per_item']:.0f}" if large else ""
+        share = f"{100 * large['share_of_memory']:.0f} %" if large else ""
+        rows.append([name, *rates, moved, share])
     head = ["items per second at batch", *(f"{size:,}" for size in sizes)]
     return table([*head, "bytes per item", "of the bandwidth"], rows)
 

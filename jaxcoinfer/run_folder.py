@@ -27,7 +27,7 @@ from jaxcoinfer.evaluation.types import Checkpoint, Portable, Row, Run, RunError
 from jaxcoinfer.systems import registry
 
 CHECKPOINT = "checkpoint.msgpack"
-_FORMAT = 2  # of a checkpoint
+_FORMAT = 3  # of a checkpoint: learners of `on-demand` correct its table since
 
 
 class MissingExtra(RuntimeError):

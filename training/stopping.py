@@ -138,13 +138,14 @@ def main() -> None:
     options = command.parse_args()
     for name in options.scenario or _SCENARIOS[options.recipe]:
         scenario = registry.load_scenario(name)
-        if options.recipe == "pruning":
-            pruned(scenario, options.seed)
-            continue
         endless = isinstance(scenario.rate, processes.ConstantRate)  # a recorded link ends
         slots = options.slots or (400_000 if endless else scenario.slots)
-        recipe = {"status-reports": status_reports, "algorithms": algorithms}[options.recipe]
-        recipe(scenario, options.rows, slots, options.seed)
+        if options.recipe == "pruning":
+            pruned(scenario, options.seed)
+        elif options.recipe == "algorithms":
+            algorithms(scenario, options.rows, slots, options.seed)
+        else:
+            status_reports(scenario, options.rows, slots, options.seed)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,8 @@ from jaxcoinfer.learn.networks import Corrected, Mlp, TrainResult
 # (env, state, action, params) -> what each action earns [A]; the action taken matters only where
 # several are taken at once
 Outcomes = Callable[[Any, Any, Any, Any], jax.Array]
-Rule = Callable[
-    [jax.Array], jax.Array
-]  # observation [..., F] -> what each action is worth [..., A]
+# observation [..., F] -> what each action is worth [..., A]
+Rule = Callable[[jax.Array], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def _edges(params: Params) -> list[np.ndarray]:
     """Edges of rate, device speed and edge speed, as they are observed."""
     slots = np.asarray(params.bank.slots[:, :-1])
     edges = [
-        np.float32(_between(slots[..., column]))
+        _between(slots[..., column]).astype(np.float32)
         for column in (OBSERVED_RATE, DEVICE_SPEED, EDGE_SPEED)
     ]
     middles = (np.float32(params.typical_bps), np.float32(1.0), np.float32(1.0))

@@ -123,11 +123,10 @@ def run(
         env, params, validation, world = _draw(scenario, seed)
         both = [validation, world]
         work.over("drew the rows", 2)
-        tabulate = work.start("filled the look-up table", 1, lookup.look_up, env, params)
-        table_of = tabulate.result()
-        known = params, table_of
-        learning = _start_learning(work, env, *known, key_of(seed, executor.LEARN), sizes)
-        known = *known, _targets(scenario), key_of(seed, executor.TUNE)
+        filled = lookup.look_up(env, params)
+        work.over("filled the look-up table", 1)
+        learning = _start_learning(work, env, params, filled, key_of(seed, executor.LEARN), sizes)
+        known = params, filled, _targets(scenario), key_of(seed, executor.TUNE)
         choosing = work.start("tuned the baselines", 1, choose, env, *known)
         solving = work.start("computed the exact optimum", 1, solve, scenario, env, params)
         chosen = choosing.result()
